@@ -1,0 +1,8 @@
+//! What every part of the lab needs from the machine it runs on: places, packages, a cache, and words for whoever waits.
+
+pub mod archive;
+pub mod cache;
+pub mod command;
+pub mod packages;
+pub mod paths;
+pub mod progress;
