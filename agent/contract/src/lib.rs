@@ -1,1 +1,51 @@
-//! Under construction.
+//! What netloss's agent and controller agree on, and nothing else.
+//!
+//! The agent knows no Kubernetes and the controller no netlink; this crate is where they meet (docs/ARCHITECTURE.md, invariant 2):
+//!
+//! * [`RunArgs`]: the arguments of `netloss-agent run`, in both directions (argv ⇄ types);
+//! * [`Record`]: the JSON lines on the agent's standard output and its final report in the termination message;
+//! * [`ExitCode`]: what the agent's exit code means;
+//! * [`container_name`]: the name under which an agent is put into a pod.
+//!
+//! All four are contracts: documented in docs/AGENT.md, versioned by [`SCHEMA`], and only ever extended.
+
+mod args;
+mod container;
+mod exit;
+mod loss;
+mod report;
+mod run_id;
+mod span;
+
+pub use args::{Direction, RunArgs};
+pub use container::{CONTAINER_PREFIX, container_name};
+pub use exit::ExitCode;
+pub use loss::{Correlation, LossPercentage};
+pub use report::{
+    Applied, Asked, Backend, Cause, Event, Failed, Heartbeat, Holder, PerDirection, Record, Removed, SCHEMA, Stage,
+    TERMINATION_MESSAGE_LIMIT, Traffic,
+};
+pub use run_id::RunId;
+pub use span::{HeartbeatInterval, Ttl};
+
+use std::fmt;
+
+/// A value that is not of the form, or not in the range, that its argument has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid {
+    reason: String,
+}
+
+impl Invalid {
+    pub(crate) fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for Invalid {}

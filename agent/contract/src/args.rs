@@ -1,0 +1,189 @@
+//! The arguments of `netloss-agent run`.
+
+use crate::{Correlation, HeartbeatInterval, LossPercentage, RunId, Ttl};
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Which way packets are lost, seen from the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Packets that the pod sends.
+    Egress,
+    /// Packets that the pod receives.
+    Ingress,
+    /// Both: a round trip is lost more often than either percentage says.
+    #[default]
+    Both,
+}
+
+impl Direction {
+    /// Whether packets that the pod sends are lost.
+    #[must_use]
+    pub fn egress(self) -> bool {
+        self != Self::Ingress
+    }
+
+    /// Whether packets that the pod receives are lost.
+    #[must_use]
+    pub fn ingress(self) -> bool {
+        self != Self::Egress
+    }
+
+    /// As it is written in arguments, JSON and the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+            Self::Both => "both",
+        }
+    }
+}
+
+/// What to lose, where, and until when.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct RunArgs {
+    /// Share of packets to lose, in percent: above 0, up to 100
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
+    pub loss: LossPercentage,
+
+    /// Correlation of losses, in percent: how much one packet's fate depends on the last one's (netem's; lowers the effective loss)
+    #[arg(long, value_name = "PERCENT", default_value = "0", allow_negative_numbers = true)]
+    pub correlation: Correlation,
+
+    /// Which way packets are lost, seen from this network namespace
+    #[arg(long, value_enum, default_value_t)]
+    pub direction: Direction,
+
+    /// How long the loss lasts once applied: 1s to 168h, such as 90s, 2m or 1h30m
+    #[arg(long, value_name = "DURATION")]
+    pub ttl: Ttl,
+
+    /// When the loss ends at the latest, by this node's clock (RFC 3339); after it, nothing is changed
+    #[arg(long, value_name = "RFC3339")]
+    pub deadline: Option<Timestamp>,
+
+    /// Name of this run, echoed in every report
+    #[arg(long, value_name = "ID")]
+    pub run: Option<RunId>,
+
+    /// Interface to act on, instead of the one that the default route leaves by
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+
+    /// How often to report that the loss is in place
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    pub heartbeat: HeartbeatInterval,
+
+    /// Work even where the network namespace looks like a host's: every pod and service on it is then hit
+    #[arg(long)]
+    pub allow_host_network: bool,
+}
+
+impl RunArgs {
+    /// The arguments that [`clap`] reads back to the same value, beginning with the subcommand `run`.
+    ///
+    /// Every value is written out, defaults too: what a pod's manifest shows is then what happens, whatever the agent's version.
+    #[must_use]
+    pub fn to_argv(&self) -> Vec<String> {
+        let mut argv = vec![
+            "run".to_owned(),
+            format!("--loss={}", self.loss),
+            format!("--correlation={}", self.correlation),
+            format!("--direction={}", self.direction.as_str()),
+            format!("--ttl={}", self.ttl),
+            format!("--heartbeat={}", self.heartbeat),
+        ];
+        argv.extend(self.deadline.map(|deadline| format!("--deadline={deadline}")));
+        argv.extend(self.run.as_ref().map(|run| format!("--run={run}")));
+        argv.extend(self.interface.as_ref().map(|name| format!("--interface={name}")));
+        argv.extend(self.allow_host_network.then(|| "--allow-host-network".to_owned()));
+        argv
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use proptest::{option, prelude::*};
+
+    #[derive(Debug, Parser)]
+    enum Command {
+        Run(RunArgs),
+    }
+
+    fn parse(argv: &[String]) -> Result<RunArgs, clap::Error> {
+        Command::try_parse_from(std::iter::once("netloss-agent".to_owned()).chain(argv.iter().cloned())).map(|Command::Run(args)| args)
+    }
+
+    prop_compose! {
+        fn run_args()(
+            loss in 1e-9..=100.0f64,
+            correlation in 0.0..=100.0f64,
+            direction in prop_oneof![Just(Direction::Egress), Just(Direction::Ingress), Just(Direction::Both)],
+            ttl in 1..=Ttl::MAX.as_secs(),
+            deadline in option::of(0..=4_000_000_000i64),
+            run in option::of("[A-Za-z0-9._/-]{1,128}"),
+            interface in option::of("[a-z][a-z0-9.@_-]{0,14}"),
+            heartbeat in 1..=HeartbeatInterval::MAX.as_secs(),
+            allow_host_network: bool,
+        ) -> RunArgs {
+            let seconds = std::time::Duration::from_secs;
+            RunArgs {
+                loss: loss.try_into().unwrap(),
+                correlation: correlation.try_into().unwrap(),
+                direction,
+                ttl: seconds(ttl).try_into().unwrap(),
+                deadline: deadline.map(|at| Timestamp::from_second(at).unwrap()),
+                run: run.map(|run| run.parse().unwrap()),
+                interface,
+                heartbeat: seconds(heartbeat).try_into().unwrap(),
+                allow_host_network,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn argv_reads_back_to_the_same_arguments(args in run_args()) {
+            prop_assert_eq!(parse(&args.to_argv()).unwrap(), args);
+        }
+    }
+
+    #[test]
+    fn the_shortest_command_has_the_documented_defaults() {
+        let args = parse(&["run", "--loss", "10", "--ttl", "2m"].map(str::to_owned)).unwrap();
+        assert_eq!(args.direction, Direction::Both);
+        assert!(args.correlation.is_none());
+        assert_eq!(args.heartbeat.to_string(), "5s");
+        assert!(!args.allow_host_network && args.deadline.is_none() && args.run.is_none() && args.interface.is_none());
+    }
+
+    #[test]
+    fn bad_values_name_the_argument_and_the_value() {
+        for (argument, value) in [
+            ("--loss", "0"),
+            ("--loss", "-3"),
+            ("--loss", "100.1"),
+            ("--loss", "NaN"),
+            ("--correlation", "-1"),
+            ("--correlation", "101"),
+            ("--direction", "sideways"),
+            ("--ttl", "0s"),
+            ("--ttl", "99999999999999999999h"),
+            ("--deadline", "tomorrow"),
+            ("--run", "a b"),
+            ("--heartbeat", "2h"),
+        ] {
+            let good = [("--loss", "10"), ("--ttl", "2m")].into_iter().filter(|(name, _)| *name != argument);
+            let argv: Vec<String> = std::iter::once("run".to_owned())
+                .chain(good.chain([(argument, value)]).map(|(name, value)| format!("{name}={value}")))
+                .collect();
+            let error = parse(&argv).unwrap_err().to_string();
+            assert!(error.contains(argument) && error.contains(value), "{argument} {value}: {error}");
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Names of the agent's containers.
+
+/// Every container of netloss is named with this in front; k8s-chaos's tooling looks for it.
+pub const CONTAINER_PREFIX: &str = "network-loss";
+
+/// The name of the agent's container in a pod: a function of the experiment, its run and the attempt, so that a controller that
+/// lost its memory between planning and patching finds what it did (invariant 4). It is unique within the pod, which is its scope.
+///
+/// `uid` is the experiment's; 12 of its hexadecimal digits (48 random bits of a version 4 UUID) tell experiments apart. The result is
+/// a DNS label of at most 63 characters.
+#[must_use]
+pub fn container_name(uid: &str, run: u32, attempt: u32) -> String {
+    let digits: String = uid.chars().filter(char::is_ascii_hexdigit).take(12).collect();
+    format!("{CONTAINER_PREFIX}-{}-r{run}-a{attempt}", digits.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_dns_label_and_tells_runs_and_attempts_apart() {
+        let uid = "1B4E28BA-2fa1-41d2-883f-0016d3cca427";
+        assert_eq!(container_name(uid, 1, 1), "network-loss-1b4e28ba2fa1-r1-a1");
+        assert_ne!(container_name(uid, 1, 2), container_name(uid, 2, 1));
+        let longest = container_name(uid, u32::MAX, u32::MAX);
+        assert!(longest.len() <= 63 && longest.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'), "{longest}");
+    }
+}

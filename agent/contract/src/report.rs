@@ -1,0 +1,411 @@
+//! The agent's reports: one JSON object a line on standard output; the last one also as the container's termination message.
+
+use crate::{Correlation, Direction, ExitCode, LossPercentage, RunId};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Version of the report's form. Fields are added without a new version, and readers skip those that they do not know; a field that
+/// changes its meaning or goes away makes a new one.
+pub const SCHEMA: u32 = 1;
+
+/// What Kubernetes keeps of a termination message, in bytes (`TerminationMessagePath`, k8s.io/api/core/v1).
+pub const TERMINATION_MESSAGE_LIMIT: usize = 4096;
+
+/// One line of the agent's standard output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// [`SCHEMA`] of the agent that wrote it.
+    pub schema: u32,
+    /// When it was written, by the node's clock.
+    pub time: Timestamp,
+    /// The run, as it was given with `--run`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
+    /// What happened, told by the field `event`.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "camelCase")]
+pub enum Event {
+    /// The loss is in place: it was read back from the kernel and is what was asked for.
+    Applied(Applied),
+    /// The loss is still in place, or what has become of it.
+    Heartbeat(Heartbeat),
+    /// Final: the loss has ended, and the kernel was asked whether it is gone.
+    Removed(Removed),
+    /// Final: something went wrong, and in what state that leaves the pod.
+    Failed(Failed),
+}
+
+impl Event {
+    /// Whether no record follows this one.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Removed(_) | Self::Failed(_))
+    }
+}
+
+/// One value for each direction that the loss was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PerDirection<T> {
+    /// Packets that the pod sends.
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub egress: Option<T>,
+    /// Packets that the pod receives.
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<T>,
+}
+
+/// Unlike `Option::default` asks nothing of `T`.
+fn none<T>() -> Option<T> {
+    None
+}
+
+/// How the loss was put into the kernel, and so what ends it when the agent cannot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Backend {
+    /// Plain netem qdiscs. Only the agent itself ends the loss: after a SIGKILL it stays.
+    Tc,
+}
+
+impl Backend {
+    /// Whether the loss outlives an agent that was killed.
+    #[must_use]
+    pub fn unguarded(self) -> bool {
+        match self {
+            Self::Tc => true,
+        }
+    }
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Asked {
+    /// In percent, for each direction.
+    pub loss_percentage: LossPercentage,
+    /// In percent.
+    pub correlation: Correlation,
+    /// Which way.
+    pub direction: Direction,
+}
+
+/// The loss is in place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Applied {
+    /// The agent's version.
+    pub agent_version: String,
+    /// The kernel's release, as `uname -r` has it.
+    pub kernel: String,
+    /// The interface that the loss is on.
+    pub interface: String,
+    /// Why this one: by which rule it was found.
+    pub interface_reason: String,
+    /// How it was done.
+    pub backend: Backend,
+    /// True where a killed agent leaves the loss in place.
+    pub unguarded: bool,
+    /// What was asked for.
+    pub asked: Asked,
+    /// When the loss ends by itself at the latest: the earlier of ttl and deadline, by the node's clock.
+    pub ends_at: Timestamp,
+    /// What a dead agent had left here and this one removed first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leftovers_removed: Vec<String>,
+}
+
+/// Packets of one direction since the loss was applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Traffic {
+    /// Packets that met the loss, dropped ones included.
+    pub packets: u64,
+    /// Packets that it dropped.
+    pub dropped: u64,
+}
+
+impl Traffic {
+    /// The share that was lost, in percent; none where nothing came.
+    #[must_use]
+    pub fn observed_percentage(self) -> Option<f64> {
+        (self.packets > 0).then(|| 100.0 * self.dropped as f64 / self.packets as f64)
+    }
+}
+
+/// The loss is still in place, or what has become of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Heartbeat {
+    /// Seconds since the loss was applied.
+    pub elapsed_seconds: f64,
+    /// Seconds until it ends by itself.
+    pub remaining_seconds: f64,
+    /// What it has done so far.
+    pub traffic: PerDirection<Traffic>,
+    /// Whether everything is as it was applied.
+    pub intact: bool,
+    /// What is not as it was applied, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<String>,
+    /// Lines that were dropped because standard output was full or closed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lines_dropped: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// What made the loss end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Cause {
+    /// The time asked for was over.
+    Ttl,
+    /// The deadline came first.
+    Deadline,
+    /// SIGTERM: the pod or the container is being stopped.
+    Sigterm,
+    /// SIGINT: Ctrl-C.
+    Sigint,
+    /// SIGHUP: the terminal went away.
+    Sighup,
+    /// SIGQUIT: Ctrl-\.
+    Sigquit,
+}
+
+/// The loss has ended and is verified to be gone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Removed {
+    /// Why.
+    pub cause: Cause,
+    /// The interface that the loss was on.
+    pub interface: String,
+    /// How it was done.
+    pub backend: Backend,
+    /// What was asked for.
+    pub asked: Asked,
+    /// When the loss was in place.
+    pub applied_at: Timestamp,
+    /// Seconds from applied to the begin of the removal.
+    pub elapsed_seconds: f64,
+    /// What it has done. Read last before the removal.
+    pub traffic: PerDirection<Traffic>,
+    /// What somebody else had changed when the removal began, in words; none where everything was as applied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<String>,
+    /// Lines that were dropped because standard output was full or closed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lines_dropped: u64,
+}
+
+/// How far the agent had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Stage {
+    /// Arguments, signals, the lock.
+    Start,
+    /// Looking at what is there.
+    Snapshot,
+    /// Deciding what to do.
+    Plan,
+    /// Doing it.
+    Apply,
+    /// Reading it back.
+    Verify,
+    /// Watching over it.
+    Hold,
+    /// Taking it away.
+    Remove,
+}
+
+/// Something went wrong.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failed {
+    /// How far it had come.
+    pub stage: Stage,
+    /// What went wrong and what to do about it, in words.
+    pub message: String,
+    /// The kind, which is also the process's exit code.
+    pub exit: ExitCode,
+    /// What is left in the kernel, in words: empty where nothing is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<String>,
+    /// Who holds the namespace, for [`ExitCode::AlreadyRunning`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
+}
+
+/// The agent that works in a network namespace, as it answers on its socket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Holder {
+    /// Its run, if it was given one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
+    /// Its process, as it sees itself: 1 in a container.
+    pub pid: u32,
+    /// Its version.
+    pub agent_version: String,
+    /// When it was started.
+    pub started_at: Timestamp,
+}
+
+impl Record {
+    /// The record as one line, without the line's end.
+    ///
+    /// # Panics
+    /// Never: every field of a record has a JSON form.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        #[allow(clippy::expect_used)] // no map with other keys than strings, no failing Serialize
+        serde_json::to_string(self).expect("a record has a JSON form")
+    }
+
+    /// Reads a line; none where it is no record of a schema that this version understands.
+    #[must_use]
+    pub fn from_line(line: &str) -> Option<Self> {
+        serde_json::from_str(line).ok().filter(|record: &Self| record.schema == SCHEMA)
+    }
+
+    /// The record for a termination message: within [`TERMINATION_MESSAGE_LIMIT`], by leaving out words where it must.
+    #[must_use]
+    pub fn to_termination_message(&self) -> String {
+        // JSON escapes can make words up to six times as long, so the length is tried and not computed.
+        let shortened = [usize::MAX, 1024, 256, 64].into_iter().map(|bytes| self.shortened(bytes).to_line());
+        let fits = |line: &String| line.len() <= TERMINATION_MESSAGE_LIMIT;
+        shortened.into_iter().find(fits).unwrap_or_else(|| self.shortened(0).to_line())
+    }
+
+    /// A copy whose free words are at most `bytes` long.
+    fn shortened(&self, bytes: usize) -> Self {
+        let mut short = self.clone();
+        match &mut short.event {
+            Event::Failed(failed) => {
+                truncate(&mut failed.message, bytes);
+                shorten(&mut failed.left, bytes);
+            }
+            Event::Removed(removed) => shorten(&mut removed.drift, bytes),
+            Event::Heartbeat(heartbeat) => shorten(&mut heartbeat.drift, bytes),
+            Event::Applied(applied) => shorten(&mut applied.leftovers_removed, bytes),
+        }
+        short
+    }
+}
+
+/// At most `bytes` in all, and the number of entries left out.
+fn shorten(entries: &mut Vec<String>, bytes: usize) {
+    let mut room = bytes;
+    let keep = entries.iter().take_while(|entry| room.checked_sub(entry.len()).map(|left| room = left).is_some()).count();
+    let more = entries.len() - keep;
+    entries.truncate(keep);
+    if more > 0 {
+        entries.push(format!("and {more} more"));
+    }
+}
+
+fn truncate(text: &mut String, bytes: usize) {
+    if text.len() > bytes {
+        text.truncate(text.floor_char_boundary(bytes));
+        text.push('…');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn failed(message: String, left: Vec<String>) -> Record {
+        Record {
+            schema: SCHEMA,
+            time: Timestamp::from_second(1_800_000_000).unwrap(),
+            run: Some("r".repeat(128).parse().unwrap()),
+            event: Event::Failed(Failed { stage: Stage::Apply, message, exit: ExitCode::Failed, left, holder: None }),
+        }
+    }
+
+    #[test]
+    fn the_form_is_the_documented_one() {
+        let record = Record {
+            schema: SCHEMA,
+            time: "2026-11-23T12:00:00Z".parse().unwrap(),
+            run: Some("uid/1".parse().unwrap()),
+            event: Event::Removed(Removed {
+                cause: Cause::Ttl,
+                interface: "eth0".to_owned(),
+                backend: Backend::Tc,
+                asked: Asked {
+                    loss_percentage: 10.0.try_into().unwrap(),
+                    correlation: Correlation::default(),
+                    direction: Direction::Egress,
+                },
+                applied_at: "2026-11-23T11:58:00Z".parse().unwrap(),
+                elapsed_seconds: 120.0,
+                traffic: PerDirection { egress: Some(Traffic { packets: 1000, dropped: 98 }), ingress: None },
+                drift: Vec::new(),
+                lines_dropped: 0,
+            }),
+        };
+        let line = concat!(
+            r#"{"schema":1,"time":"2026-11-23T12:00:00Z","run":"uid/1","event":"removed","cause":"ttl","interface":"eth0","backend":"tc","#,
+            r#""asked":{"lossPercentage":10.0,"correlation":0.0,"direction":"egress"},"appliedAt":"2026-11-23T11:58:00Z","#,
+            r#""elapsedSeconds":120.0,"traffic":{"egress":{"packets":1000,"dropped":98}}}"#
+        );
+        assert_eq!(record.to_line(), line);
+        assert_eq!(Record::from_line(line), Some(record));
+    }
+
+    #[test]
+    fn what_is_no_record_is_none() {
+        for line in ["", "{}", "hello", r#"{"schema":2,"time":"2026-11-23T12:00:00Z","event":"failed"}"#] {
+            assert_eq!(Record::from_line(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_skipped() {
+        let mut value = serde_json::to_value(failed("m".to_owned(), Vec::new())).unwrap();
+        value["fromTheFuture"] = 1.into();
+        assert!(Record::from_line(&value.to_string()).is_some());
+    }
+
+    #[test]
+    fn a_termination_message_says_what_was_left_out() {
+        let record = failed("ü".repeat(5000), vec!["q".repeat(200); 40]);
+        let Some(Record { event: Event::Failed(failed), .. }) = Record::from_line(&record.to_termination_message()) else { panic!() };
+        assert!(failed.message.ends_with('…'));
+        assert_eq!(failed.left.last().unwrap(), "and 35 more");
+    }
+
+    proptest! {
+        #[test]
+        fn a_termination_message_fits_and_reads_back(message in ".{0,6000}", left in proptest::collection::vec(".{0,300}", 0..60)) {
+            let message = failed(message, left).to_termination_message();
+            prop_assert!(message.len() <= TERMINATION_MESSAGE_LIMIT, "{}", message.len());
+            prop_assert!(Record::from_line(&message).is_some());
+        }
+
+        #[test]
+        fn a_line_reads_back(message in ".{0,200}", left in proptest::collection::vec(".{0,30}", 0..3)) {
+            let record = failed(message, left);
+            prop_assert_eq!(Record::from_line(&record.to_line()), Some(record));
+        }
+    }
+
+    #[test]
+    fn a_share_of_nothing_is_no_share() {
+        assert_eq!(Traffic::default().observed_percentage(), None);
+        assert_eq!(Traffic { packets: 200, dropped: 50 }.observed_percentage(), Some(25.0));
+    }
+}
