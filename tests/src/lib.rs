@@ -1,4 +1,8 @@
 //! The lab: real kernels, a real control plane and a real node to try netloss on.
 
 #[cfg(feature = "host")]
+pub mod controlplane;
+#[cfg(feature = "host")]
 pub mod host;
+#[cfg(feature = "traffic")]
+pub mod traffic;

@@ -5,4 +5,7 @@ pub mod cache;
 pub mod command;
 pub mod packages;
 pub mod paths;
+pub mod ports;
+pub mod process;
 pub mod progress;
+pub mod state;

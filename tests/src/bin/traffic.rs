@@ -1,0 +1,114 @@
+//! The one program of the lab's own image: two pods exchange numbered packets with it, and pods are held open by it.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use netloss_lab::traffic::{Line, echo, probe};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// Numbered UDP packets between two pods; each side writes a JSON line a second about what arrived.
+#[derive(Parser)]
+#[command(name = "traffic", version)]
+struct Arguments {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// Answers every packet that arrives.
+    Echo {
+        /// The UDP port to listen on.
+        #[arg(long, default_value_t = 9000)]
+        port: u16,
+    },
+    /// Sends packets at a steady pace and counts the answers.
+    Probe {
+        /// Where the answering side listens.
+        #[arg(long, value_name = "IP:PORT")]
+        to: SocketAddr,
+        /// The time between two packets.
+        #[arg(long, value_name = "TIME", default_value = "5ms", value_parser = parse_interval)]
+        interval: Duration,
+    },
+    /// Does nothing until it is ended: holds a pod's namespaces open, as the container runtime's sandbox image must.
+    Pause,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().mode) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn run(mode: &Mode) -> io::Result<()> {
+    // As a pod's first process nothing ends it by default: the kernel drops signals that PID 1 has no handler for.
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    match *mode {
+        Mode::Echo { port } => in_background(move || echo((any_address(), port).into(), write)),
+        Mode::Probe { to, interval } => in_background(move || probe(to, interval, write)),
+        Mode::Pause => {}
+    }
+    signals.forever().next();
+    Ok(())
+}
+
+fn in_background(work: impl FnOnce() -> io::Result<()> + Send + 'static) {
+    thread::spawn(move || {
+        if let Err(error) = work() {
+            // The signal loop of the main thread would wait for ever.
+            failed(&error);
+            std::process::exit(1);
+        }
+    });
+}
+
+fn failed(error: &io::Error) -> ExitCode {
+    eprintln!("traffic: {error}");
+    ExitCode::FAILURE
+}
+
+/// All addresses of both families, where the pod has both.
+fn any_address() -> IpAddr {
+    if Path::new("/proc/net/if_inet6").exists() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+}
+
+fn write(line: &Line) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, line)?;
+    out.write_all(b"\n")
+}
+
+/// A time such as `5ms` or `1s`.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time such as 5ms or 1s");
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?);
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    let interval = match unit {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        _ => return Err(wrong()),
+    };
+    if interval.is_zero() { Err("a pace of no time at all would send without end".into()) } else { Ok(interval) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_have_units() {
+        assert_eq!(parse_interval("5ms"), Ok(Duration::from_millis(5)));
+        assert_eq!(parse_interval("2s"), Ok(Duration::from_secs(2)));
+        for wrong in ["5", "ms", "", "5m", "-5ms", "0ms", "1.5s"] {
+            assert!(parse_interval(wrong).is_err(), "{wrong}");
+        }
+    }
+}
