@@ -1,0 +1,14 @@
+//! The API: `ChaosExperiment` of the group `chaos.gushchin.dev`, version `v1alpha1`, as k8s-chaos has it.
+//!
+//! The types are the source of `config/crd`: ranges, defaults and rules stand here once and are enforced by the API server. The
+//! controller checks again what it acts on (`machine::plan`), because a cluster may carry an older or a loosened CRD.
+
+mod action;
+mod crd;
+mod spec;
+mod status;
+
+pub use action::Action;
+pub use crd::{crd, crd_yaml};
+pub use spec::{ChaosExperiment, ChaosExperimentSpec, MAX_LOSS_PERCENTAGE};
+pub use status::{AskedLoss, ChaosExperimentStatus, ObservedLoss, Outcome, Phase, PodState, PodStatus};
