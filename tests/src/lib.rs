@@ -1,8 +1,12 @@
 //! The lab: real kernels, a real control plane and a real node to try netloss on.
 
 #[cfg(feature = "host")]
+pub mod commands;
+#[cfg(feature = "host")]
 pub mod controlplane;
 #[cfg(feature = "host")]
 pub mod host;
+#[cfg(feature = "host")]
+pub mod kernel;
 #[cfg(feature = "traffic")]
 pub mod traffic;

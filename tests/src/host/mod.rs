@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod cache;
+pub mod cargo;
 pub mod command;
 pub mod packages;
 pub mod paths;
@@ -9,3 +10,4 @@ pub mod ports;
 pub mod process;
 pub mod progress;
 pub mod state;
+pub mod tally;

@@ -1,0 +1,33 @@
+//! The lab's command line: parses, dispatches, exits.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use netloss_lab::commands;
+
+/// Real kernels, a real control plane and a real node to try netloss on
+///
+/// Everything that a command needs (Debian packages, kernels, tools) it fetches and builds itself, once, below cargo's target
+/// folder. `tests/lab` is the same command for a machine that has no Rust toolchain yet.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab")]
+struct Lab {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Test(commands::test::Test),
+    Kernel(commands::kernel::KernelTests),
+    Guest(commands::guest::Guest),
+}
+
+fn main() -> Result<ExitCode> {
+    match Lab::parse().command {
+        Command::Test(command) => command.run(),
+        Command::Kernel(command) => command.run(),
+        Command::Guest(command) => command.run(),
+    }
+}

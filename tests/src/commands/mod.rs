@@ -1,0 +1,7 @@
+//! The lab's commands, one a file.
+
+#![allow(clippy::doc_markdown, reason = "clap shows these comments as help, where backticks are noise")]
+
+pub mod guest;
+pub mod kernel;
+pub mod test;

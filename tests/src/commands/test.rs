@@ -1,0 +1,127 @@
+//! `cargo lab test`: everything there is to check, in stages.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::host::cargo::{self, cargo};
+use crate::host::command;
+use crate::host::tally::Tally;
+use crate::kernel::{Kernel, matrix};
+
+/// One stage: what is cheap and breaks often comes first.
+struct Stage {
+    name: &'static str,
+    what: &'static str,
+    run: fn() -> Result<Tally>,
+}
+
+const STAGES: &[Stage] = &[
+    Stage { name: "format", what: "rustfmt has nothing to change", run: format },
+    Stage { name: "lint", what: "clippy has nothing to say, with warnings as errors", run: lint },
+    Stage { name: "unit", what: "unit tests of all crates, on this machine", run: unit },
+    Stage { name: "kernel", what: "the agent on Debian's kernels, in QEMU", run: kernel },
+];
+
+/// Run every check, or only some stages of them
+#[derive(Debug, clap::Args)]
+#[command(after_help = help())]
+pub struct Test {
+    /// The stages to run, by name; all if none is given
+    #[arg(value_name = "STAGE", value_parser = clap::builder::PossibleValuesParser::new(STAGES.iter().map(|stage| stage.name)))]
+    stages: Vec<String>,
+}
+
+/// What a stage came to.
+struct Report {
+    name: &'static str,
+    result: Result<Tally>,
+    elapsed: Duration,
+}
+
+impl Test {
+    /// Runs the command: all stages, also when an early one fails, so that one run shows everything.
+    ///
+    /// # Errors
+    ///
+    /// Never by itself; the failures of stages are reported and make the exit code.
+    pub fn run(self) -> Result<ExitCode> {
+        let wanted = |stage: &&Stage| self.stages.is_empty() || self.stages.iter().any(|name| name == stage.name);
+        let reports: Vec<Report> = STAGES.iter().filter(wanted).map(Stage::report).collect();
+        println!();
+        let mut total = Tally::default();
+        for report in &reports {
+            println!("{}", report.line());
+            total += report.tally();
+        }
+        println!("{total}");
+        Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+impl Stage {
+    fn report(&self) -> Report {
+        println!("== {}: {}", self.name, self.what);
+        let started = Instant::now();
+        let result = (self.run)();
+        let report = Report { name: self.name, result, elapsed: started.elapsed() };
+        println!("{}", report.line());
+        report
+    }
+}
+
+impl Report {
+    fn line(&self) -> String {
+        let seconds = self.elapsed.as_secs_f64();
+        match &self.result {
+            Ok(tally) if tally.failed == 0 => format!("ok     {:<8} {seconds:>5.0} s  {tally}", self.name),
+            Ok(tally) => format!("FAILED {:<8} {seconds:>5.0} s  {tally}", self.name),
+            Err(error) => format!("FAILED {:<8} {seconds:>5.0} s  {error:#}", self.name),
+        }
+    }
+
+    /// A stage that broke before it could count its failures counts as one.
+    fn tally(&self) -> Tally {
+        self.result.as_ref().map_or(Tally { passed: 0, failed: 1 }, |tally| *tally)
+    }
+}
+
+fn help() -> String {
+    let lines = STAGES.iter().map(|stage| format!("  {:<8} {}", stage.name, stage.what));
+    format!("Stages:\n{}", lines.collect::<Vec<_>>().join("\n"))
+}
+
+fn format() -> Result<Tally> {
+    command::run(cargo().args(["fmt", "--all", "--check"]))?;
+    Ok(Tally { passed: 1, failed: 0 })
+}
+
+fn lint() -> Result<Tally> {
+    let status = cargo().args(["clippy", "--workspace", "--all-targets", "--all-features", "--", "--deny", "warnings"]).status()?;
+    if !status.success() {
+        bail!("clippy: {status}");
+    }
+    Ok(Tally { passed: 1, failed: 0 })
+}
+
+fn unit() -> Result<Tally> {
+    let mut tally = cargo::test(cargo().args(["test", "--workspace", "--exclude", "netloss-lab", "--no-fail-fast"]))?;
+    // The lab's integration tests are the other stages; its guest part is unit-tested here too.
+    let lab = ["test", "--package", "netloss-lab", "--features", "guest", "--lib", "--bins", "--no-fail-fast"];
+    tally += cargo::test(cargo().args(lab))?;
+    Ok(tally)
+}
+
+fn kernel() -> Result<Tally> {
+    let reports = matrix::run(&Kernel::MATRIX, &[])?;
+    let mut tally = Tally::default();
+    for report in &reports {
+        println!("{}", report.summary());
+        tally += report.tally;
+        if report.tally.failed == 0 && !report.is_success() {
+            tally.failed += 1;
+        }
+    }
+    Ok(tally)
+}

@@ -1,0 +1,72 @@
+//! The agent's binary as guests get it, and how it and the kernel tests are built.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Arch, Payload};
+use crate::host::{cargo, paths, progress};
+
+/// Where the agent lies in a guest; the kernel tests start it from there.
+const IN_GUEST: &str = "/usr/bin/netloss-agent";
+
+/// Adds the agent to a payload, from `NETLOSS_AGENT` or else from cargo's target folder.
+///
+/// # Errors
+///
+/// If it is not there although the payload, the kernel tests, cannot do without.
+pub fn add_to(payload: &mut Payload, arch: Arch) -> Result<()> {
+    let default = paths::target_dir().join(arch.target()).join("release/netloss-agent");
+    let agent = std::env::var_os("NETLOSS_AGENT").map_or(default, PathBuf::from);
+    if agent.is_file() {
+        payload.files.push((IN_GUEST.to_owned(), agent));
+    } else if is_kernel_test(&payload.binary) {
+        let target = arch.target();
+        bail!("there is no {}; build it with: cargo build --release --package netloss-agent --target {target}", agent.display());
+    }
+    Ok(())
+}
+
+/// Cargo names a test's executable after the test, a dash and a hash.
+fn is_kernel_test(binary: &Path) -> bool {
+    binary.file_name().is_some_and(|name| name.to_string_lossy().starts_with("kernel-"))
+}
+
+/// Builds the agent and the kernel tests for an architecture. Returns the tests with the agent beside them.
+///
+/// # Errors
+///
+/// If one of them does not build.
+pub fn build(arch: Arch) -> Result<Payload> {
+    let target = arch.target();
+    let step = progress::step(format!("Building the agent and the kernel tests for {arch}"));
+    let mut agent = cargo::cargo();
+    agent.args(["build", "--quiet", "--release", "--package", "netloss-agent", "--target", target, "--message-format", "json"]);
+    let agent = one(cargo::executables(&mut agent)?, "agent")?;
+    step.detail("kernel tests");
+    let mut tests = cargo::cargo();
+    tests.args(["test", "--quiet", "--no-run", "--package", "netloss-lab", "--test", "kernel", "--profile", "guest", "--target", target]);
+    tests.args(["--no-default-features", "--features", "guest", "--message-format", "json"]);
+    let binary = one(cargo::executables(&mut tests)?, "kernel test")?;
+    let size = std::fs::metadata(&agent)?.len();
+    step.done(format!("agent of {} KiB", size / 1024));
+    Ok(Payload { binary, files: vec![(IN_GUEST.to_owned(), agent)], ..Payload::default() })
+}
+
+fn one(mut executables: Vec<PathBuf>, what: &str) -> Result<PathBuf> {
+    match executables.len() {
+        1 => executables.pop().context("unreachable: the length was 1"),
+        _ => bail!("expected cargo to build one {what} executable, got {executables:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_tests_are_told_by_their_name() {
+        assert!(is_kernel_test(Path::new("/t/deps/kernel-0123456789abcdef")));
+        assert!(!is_kernel_test(Path::new("/t/deps/netloss_agent-0123456789abcdef")));
+    }
+}

@@ -1,0 +1,167 @@
+//! Debian's kernels in QEMU, with a static binary as their work.
+//!
+//! The machine's own kernel may lack netem, and one kernel is not what users have. A guest is a Debian cloud kernel of some
+//! suite and architecture with an initramfs made of that suite's own iproute2 and modules; it boots in seconds, without KVM.
+
+pub mod agent;
+mod console;
+mod cpio;
+mod guest;
+mod initramfs;
+mod libraries;
+pub mod matrix;
+mod modules;
+mod payload;
+mod tree;
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context, Error, Result, bail};
+
+pub use guest::{Guest, Outcome};
+pub use payload::Payload;
+
+use crate::host::packages;
+
+/// An architecture that netloss ships for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arch {
+    /// 64-bit x86.
+    X86_64,
+    /// 64-bit ARM.
+    Aarch64,
+}
+
+impl Arch {
+    /// The architecture as Debian names it.
+    #[must_use]
+    pub fn debian(self) -> &'static str {
+        match self {
+            Self::X86_64 => "amd64",
+            Self::Aarch64 => "arm64",
+        }
+    }
+
+    /// The Rust target whose static binaries run in its guests.
+    #[must_use]
+    pub fn target(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64-unknown-linux-musl",
+            Self::Aarch64 => "aarch64-unknown-linux-musl",
+        }
+    }
+
+    fn qemu_package(self) -> &'static str {
+        match self {
+            Self::X86_64 => "qemu-system-x86",
+            Self::Aarch64 => "qemu-system-arm",
+        }
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        })
+    }
+}
+
+impl FromStr for Arch {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "x86_64" | "amd64" => Ok(Self::X86_64),
+            "aarch64" | "arm64" => Ok(Self::Aarch64),
+            _ => bail!("the lab has kernels for x86_64 and aarch64, not for {name:?}"),
+        }
+    }
+}
+
+/// A suite of Debian, which stands for a kernel version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// Debian 12: Linux 6.1.
+    Bookworm,
+    /// Debian 13: Linux 6.12.
+    Trixie,
+}
+
+impl Suite {
+    /// The suite as Debian's archive names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+        }
+    }
+}
+
+impl fmt::Display for Suite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Suite {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "bookworm" | "6.1" => Ok(Self::Bookworm),
+            "trixie" | "6.12" => Ok(Self::Trixie),
+            _ => bail!("the lab has the kernels bookworm (6.1) and trixie (6.12), not {name:?}"),
+        }
+    }
+}
+
+/// One kernel of the matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kernel {
+    /// The suite it is from.
+    pub suite: Suite,
+    /// What it runs on.
+    pub arch: Arch,
+}
+
+impl Kernel {
+    /// The kernels that the kernel tests run on unless told otherwise.
+    pub const MATRIX: [Self; 3] = [
+        Self { suite: Suite::Bookworm, arch: Arch::X86_64 },
+        Self { suite: Suite::Trixie, arch: Arch::X86_64 },
+        Self { suite: Suite::Trixie, arch: Arch::Aarch64 },
+    ];
+
+    /// Makes everything that a guest of this kernel needs, unless it is there: packages, kernel, initramfs.
+    ///
+    /// # Errors
+    ///
+    /// If something cannot be installed, fetched or built.
+    pub fn prepare(self) -> Result<Guest> {
+        let tools = ["mmdebstrap", "debian-archive-keyring", "kmod", "xz-utils", "binutils", "util-linux"];
+        packages::ensure(&tools)?;
+        packages::ensure(&[self.arch.qemu_package()])?;
+        Guest::new(self).with_context(|| format!("cannot prepare the kernel {self}"))
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.suite, self.arch)
+    }
+}
+
+/// What of this process's environment a guest gets: how the harness and the programs are to behave.
+#[must_use]
+pub fn forwarded_environment() -> Vec<(String, String)> {
+    const PREFIXES: [&str; 5] = ["NETLOSS_", "PROPTEST_", "RUST_BACKTRACE", "RUST_LOG", "RUST_TEST_"];
+    // The values of these are about this machine.
+    const HERE: [&str; 3] = ["NETLOSS_AGENT", "NETLOSS_GUEST_LIMIT", "NETLOSS_KERNEL"];
+    let wanted = |name: &str| PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !HERE.contains(&name);
+    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    variables.filter(|(name, _)| wanted(name)).collect()
+}

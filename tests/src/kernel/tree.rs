@@ -1,0 +1,82 @@
+//! The Debian packages of a guest, unpacked: a kernel, its modules, and the suite's own iproute2.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::Kernel;
+use crate::host::{archive, command};
+
+/// What of a suite goes into a guest, with `{arch}` for Debian's name of the architecture.
+pub(super) const PACKAGES: [&str; 3] = ["linux-image-cloud-{arch}", "busybox-static", "iproute2"];
+
+/// An unpacked tree. Nothing of it is ever configured or executed, so its architecture may be a foreign one.
+pub(super) struct Tree {
+    root: PathBuf,
+}
+
+impl Tree {
+    /// Fetches the packages of a suite, with all they depend on, and unpacks them into `root`.
+    pub(super) fn fetch(kernel: Kernel, root: &Path) -> Result<Self> {
+        let arch = kernel.arch.debian();
+        let archive = archive::debian()?;
+        command::run(
+            Command::new("mmdebstrap")
+                .args(["--quiet", "--variant=extract"])
+                .arg(format!("--architectures={arch}"))
+                .arg(format!("--include={}", PACKAGES.join(",").replace("{arch}", arch)))
+                .arg(kernel.suite.name())
+                .arg(root)
+                .arg(archive.source_line(kernel.suite.name())),
+        )
+        .context("cannot fetch the packages of the guest")?;
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// The kernel's release, as `uname -r` prints it.
+    pub(super) fn release(&self) -> Result<String> {
+        let name = self.vmlinuz()?.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(name.trim_start_matches("vmlinuz-").to_owned())
+    }
+
+    /// The kernel image.
+    pub(super) fn vmlinuz(&self) -> Result<PathBuf> {
+        let boot = self.root.join("boot");
+        let entries = fs::read_dir(&boot).with_context(|| format!("cannot read {}", boot.display()))?;
+        let mut images: Vec<PathBuf> = entries
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-")))
+            .collect();
+        ensure!(images.len() == 1, "expected one kernel in {}, found {images:?}", boot.display());
+        Ok(images.remove(0))
+    }
+
+    /// The folder that `lib/modules` is in: older suites have it at the root, merged ones in `usr`.
+    pub(super) fn modules_base(&self) -> Result<PathBuf> {
+        let found = ["usr", ""].into_iter().map(|prefix| self.root.join(prefix)).find(|base| base.join("lib/modules").is_dir());
+        found.context("the kernel's package has no modules")
+    }
+
+    /// An executable of the tree by its name.
+    pub(super) fn executable(&self, name: &str) -> Result<PathBuf> {
+        self.find(&["usr/bin", "usr/sbin", "bin", "sbin"], name)
+    }
+
+    /// A shared library of the tree by the name that ELF files use for it.
+    pub(super) fn library(&self, kernel: Kernel, name: &str) -> Result<PathBuf> {
+        let triplet = format!("{}-linux-gnu", kernel.arch);
+        self.find(&[&format!("usr/lib/{triplet}"), &format!("lib/{triplet}"), "usr/lib", "lib"], name)
+    }
+
+    fn find(&self, folders: &[&str], name: &str) -> Result<PathBuf> {
+        let candidates = folders.iter().map(|folder| self.root.join(folder).join(name));
+        // Links like lib64/ld-linux… are absolute and would lead out of the tree, so only what exists in it counts.
+        let found = candidates.filter(|path| path.is_file()).find(|path| {
+            let target = fs::read_link(path);
+            target.is_err() || target.is_ok_and(|target| target.is_relative())
+        });
+        found.with_context(|| format!("the packages of the guest have no {name}"))
+    }
+}
