@@ -1,1 +1,30 @@
-//! Under construction.
+//! The agent of netloss: loses packets of the network namespace that it runs in, and makes sure that this ends.
+//!
+//! ```text
+//! main ─ cli ─ run ─┬─ signals, clock, lock      when it ends, and that there is one
+//!                   ├─ snapshot ── netlink/*     what the kernel shows
+//!                   ├─ host, interface           whether and where (pure)
+//!                   ├─ backend/* ── netem, marks what to do, to expect and to take away (pure)
+//!                   ├─ apply ───── netlink/*     the one place that changes the kernel
+//!                   └─ meter, reporter           what it did, and saying so
+//! ```
+//!
+//! Values decide and one place executes: a backend makes steps of a [`snapshot::Snapshot`], [`apply`] sends them. What is ours is
+//! known by its [`marks`], so removal needs no memory: it is a function of what the kernel shows, the same for the end of a run, for
+//! the undoing of one that failed half-way, and for what a killed agent left behind.
+
+pub mod apply;
+pub mod backend;
+pub mod cli;
+pub mod clock;
+pub mod host;
+pub mod interface;
+pub mod lock;
+pub mod marks;
+pub mod meter;
+pub mod netem;
+pub mod netlink;
+pub mod reporter;
+pub mod run;
+pub mod signals;
+pub mod snapshot;

@@ -22,8 +22,7 @@ pub use container::{CONTAINER_PREFIX, container_name};
 pub use exit::ExitCode;
 pub use loss::{Correlation, LossPercentage};
 pub use report::{
-    Applied, Asked, Backend, Cause, Event, Failed, Heartbeat, Holder, PerDirection, Record, Removed, SCHEMA, Stage,
-    TERMINATION_MESSAGE_LIMIT, Traffic,
+    Applied, Asked, Backend, Cause, Event, Failed, Heartbeat, Holder, LINE_LIMIT, PerDirection, Record, Removed, SCHEMA, Stage, Traffic,
 };
 pub use run_id::RunId;
 pub use span::{HeartbeatInterval, Ttl};

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 /// changes its meaning or goes away makes a new one.
 pub const SCHEMA: u32 = 1;
 
-/// What Kubernetes keeps of a termination message, in bytes (`TerminationMessagePath`, k8s.io/api/core/v1).
-pub const TERMINATION_MESSAGE_LIMIT: usize = 4096;
+/// The longest line, in bytes and without its end: what Kubernetes keeps of a termination message (4096 bytes, `ContainerState` in
+/// k8s.io/api/core/v1), and what a pipe takes at once (`PIPE_BUF`, pipe(7)), less the line's end.
+pub const LINE_LIMIT: usize = 4095;
 
 /// One line of the agent's standard output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -243,7 +244,7 @@ pub struct Failed {
     pub left: Vec<String>,
     /// Who holds the namespace, for [`ExitCode::AlreadyRunning`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub holder: Option<Holder>,
+    pub holder: Option<Box<Holder>>,
 }
 
 /// The agent that works in a network namespace, as it answers on its socket.
@@ -262,12 +263,16 @@ pub struct Holder {
 }
 
 impl Record {
-    /// The record as one line, without the line's end.
-    ///
-    /// # Panics
-    /// Never: every field of a record has a JSON form.
+    /// The record as one line of at most [`LINE_LIMIT`] bytes, by leaving out words where it must, and without the line's end.
     #[must_use]
     pub fn to_line(&self) -> String {
+        // JSON escapes can make words up to six times as long, so the length is tried and not computed.
+        let shortened = [usize::MAX, 1024, 256, 64].into_iter().map(|bytes| self.shortened(bytes).to_json());
+        let fits = |line: &String| line.len() <= LINE_LIMIT;
+        shortened.into_iter().find(fits).unwrap_or_else(|| self.shortened(0).to_json())
+    }
+
+    fn to_json(&self) -> String {
         #[allow(clippy::expect_used)] // no map with other keys than strings, no failing Serialize
         serde_json::to_string(self).expect("a record has a JSON form")
     }
@@ -276,15 +281,6 @@ impl Record {
     #[must_use]
     pub fn from_line(line: &str) -> Option<Self> {
         serde_json::from_str(line).ok().filter(|record: &Self| record.schema == SCHEMA)
-    }
-
-    /// The record for a termination message: within [`TERMINATION_MESSAGE_LIMIT`], by leaving out words where it must.
-    #[must_use]
-    pub fn to_termination_message(&self) -> String {
-        // JSON escapes can make words up to six times as long, so the length is tried and not computed.
-        let shortened = [usize::MAX, 1024, 256, 64].into_iter().map(|bytes| self.shortened(bytes).to_line());
-        let fits = |line: &String| line.len() <= TERMINATION_MESSAGE_LIMIT;
-        shortened.into_iter().find(fits).unwrap_or_else(|| self.shortened(0).to_line())
     }
 
     /// A copy whose free words are at most `bytes` long.
@@ -381,18 +377,18 @@ mod tests {
     }
 
     #[test]
-    fn a_termination_message_says_what_was_left_out() {
+    fn a_long_line_says_what_was_left_out() {
         let record = failed("ü".repeat(5000), vec!["q".repeat(200); 40]);
-        let Some(Record { event: Event::Failed(failed), .. }) = Record::from_line(&record.to_termination_message()) else { panic!() };
+        let Some(Record { event: Event::Failed(failed), .. }) = Record::from_line(&record.to_line()) else { panic!() };
         assert!(failed.message.ends_with('…'));
         assert_eq!(failed.left.last().unwrap(), "and 35 more");
     }
 
     proptest! {
         #[test]
-        fn a_termination_message_fits_and_reads_back(message in ".{0,6000}", left in proptest::collection::vec(".{0,300}", 0..60)) {
-            let message = failed(message, left).to_termination_message();
-            prop_assert!(message.len() <= TERMINATION_MESSAGE_LIMIT, "{}", message.len());
+        fn a_line_fits_and_reads_back(message in ".{0,6000}", left in proptest::collection::vec(".{0,300}", 0..60)) {
+            let message = failed(message, left).to_line();
+            prop_assert!(message.len() <= LINE_LIMIT, "{}", message.len());
             prop_assert!(Record::from_line(&message).is_some());
         }
 

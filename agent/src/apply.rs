@@ -1,0 +1,142 @@
+//! The one place that changes the kernel: executes steps, and takes away what carries our marks until nothing does.
+
+use crate::{
+    backend::{Device, Step, tc},
+    marks,
+    netlink::{Error, Netlink},
+    snapshot::Snapshot,
+};
+use netloss_contract::ExitCode;
+use nix::errno::Errno;
+use std::time::Duration;
+use tracing::{debug, warn};
+
+/// How often a removal starts over: each time with what the kernel shows by then.
+const REMOVAL_ATTEMPTS: u32 = 6;
+
+/// The pause before a removal's second attempt; doubled before each further one.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
+
+/// A step that the kernel did not take.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step}: {error}{}", .hint.map(|hint| format!("; {hint}")).unwrap_or_default())]
+pub struct StepFailed {
+    step: Step,
+    error: Error,
+    hint: Option<&'static str>,
+}
+
+impl StepFailed {
+    fn new(step: &Step, error: Error) -> Self {
+        Self { hint: hint(step, &error), step: step.clone(), error }
+    }
+
+    /// The kind of failure.
+    #[must_use]
+    pub fn exit(&self) -> ExitCode {
+        if self.hint.is_some() { ExitCode::Unsupported } else { ExitCode::Failed }
+    }
+}
+
+/// What to do about errors that mean that something is missing.
+fn hint(step: &Step, error: &Error) -> Option<&'static str> {
+    match (step, error.errno()?) {
+        (_, Errno::EPERM | Errno::EACCES) => {
+            Some("the agent needs CAP_NET_ADMIN in this network namespace (in a pod: runAsUser: 0 and capabilities.add: [NET_ADMIN])")
+        }
+        (Step::AddRootNetem { .. }, Errno::ENOENT) => {
+            Some("the node's kernel has no module sch_netem: install it there (such as kernel-modules-extra) or use another node")
+        }
+        (Step::CreateIfb, Errno::EOPNOTSUPP) => Some(
+            "the node's kernel has no module ifb, which loss of received packets needs: install it there, or ask for --direction egress",
+        ),
+        (Step::AddIngress { .. }, Errno::ENOENT) => Some(
+            "the node's kernel has no module sch_ingress, which loss of received packets needs: install it there, or ask for --direction egress",
+        ),
+        (Step::AddRedirect { .. }, Errno::ENOENT | Errno::EOPNOTSUPP) => Some(
+            "the node's kernel has no module cls_u32 or act_mirred, which loss of received packets needs: install them there, or ask for --direction egress",
+        ),
+        _ => None,
+    }
+}
+
+/// Executes steps in their order.
+///
+/// # Errors
+/// The first step that the kernel did not take. Those before it are done; what takes them away is [`remove`].
+pub async fn apply(netlink: &Netlink, steps: &[Step]) -> Result<(), StepFailed> {
+    for step in steps {
+        debug!(%step, "applying");
+        execute(netlink, step).await.map_err(|error| StepFailed::new(step, error))?;
+    }
+    Ok(())
+}
+
+/// Takes away whatever carries our marks and reads back that nothing does. Goes on past errors, and starts over with what the kernel
+/// shows by then. Nothing to do is fine. For `made_hook` see [`tc::removal`].
+///
+/// Returns what was taken away, in words.
+///
+/// # Errors
+/// What is left, in words.
+pub async fn remove(netlink: &Netlink, made_hook: Option<u32>) -> Result<Vec<String>, Vec<String>> {
+    let mut removed = Vec::new();
+    let mut left = Vec::new();
+    for attempt in 0..=REMOVAL_ATTEMPTS {
+        if attempt > 1 {
+            tokio::time::sleep(REMOVAL_PAUSE * 2u32.pow(attempt - 2)).await;
+        }
+        let steps = match Snapshot::take(netlink).await {
+            Ok(snapshot) => tc::removal(&snapshot, made_hook),
+            Err(error) => {
+                warn!(%error, "cannot see what is left");
+                left = vec![format!("unknown, because the kernel's state cannot be read: {error}")];
+                continue;
+            }
+        };
+        if steps.is_empty() {
+            return Ok(removed);
+        }
+        left.clear();
+        for step in steps {
+            match execute(netlink, &step).await {
+                Ok(()) => removed.push(step.to_string()),
+                Err(error) => {
+                    warn!(%step, %error, attempt, "not removed");
+                    left.push(format!("could not {step}: {error}"));
+                }
+            }
+        }
+    }
+    if left.is_empty() {
+        // Each attempt took everything away, and each look found it again.
+        left.push("somebody keeps making what was removed".to_owned());
+    }
+    Err(left)
+}
+
+async fn execute(netlink: &Netlink, step: &Step) -> Result<(), Error> {
+    match step {
+        Step::CreateIfb => netlink.create_ifb(marks::IFB).await,
+        Step::AddRootNetem { device, handle, netem } => netlink.add_root_netem(index(netlink, device).await?, *handle, netem).await,
+        Step::AddIngress { device } => netlink.add_ingress(index(netlink, device).await?).await,
+        Step::AddRedirect { device, priority } => {
+            let ifb = index(netlink, &Device::Ifb).await?;
+            netlink.add_redirect(index(netlink, device).await?, *priority, ifb).await
+        }
+        Step::DeleteFilters { device, priority } => netlink.delete_filters(index(netlink, device).await?, *priority).await,
+        Step::DeleteQdisc { qdisc, .. } => netlink.delete_qdisc(qdisc).await,
+        Step::DeleteLink { device } => netlink.delete_link(index(netlink, device).await?).await,
+        Step::SetTxqlen { device, packets } => netlink.set_txqlen(index(netlink, device).await?, *packets).await,
+    }
+}
+
+async fn index(netlink: &Netlink, device: &Device) -> Result<u32, Error> {
+    match device {
+        Device::Index { index, .. } => Ok(*index),
+        Device::Ifb => match netlink.link(marks::IFB).await? {
+            Some(link) => Ok(link.index),
+            None => Err(Error::Kernel { errno: Errno::ENODEV, words: None }),
+        },
+    }
+}

@@ -1,0 +1,134 @@
+//! How loss is put into the kernel: what to do, what to expect afterwards and how to take it away, as values. Nothing here does I/O.
+
+pub mod tc;
+
+use crate::{
+    netem::Netem,
+    netlink::{Handle, Qdisc},
+};
+use std::fmt;
+
+/// An interface, as far as it is known when a plan is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Device {
+    /// One that is there.
+    Index {
+        /// Its index.
+        index: u32,
+        /// Its name, for people.
+        name: String,
+    },
+    /// The ifb, which a step of the same plan makes.
+    Ifb,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Index { name, .. } => f.write_str(name),
+            Self::Ifb => f.write_str(crate::marks::IFB),
+        }
+    }
+}
+
+/// One request to the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Makes the ifb and sets it up.
+    CreateIfb,
+    /// Puts a netem at an interface's root.
+    AddRootNetem {
+        /// The interface.
+        device: Device,
+        /// Our mark.
+        handle: Handle,
+        /// What it does.
+        netem: Netem,
+    },
+    /// Puts an ingress qdisc on an interface.
+    AddIngress {
+        /// The interface.
+        device: Device,
+    },
+    /// Sends what an interface receives through the ifb.
+    AddRedirect {
+        /// The interface.
+        device: Device,
+        /// Our mark.
+        priority: u16,
+    },
+    /// Takes the filters of a priority away from an interface's ingress hook.
+    DeleteFilters {
+        /// The interface.
+        device: Device,
+        /// Our mark.
+        priority: u16,
+    },
+    /// Takes a qdisc away.
+    DeleteQdisc {
+        /// The interface.
+        device: Device,
+        /// As it was seen.
+        qdisc: Qdisc,
+    },
+    /// Takes an interface away.
+    DeleteLink {
+        /// The interface.
+        device: Device,
+    },
+    /// Sets the length of an interface's transmit queue.
+    SetTxqlen {
+        /// The interface.
+        device: Device,
+        /// In packets.
+        packets: u32,
+    },
+}
+
+impl fmt::Display for Step {
+    /// In words that go on after "cannot" and after "left:".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateIfb => write!(f, "create the interface {}", crate::marks::IFB),
+            Self::AddRootNetem { device, handle, .. } => write!(f, "add the netem qdisc {handle} to {device}"),
+            Self::AddIngress { device } => write!(f, "add an ingress qdisc to {device}"),
+            Self::AddRedirect { device, .. } => write!(f, "redirect what {device} receives to {}", crate::marks::IFB),
+            Self::DeleteFilters { device, priority } => write!(f, "remove the redirect (pref {priority}) from {device}"),
+            Self::DeleteQdisc { device, qdisc } => write!(f, "remove the {} qdisc {} from {device}", qdisc.kind, qdisc.handle),
+            Self::DeleteLink { device } => write!(f, "remove the interface {device}"),
+            Self::SetTxqlen { device, packets } => write!(f, "set the transmit queue length of {device} back to {packets}"),
+        }
+    }
+}
+
+/// Why nothing is done, for safety.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Somebody's root qdisc is there.
+    #[error(
+        "{interface} has a root qdisc that is not the kernel's default ({kind} {handle}), and it is not replaced: remove it, or ask for --direction ingress"
+    )]
+    ForeignRoot {
+        /// The interface.
+        interface: String,
+        /// Kind of the qdisc.
+        kind: String,
+        /// Its handle.
+        handle: Handle,
+    },
+    /// Somebody's ingress filters are there.
+    #[error(
+        "the {kind} qdisc of {interface} has ingress filters of others ({filters}), and a redirect would come before or after them: remove them, or ask for --direction egress"
+    )]
+    ForeignFilters {
+        /// The interface.
+        interface: String,
+        /// Kind of the qdisc.
+        kind: String,
+        /// The filters, in words.
+        filters: String,
+    },
+    /// An interface has the name that the ifb is to have.
+    #[error("there is an interface {0} that is no ifb: rename it, or ask for --direction egress")]
+    NameTaken(&'static str),
+}

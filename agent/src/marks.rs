@@ -1,0 +1,37 @@
+//! The marks by which the agent's objects in the kernel are known to be its own, whoever looks: the agent that made them, the next
+//! one, or a cleanup. What carries no mark is never touched (invariant 3).
+//!
+//! Where the state before has to come back, the mark says what it was: a dead agent leaves no other memory.
+
+use crate::netlink::Handle;
+
+/// Name of the ifb that received packets pass.
+pub const IFB: &str = "nl-in";
+
+/// The netem at the root of the interface.
+pub const EGRESS_NETEM: Handle = Handle::of_major(0x7a12);
+
+/// As [`EGRESS_NETEM`], on an interface whose transmit queue had the length 0. The kernel makes that 1000 when a qdisc comes, and
+/// leaves it so when it goes.
+pub const EGRESS_NETEM_TXQLEN_0: Handle = Handle::of_major(0x7a14);
+
+/// The netem at the root of the ifb.
+pub const INGRESS_NETEM: Handle = Handle::of_major(0x7a13);
+
+/// Priority of the redirect on an ingress hook that was there before.
+pub const REDIRECT: u16 = 0x7a11;
+
+/// Priority of the redirect on an ingress qdisc that was made for it, and goes with it.
+pub const REDIRECT_OWN_QDISC: u16 = 0x7a12;
+
+/// Whether a root netem of that handle is ours.
+#[must_use]
+pub fn is_egress_netem(handle: Handle) -> bool {
+    handle == EGRESS_NETEM || handle == EGRESS_NETEM_TXQLEN_0
+}
+
+/// Whether a filter of that priority is ours.
+#[must_use]
+pub fn is_redirect(priority: u16) -> bool {
+    priority == REDIRECT || priority == REDIRECT_OWN_QDISC
+}

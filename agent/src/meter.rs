@@ -1,0 +1,130 @@
+//! What the loss has done so far, counted from the moment that it was in place. Pure.
+//!
+//! The number of packets that met the loss is that of the packets that left the interface plus those that netem dropped: netem's own
+//! "sent" counts segments where "dropped" counts packets.
+
+use crate::{backend::tc::Target, snapshot::Snapshot};
+use netloss_contract::{PerDirection, Traffic};
+
+/// Counters of both directions.
+#[derive(Debug, Clone)]
+pub struct Meter {
+    egress: Option<Gauge>,
+    ingress: Option<Gauge>,
+    target: Target,
+}
+
+/// What the kernel's counters of one direction show.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    passed: u64,
+    dropped: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Gauge {
+    last: Reading,
+    passed: u64,
+    dropped: u64,
+}
+
+impl Meter {
+    /// Counts from what `snapshot` shows.
+    #[must_use]
+    pub fn start(snapshot: &Snapshot, target: &Target) -> Self {
+        let gauge = |reading: Option<Reading>| reading.map(|last| Gauge { last, passed: 0, dropped: 0 });
+        let (egress, ingress) = readings(snapshot, target);
+        Self { egress: gauge(egress), ingress: gauge(ingress), target: target.clone() }
+    }
+
+    /// Adds what has come since. Counters that cannot be read now count nothing.
+    pub fn update(&mut self, snapshot: &Snapshot) {
+        let (egress, ingress) = readings(snapshot, &self.target);
+        for (gauge, reading) in [(&mut self.egress, egress), (&mut self.ingress, ingress)] {
+            if let (Some(gauge), Some(reading)) = (gauge, reading) {
+                gauge.advance(reading);
+            }
+        }
+    }
+
+    /// The counts.
+    #[must_use]
+    pub fn traffic(&self) -> PerDirection<Traffic> {
+        let traffic = |gauge: Gauge| Traffic { packets: gauge.passed + gauge.dropped, dropped: gauge.dropped };
+        PerDirection { egress: self.egress.map(traffic), ingress: self.ingress.map(traffic) }
+    }
+}
+
+impl Gauge {
+    fn advance(&mut self, now: Reading) {
+        self.passed += now.passed.saturating_sub(self.last.passed);
+        // 32 bits wide in the kernel, so it wraps. Half of that between two looks is none: somebody made the qdisc anew.
+        let since = now.dropped.wrapping_sub(self.last.dropped);
+        self.dropped += u64::from(if since <= u32::MAX / 2 { since } else { now.dropped });
+        self.last = now;
+    }
+}
+
+/// Of egress and ingress.
+fn readings(snapshot: &Snapshot, target: &Target) -> (Option<Reading>, Option<Reading>) {
+    let reading = |index: u32| {
+        let (link, root) = (snapshot.link(index)?, snapshot.root(index)?);
+        root.netem.as_ref().map(|_| Reading { passed: link.tx_packets, dropped: root.drops })
+    };
+    let egress = target.direction.egress().then(|| reading(target.link.index)).flatten();
+    let ingress = target.direction.ingress().then(|| reading(snapshot.ifb()?.index)).flatten();
+    (egress, ingress)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        marks,
+        netem::Netem,
+        netlink::{Link, Qdisc, ROOT},
+    };
+    use netloss_contract::Direction;
+
+    fn snapshot(tx_packets: u64, drops: u32) -> Snapshot {
+        let link = Link { index: 2, name: "eth0".to_owned(), tx_packets, ..Link::default() };
+        let handle = marks::EGRESS_NETEM;
+        let root = Qdisc { ifindex: 2, parent: ROOT, handle, kind: "netem".to_owned(), netem: Some(Netem::default()), drops };
+        Snapshot { links: vec![link], qdiscs: vec![root], filters: vec![] }
+    }
+
+    fn meter(start: &Snapshot) -> Meter {
+        Meter::start(start, &Target { link: start.links[0].clone(), direction: Direction::Egress, netem: Netem::default() })
+    }
+
+    #[test]
+    fn what_was_there_before_does_not_count() {
+        let mut meter = meter(&snapshot(1000, 0));
+        meter.update(&snapshot(1090, 10));
+        assert_eq!(meter.traffic(), PerDirection { egress: Some(Traffic { packets: 100, dropped: 10 }), ingress: None });
+    }
+
+    #[test]
+    fn a_counter_that_wraps_goes_on() {
+        let mut meter = meter(&snapshot(0, u32::MAX - 4));
+        meter.update(&snapshot(0, 5));
+        meter.update(&snapshot(0, 6));
+        assert_eq!(meter.traffic().egress, Some(Traffic { packets: 11, dropped: 11 }));
+    }
+
+    #[test]
+    fn a_qdisc_that_was_made_anew_counts_from_zero() {
+        let mut meter = meter(&snapshot(0, 0));
+        meter.update(&snapshot(0, 100));
+        meter.update(&snapshot(0, 3));
+        assert_eq!(meter.traffic().egress, Some(Traffic { packets: 103, dropped: 103 }));
+    }
+
+    #[test]
+    fn what_cannot_be_read_counts_nothing() {
+        let mut meter = meter(&snapshot(0, 0));
+        meter.update(&snapshot(10, 1));
+        meter.update(&Snapshot::default());
+        assert_eq!(meter.traffic().egress, Some(Traffic { packets: 11, dropped: 1 }));
+    }
+}

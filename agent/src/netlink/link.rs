@@ -1,0 +1,128 @@
+//! Network interfaces (`RTM_*LINK`, rtnetlink(7)).
+
+use super::{Error, Netlink};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+};
+use nix::errno::Errno;
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Link {
+    /// Its index in this namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// The driver's kind (`veth`, `ifb`, …), of virtual interfaces.
+    pub kind: Option<String>,
+    /// Whether it is set up (`IFF_UP`).
+    pub up: bool,
+    /// Whether it is the loopback (`IFF_LOOPBACK`).
+    pub loopback: bool,
+    /// Length of the transmit queue (`IFLA_TXQLEN`), in packets.
+    pub txqlen: u32,
+    /// Index of the bridge or bond that it is a port of.
+    pub controller: Option<u32>,
+    /// Namespace of the other end, by this namespace's numbering (`IFLA_LINK_NETNSID`).
+    pub peer_namespace: Option<i32>,
+    /// Packets sent since it was made, that passed its qdisc (`IFLA_STATS64`).
+    pub tx_packets: u64,
+}
+
+impl Link {
+    fn parse(message: &LinkMessage) -> Self {
+        let mut link = Self {
+            index: message.header.index,
+            up: message.header.flags.contains(LinkFlags::Up),
+            loopback: message.header.flags.contains(LinkFlags::Loopback),
+            ..Self::default()
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::TxQueueLen(length) => link.txqlen = *length,
+                LinkAttribute::Controller(index) => link.controller = Some(*index),
+                LinkAttribute::LinkNetNsId(id) => link.peer_namespace = Some(*id),
+                LinkAttribute::Stats64(stats) => link.tx_packets = stats.tx_packets,
+                LinkAttribute::LinkInfo(infos) => {
+                    link.kind = infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind.to_string()),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+
+    fn from_answer(answer: &RouteNetlinkMessage) -> Option<Self> {
+        match answer {
+            RouteNetlinkMessage::NewLink(message) => Some(Self::parse(message)),
+            _ => None,
+        }
+    }
+}
+
+impl Netlink {
+    /// All interfaces of the namespace.
+    ///
+    /// # Errors
+    /// As any request (see [`Error`]).
+    pub async fn links(&self) -> Result<Vec<Link>, Error> {
+        let answers = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
+        Ok(answers.iter().filter_map(Link::from_answer).collect())
+    }
+
+    /// The interface of that name, if there is one.
+    ///
+    /// # Errors
+    /// As any request (see [`Error`]).
+    pub async fn link(&self, name: &str) -> Result<Option<Link>, Error> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        match self.get(RouteNetlinkMessage::GetLink(message)).await {
+            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
+            answer => Ok(answer?.as_ref().and_then(Link::from_answer)),
+        }
+    }
+
+    /// Makes an ifb and sets it up.
+    ///
+    /// # Errors
+    /// As any request (see [`Error`]).
+    pub async fn create_ifb(&self, name: &str) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]));
+        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await
+    }
+
+    /// Removes an interface. One that is not there is fine.
+    ///
+    /// # Errors
+    /// As any request (see [`Error`]).
+    pub async fn delete_link(&self, index: u32) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        match self.change(RouteNetlinkMessage::DelLink(message), 0).await {
+            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(()),
+            answer => answer,
+        }
+    }
+
+    /// Sets the length of an interface's transmit queue, in packets.
+    ///
+    /// # Errors
+    /// As any request (see [`Error`]).
+    pub async fn set_txqlen(&self, index: u32, packets: u32) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::TxQueueLen(packets));
+        self.change(RouteNetlinkMessage::SetLink(message), 0).await
+    }
+}

@@ -1,0 +1,162 @@
+//! rtnetlink: the connection that every request goes through, and one file for each kernel object.
+
+mod filter;
+mod link;
+mod qdisc;
+mod route;
+
+pub use filter::{Filter, INGRESS_HOOK};
+pub use link::Link;
+pub use qdisc::{Handle, INGRESS_PARENT, QDISC_CLSACT, QDISC_INGRESS, QDISC_NETEM, Qdisc, ROOT};
+pub use route::DefaultRoute;
+
+use futures::StreamExt;
+use netlink_packet_core::{
+    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_proto::sys::AsyncSocket;
+use nix::errno::Errno;
+use std::time::Duration;
+
+/// How long one request may take. rtnetlink's lock is the whole node's: CNI churn elsewhere can hold it for a while.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+
+/// A dump that the kernel marks as interrupted, or that overran the socket's buffer, is asked for again this often.
+const DUMP_ATTEMPTS: usize = 10;
+
+/// `NLMSGERR_ATTR_MSG` (include/uapi/linux/netlink.h): the kernel's own words.
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+/// `struct nlmsghdr` in bytes: what an error message repeats of the request, with `NETLINK_CAP_ACK`.
+const NLMSGHDR_LENGTH: usize = 16;
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel said no.
+    #[error("{}{errno}", .words.as_ref().map(|words| format!("{words}: ")).unwrap_or_default())]
+    Kernel {
+        /// Its error code.
+        errno: Errno,
+        /// Its own words, where it has any (`NETLINK_EXT_ACK`).
+        words: Option<String>,
+    },
+    /// No answer came in time.
+    #[error("the kernel did not answer within {} s", TIME_LIMIT.as_secs())]
+    TimedOut,
+    /// The socket is gone, so nothing is known of the request.
+    #[error("the netlink connection was lost before the kernel acknowledged")]
+    ConnectionLost,
+    /// A dump was interrupted by changes each time.
+    #[error("the kernel's state kept changing while it was read")]
+    Unstable,
+    /// The socket could not be made.
+    #[error("cannot open a netlink socket: {0}")]
+    Socket(#[from] std::io::Error),
+}
+
+impl Error {
+    /// The kernel's error code, if it was the kernel that said no.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Kernel { errno, .. } => Some(*errno),
+            _ => None,
+        }
+    }
+
+    /// The kernel's own words, if it had any.
+    #[must_use]
+    pub fn words(&self) -> &str {
+        match self {
+            Self::Kernel { words: Some(words), .. } => words,
+            _ => "",
+        }
+    }
+
+    fn kernel(error: &ErrorMessage) -> Self {
+        let errno = Errno::from_raw(error.raw_code().saturating_abs());
+        let attributes = error.header.get(NLMSGHDR_LENGTH..).unwrap_or_default();
+        let words = NlasIterator::new(attributes)
+            .map_while(Result::ok)
+            .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
+            .map(|attribute| String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned());
+        Self::Kernel { errno, words }
+    }
+}
+
+/// A connection to rtnetlink in the calling thread's network namespace.
+///
+/// netlink-proto ends a response in the same way when it is complete and when the connection died, so every request here asks for
+/// its acknowledgment to be forwarded, and takes none for a failure.
+#[derive(Debug, Clone)]
+pub struct Netlink {
+    handle: rtnetlink::Handle,
+}
+
+impl Netlink {
+    /// Opens the socket and spawns the task that serves it.
+    ///
+    /// # Errors
+    /// Where the socket cannot be made.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn connect() -> Result<Self, Error> {
+        let (mut connection, handle, _) = rtnetlink::new_connection()?;
+        connection.set_forward_ack(true);
+        connection.set_forward_done(true);
+        let socket = connection.socket_mut().socket_mut();
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Changes something; returns when the kernel has acknowledged it.
+    async fn change(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Error> {
+        self.exchange(message, NLM_F_ACK | flags).await.map(drop)
+    }
+
+    /// Asks for one object; none where the kernel acknowledged without one.
+    async fn get(&self, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, Error> {
+        Ok(self.exchange(message, NLM_F_ACK).await?.pop())
+    }
+
+    /// Asks for all objects.
+    async fn dump(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        for _ in 0..DUMP_ATTEMPTS {
+            match self.exchange(message.clone(), NLM_F_DUMP).await {
+                Err(Error::Unstable) => {}
+                answer => return answer,
+            }
+        }
+        Err(Error::Unstable)
+    }
+
+    async fn exchange(&self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | flags;
+        let answers = async {
+            let mut stream = self.handle.clone().request(request).map_err(|_| Error::ConnectionLost)?;
+            let (mut found, mut interrupted) = (Vec::new(), false);
+            while let Some(answer) = stream.next().await {
+                interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(inner) => found.push(inner),
+                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(Error::kernel(&error)),
+                    NetlinkPayload::Done(done) if done.code < 0 => {
+                        return Err(Error::Kernel { errno: Errno::from_raw(done.code.saturating_abs()), words: None });
+                    }
+                    NetlinkPayload::Done(_) if interrupted => return Err(Error::Unstable),
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(found),
+                    NetlinkPayload::Overrun(_) => return Err(Error::Unstable),
+                    _ => {}
+                }
+            }
+            Err(Error::ConnectionLost)
+        };
+        tokio::time::timeout(TIME_LIMIT, answers).await.unwrap_or(Err(Error::TimedOut))
+    }
+}

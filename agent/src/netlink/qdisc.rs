@@ -1,0 +1,165 @@
+//! Queueing disciplines (`RTM_*QDISC`, tc(8)).
+
+use super::{Error, Netlink};
+use crate::netem::Netem;
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, Nla};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    tc::{TcAttribute, TcHandle, TcMessage, TcOption, TcStats2},
+};
+use nix::errno::Errno;
+use std::fmt;
+
+/// `TCA_OPTIONS` (include/uapi/linux/rtnetlink.h).
+const TCA_OPTIONS: u16 = 2;
+
+/// Kind of the emulator of networks, tc-netem(8).
+pub const QDISC_NETEM: &str = "netem";
+/// Kind of the hook for received packets.
+pub const QDISC_INGRESS: &str = "ingress";
+/// Kind of the hook for received and sent packets. Takes the same place as [`QDISC_INGRESS`], which excludes it.
+pub const QDISC_CLSACT: &str = "clsact";
+
+/// Parent of the qdisc that an interface sends through (`TC_H_ROOT`).
+pub const ROOT: Handle = Handle(0xffff_ffff);
+/// Parent of [`QDISC_INGRESS`] and [`QDISC_CLSACT`] (`TC_H_INGRESS`).
+pub const INGRESS_PARENT: Handle = Handle(0xffff_fff1);
+
+/// Names a qdisc or a class: `major:minor`, written in hexadecimal as `tc` does. A qdisc's own handle has the minor 0; the kernel's
+/// default qdiscs have the handle 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Handle(pub u32);
+
+impl Handle {
+    /// The handle of a qdisc.
+    #[must_use]
+    pub const fn of_major(major: u16) -> Self {
+        Self((major as u32) << 16)
+    }
+}
+
+impl fmt::Display for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = (self.0 >> 16, self.0 & 0xffff);
+        write!(f, "{major:x}:")?;
+        if minor == 0 { Ok(()) } else { write!(f, "{minor:x}") }
+    }
+}
+
+/// A qdisc as the kernel shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Qdisc {
+    /// Index of its interface.
+    pub ifindex: u32,
+    /// Where it hangs.
+    pub parent: Handle,
+    /// Its name.
+    pub handle: Handle,
+    /// What it is.
+    pub kind: String,
+    /// Its options, where it is a netem whose options can be read.
+    pub netem: Option<Netem>,
+    /// Packets dropped, modulo 2³².
+    pub drops: u32,
+}
+
+impl Qdisc {
+    /// Whether the kernel put it there by itself, so that it comes back when what replaced it goes.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        self.handle == Handle::default()
+    }
+
+    fn from_answer(answer: &RouteNetlinkMessage) -> Option<Self> {
+        let RouteNetlinkMessage::NewQueueDiscipline(message) = answer else { return None };
+        let mut qdisc = Self {
+            ifindex: message.header.index.cast_unsigned(),
+            parent: Handle(message.header.parent.into()),
+            handle: Handle(message.header.handle.into()),
+            ..Self::default()
+        };
+        let mut options: &[TcOption] = &[];
+        for attribute in &message.attributes {
+            match attribute {
+                TcAttribute::Kind(kind) => qdisc.kind.clone_from(kind),
+                TcAttribute::Options(parsed) => options = parsed,
+                TcAttribute::Stats2(stats) => {
+                    qdisc.drops =
+                        stats.iter().find_map(|stat| if let TcStats2::Queue(queue) = stat { Some(queue.drops) } else { None }).unwrap_or(0);
+                }
+                _ => {}
+            }
+        }
+        if let (QDISC_NETEM, [TcOption::Other(raw)]) = (qdisc.kind.as_str(), options) {
+            let mut bytes = vec![0; raw.value_len()];
+            raw.emit_value(&mut bytes);
+            qdisc.netem = Netem::decode(&bytes).ok();
+        }
+        Some(qdisc)
+    }
+}
+
+fn message(ifindex: u32, parent: Handle, handle: Handle, kind: &str) -> TcMessage {
+    let mut message = TcMessage::with_index(ifindex.cast_signed());
+    message.header.parent = TcHandle::from(parent.0);
+    message.header.handle = TcHandle::from(handle.0);
+    message.attributes.push(TcAttribute::Kind(kind.to_owned()));
+    message
+}
+
+impl Netlink {
+    /// All qdiscs of the namespace.
+    ///
+    /// # Errors
+    /// As any request (see [`Error`]).
+    pub async fn qdiscs(&self) -> Result<Vec<Qdisc>, Error> {
+        let answers = self.dump(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default())).await?;
+        Ok(answers.iter().filter_map(Qdisc::from_answer).collect())
+    }
+
+    /// Puts a netem at an interface's root.
+    ///
+    /// With a handle of our own the kernel refuses to replace somebody's root qdisc; without one it would replace it silently.
+    ///
+    /// # Errors
+    /// As any request (see [`Error`]).
+    pub async fn add_root_netem(&self, ifindex: u32, handle: Handle, netem: &Netem) -> Result<(), Error> {
+        let mut message = message(ifindex, ROOT, handle, QDISC_NETEM);
+        // A parsed answer must never be sent back: netlink-packet-route would nest the options twice.
+        message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, netem.encode())));
+        self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL).await
+    }
+
+    /// Puts an ingress qdisc on an interface.
+    ///
+    /// # Errors
+    /// As any request (see [`Error`]).
+    pub async fn add_ingress(&self, ifindex: u32) -> Result<(), Error> {
+        let message = message(ifindex, INGRESS_PARENT, Handle::of_major(0xffff), QDISC_INGRESS);
+        self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL).await
+    }
+
+    /// Removes a qdisc, if it is the one named: by interface, place, handle and kind. One that is not there is fine.
+    ///
+    /// # Errors
+    /// As any request (see [`Error`]); where another qdisc is in its place, the kernel's refusal.
+    pub async fn delete_qdisc(&self, qdisc: &Qdisc) -> Result<(), Error> {
+        let message = message(qdisc.ifindex, qdisc.parent, qdisc.handle, &qdisc.kind);
+        match self.change(RouteNetlinkMessage::DelQueueDiscipline(message), 0).await {
+            Err(error) if matches!(error.errno(), Some(Errno::ENODEV | Errno::ENOENT)) => Ok(()),
+            answer => answer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_are_written_as_tc_writes_them() {
+        assert_eq!(Handle::of_major(0x7a11).to_string(), "7a11:");
+        assert_eq!(Handle(0x7a11_0004).to_string(), "7a11:4");
+        assert_eq!(ROOT.to_string(), "ffff:ffff");
+    }
+}

@@ -1,0 +1,58 @@
+//! Default routes (`RTM_GETROUTE`, rtnetlink(7)).
+
+use super::{Error, Netlink};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    route::{RouteAttribute, RouteHeader, RouteMessage, RouteType},
+};
+
+/// A default route of the main table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DefaultRoute {
+    /// Index of the interface that it leaves by; of a multipath route, its first.
+    pub ifindex: u32,
+    /// Its metric: the lower the better. 0 where the kernel names none.
+    pub metric: u32,
+    /// Whether it is IPv6's.
+    pub v6: bool,
+}
+
+impl DefaultRoute {
+    fn from_answer(answer: &RouteNetlinkMessage) -> Option<Self> {
+        let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
+        let header = &message.header;
+        // "unreachable default dev lo" is what older kernels show where IPv6 has no route.
+        if header.destination_prefix_length != 0 || header.kind != RouteType::Unicast {
+            return None;
+        }
+        let (mut table, mut metric, mut ifindex) = (u32::from(header.table), 0, None);
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Table(id) => table = *id,
+                RouteAttribute::Priority(priority) => metric = *priority,
+                RouteAttribute::Oif(index) => ifindex = Some(*index),
+                RouteAttribute::MultiPath(hops) => ifindex = ifindex.or(hops.first().map(|hop| hop.interface_index)),
+                _ => {}
+            }
+        }
+        let v6 = header.address_family == AddressFamily::Inet6;
+        (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(Self { ifindex: ifindex?, metric, v6 })
+    }
+}
+
+impl Netlink {
+    /// The default routes of both families.
+    ///
+    /// # Errors
+    /// As any request (see [`Error`]).
+    pub async fn default_routes(&self) -> Result<Vec<DefaultRoute>, Error> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let answers = self.dump(RouteNetlinkMessage::GetRoute(message)).await?;
+            routes.extend(answers.iter().filter_map(DefaultRoute::from_answer));
+        }
+        Ok(routes)
+    }
+}

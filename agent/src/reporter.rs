@@ -1,0 +1,66 @@
+//! Where reports go: standard output, and the file that becomes the container's termination message.
+//!
+//! Nothing here may ever wait: a full log pipe must not delay the removal of the loss.
+
+use jiff::Timestamp;
+use netloss_contract::{Event, Record, RunId, SCHEMA};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd,
+};
+use std::{fs::OpenOptions, io::Write, os::fd::AsFd};
+use tracing::debug;
+
+/// The container's termination message (`terminationMessagePath`, its default).
+const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// Writes records.
+#[derive(Debug)]
+pub struct Reporter {
+    run: Option<RunId>,
+    lines_dropped: u64,
+}
+
+impl Reporter {
+    /// For the run of that name.
+    #[must_use]
+    pub fn new(run: Option<RunId>) -> Self {
+        Self { run, lines_dropped: 0 }
+    }
+
+    /// Lines that standard output did not take.
+    #[must_use]
+    pub fn lines_dropped(&self) -> u64 {
+        self.lines_dropped
+    }
+
+    /// Reports an event: as a line on standard output, and a final one as the termination message too.
+    pub fn report(&mut self, event: Event) {
+        let last = event.is_final();
+        let record = Record { schema: SCHEMA, time: Timestamp::now(), run: self.run.clone(), event };
+        let mut line = record.to_line();
+        if last && let Err(error) = leave_termination_message(&line) {
+            debug!(%error, "no termination message");
+        }
+        line.push('\n');
+        if !write_now(line.as_bytes()) {
+            self.lines_dropped += 1;
+        }
+    }
+}
+
+/// Writes if that can be done without waiting. A pipe that polls writable takes `PIPE_BUF` bytes at once (pipe(7)), and a record's
+/// line is no longer than that.
+fn write_now(line: &[u8]) -> bool {
+    let stdout = std::io::stdout();
+    let fd = stdout.as_fd();
+    let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
+    let writable = poll(&mut fds, PollTimeout::ZERO).is_ok()
+        && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLOUT) && !events.contains(PollFlags::POLLERR));
+    writable && unistd::write(fd, line) == Ok(line.len())
+}
+
+fn leave_termination_message(line: &str) -> std::io::Result<()> {
+    // Only where Kubernetes has put the file.
+    OpenOptions::new().write(true).truncate(true).open(TERMINATION_LOG)?.write_all(line.as_bytes())
+}

@@ -1,0 +1,249 @@
+//! `netloss-agent run`: brings the loss, watches over it, and takes it away.
+
+use crate::{
+    apply::{self, StepFailed},
+    backend::{Step, tc},
+    clock::{End, Moment, until},
+    host, interface,
+    lock::{Lock, LockError},
+    meter::Meter,
+    netem::{Netem, Probability},
+    netlink::{self, Netlink},
+    reporter::Reporter,
+    signals::{Signals, Watch},
+    snapshot::Snapshot,
+};
+use jiff::Timestamp;
+use netloss_contract::{Applied, Asked, Backend, Cause, Event, ExitCode, Failed, Heartbeat, Holder, Removed, RunArgs, Stage};
+use std::{io, time::Duration};
+use tokio::time::MissedTickBehavior;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Does it, reports what happened, and says so with the exit code.
+#[must_use]
+pub fn run(args: &RunArgs, signals: &Signals) -> ExitCode {
+    let mut reporter = Reporter::new(args.run.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(session(args, signals, &mut reporter)),
+        Err(error) => Err(failed(Stage::Start, ExitCode::Failed, format!("cannot start the runtime: {error}"))),
+    };
+    match ended {
+        Ok(mut removed) => {
+            removed.lines_dropped = reporter.lines_dropped();
+            reporter.report(Event::Removed(removed));
+            ExitCode::Done
+        }
+        Err(failed) => {
+            let exit = failed.exit;
+            reporter.report(Event::Failed(failed));
+            exit
+        }
+    }
+}
+
+fn failed(stage: Stage, exit: ExitCode, message: impl Into<String>) -> Failed {
+    Failed { stage, message: message.into(), exit, left: Vec::new(), holder: None }
+}
+
+/// The loss in its place, and what is needed to watch over it and take it away.
+struct Session<'a> {
+    args: &'a RunArgs,
+    netlink: Netlink,
+    target: tc::Target,
+    /// The interface on which this session made the ingress qdisc.
+    made_hook: Option<u32>,
+    meter: Meter,
+    end: End,
+    applied_at: Timestamp,
+}
+
+async fn session(args: &RunArgs, signals: &Signals, reporter: &mut Reporter) -> Result<Removed, Failed> {
+    if let Some(deadline) = args.deadline.filter(|deadline| until(*deadline).is_zero()) {
+        let message = format!("the deadline {deadline} has passed (it is {} here), so nothing was changed", Timestamp::now());
+        return Err(failed(Stage::Start, ExitCode::DeadlinePassed, message));
+    }
+    let signals = signals.watch().map_err(|error| failed(Stage::Start, ExitCode::Failed, format!("cannot watch for signals: {error}")))?;
+    let lock = Lock::take(&myself(args)).map_err(not_locked)?;
+    let mut session = Session::begin(args, reporter).await?;
+    let (cause, drift) = session.hold(&signals, &lock, reporter).await?;
+    session.finish(cause, drift).await
+}
+
+fn myself(args: &RunArgs) -> Holder {
+    Holder { run: args.run.clone(), pid: std::process::id(), agent_version: VERSION.to_owned(), started_at: Timestamp::now() }
+}
+
+fn not_locked(error: LockError) -> Failed {
+    let message = error.to_string();
+    match error {
+        LockError::Held(holder) => Failed { holder, ..failed(Stage::Start, ExitCode::AlreadyRunning, message) },
+        LockError::Io(_) => failed(Stage::Start, ExitCode::Failed, message),
+    }
+}
+
+impl<'a> Session<'a> {
+    /// Looks, decides, applies, reads back and compares. Where that fails, nothing stays behind.
+    async fn begin(args: &'a RunArgs, reporter: &mut Reporter) -> Result<Self, Failed> {
+        let unreadable =
+            |error: netlink::Error| failed(Stage::Snapshot, ExitCode::Failed, format!("cannot read the kernel's state: {error}"));
+        let netlink = Netlink::connect().map_err(unreadable)?;
+        let mut before = Snapshot::take(&netlink).await.map_err(unreadable)?;
+        if !args.allow_host_network {
+            refuse_host(&before)?;
+        }
+        let mut leftovers_removed = Vec::new();
+        if !tc::removal(&before, None).is_empty() {
+            leftovers_removed = apply::remove(&netlink, None).await.map_err(|left| {
+                let message = "what a dead agent left here cannot be removed".to_owned();
+                Failed { left, ..failed(Stage::Snapshot, ExitCode::Incomplete, message) }
+            })?;
+            before = Snapshot::take(&netlink).await.map_err(unreadable)?;
+        }
+        let routes = netlink.default_routes().await.map_err(unreadable)?;
+        let choice = interface::choose(&before.links, &routes, args.interface.as_deref())
+            .map_err(|error| failed(Stage::Plan, ExitCode::Refused, error.to_string()))?;
+
+        let netem =
+            Netem::random_loss(Probability::from_percent(args.loss.percent()), Probability::from_percent(args.correlation.percent()));
+        let target = tc::Target { link: choice.link, direction: args.direction, netem };
+        let steps = tc::application(&before, &target).map_err(|refusal| failed(Stage::Plan, ExitCode::Refused, refusal.to_string()))?;
+        let made_hook = steps.iter().any(|step| matches!(step, Step::AddIngress { .. })).then_some(target.link.index);
+
+        let begun = async {
+            apply::apply(&netlink, &steps).await.map_err(|error: StepFailed| failed(Stage::Apply, error.exit(), error.to_string()))?;
+            let applied = Moment::now();
+            let end = End::set(applied, args.ttl, args.deadline)
+                .map_err(|error| failed(Stage::Apply, ExitCode::Failed, format!("cannot set a timer: {error}")))?;
+            let after = Snapshot::take(&netlink).await.map_err(unreadable)?;
+            let drift = tc::drift(&after, &target);
+            if drift.is_empty() {
+                Ok((end, Meter::start(&after, &target)))
+            } else {
+                let message = format!("what the kernel shows is not what was set: {}", drift.join("; "));
+                Err(failed(Stage::Verify, ExitCode::Failed, message))
+            }
+        };
+        let (end, meter) = match begun.await {
+            Ok(begun) => begun,
+            Err(failure) => return Err(undo(&netlink, made_hook, failure).await),
+        };
+        reporter.report(Event::Applied(Applied {
+            agent_version: VERSION.to_owned(),
+            kernel: kernel_release(),
+            interface: target.link.name.clone(),
+            interface_reason: choice.reason,
+            backend: Backend::Tc,
+            unguarded: Backend::Tc.unguarded(),
+            asked: asked(args),
+            ends_at: end.at(),
+            leftovers_removed,
+        }));
+        Ok(Self { args, netlink, target, made_hook, meter, end, applied_at: Timestamp::now() })
+    }
+
+    /// Waits for the end, with a heartbeat now and then. Returns what made it end and what was not as applied by then.
+    async fn hold(&mut self, signals: &Watch<'_>, lock: &Lock, reporter: &mut Reporter) -> Result<(Cause, Vec<String>), Failed> {
+        let heartbeat = self.args.heartbeat.duration();
+        let mut beats = tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ended: io::Result<Cause> = loop {
+            tokio::select! {
+                biased;
+                cause = signals.come() => break cause,
+                cause = self.end.come() => break cause,
+                _ = beats.tick() => {
+                    let drift = self.look().await;
+                    reporter.report(Event::Heartbeat(self.heartbeat(drift, reporter.lines_dropped())));
+                }
+                () = lock.serve() => {}
+            }
+        };
+        match ended {
+            Ok(cause) => Ok((cause, self.look().await)),
+            Err(error) => {
+                let failure = failed(Stage::Hold, ExitCode::Failed, format!("cannot wait for the end any more: {error}"));
+                Err(undo(&self.netlink, self.made_hook, failure).await)
+            }
+        }
+    }
+
+    /// Reads the counters and what has changed.
+    async fn look(&mut self) -> Vec<String> {
+        match Snapshot::take(&self.netlink).await {
+            Ok(snapshot) => {
+                self.meter.update(&snapshot);
+                tc::drift(&snapshot, &self.target)
+            }
+            Err(error) => vec![format!("the kernel's state cannot be read: {error}")],
+        }
+    }
+
+    fn heartbeat(&self, drift: Vec<String>, lines_dropped: u64) -> Heartbeat {
+        Heartbeat {
+            elapsed_seconds: seconds(self.end.elapsed()),
+            remaining_seconds: seconds(self.end.remaining()),
+            traffic: self.meter.traffic(),
+            intact: drift.is_empty(),
+            drift,
+            lines_dropped,
+        }
+    }
+
+    /// Takes the loss away and reads back that it is gone.
+    async fn finish(self, cause: Cause, drift: Vec<String>) -> Result<Removed, Failed> {
+        let elapsed = self.end.elapsed();
+        match apply::remove(&self.netlink, self.made_hook).await {
+            Ok(_) => Ok(Removed {
+                cause,
+                interface: self.target.link.name.clone(),
+                backend: Backend::Tc,
+                asked: asked(self.args),
+                applied_at: self.applied_at,
+                elapsed_seconds: seconds(elapsed),
+                traffic: self.meter.traffic(),
+                drift,
+                lines_dropped: 0,
+            }),
+            Err(left) => {
+                let message = format!("the loss on {} could not be removed completely: restart the pod", self.target.link.name);
+                Err(Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) })
+            }
+        }
+    }
+}
+
+fn refuse_host(snapshot: &Snapshot) -> Result<(), Failed> {
+    let evidence = host::evidence(&snapshot.links, host::in_initial_namespace());
+    if evidence.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "this network namespace looks like a host's, where the loss would hit every pod and service on it: {}; run in a pod's, or add --allow-host-network",
+        evidence.join(", and ")
+    );
+    Err(failed(Stage::Plan, ExitCode::Refused, message))
+}
+
+/// Takes away what a failure left half done, and says in the failure what could not be taken away.
+async fn undo(netlink: &Netlink, made_hook: Option<u32>, mut failure: Failed) -> Failed {
+    if let Err(left) = apply::remove(netlink, made_hook).await {
+        failure.exit = ExitCode::Incomplete;
+        failure.left = left;
+    }
+    failure
+}
+
+fn asked(args: &RunArgs) -> Asked {
+    Asked { loss_percentage: args.loss, correlation: args.correlation, direction: args.direction }
+}
+
+/// To the millisecond.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+fn kernel_release() -> String {
+    nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
+}

@@ -1,0 +1,70 @@
+//! What the kernel shows of a network namespace at one time.
+
+use crate::{
+    marks,
+    netlink::{Error, Filter, INGRESS_PARENT, Link, Netlink, QDISC_CLSACT, QDISC_INGRESS, Qdisc, ROOT},
+};
+
+/// The part of a network namespace's state that the agent reads or writes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// All interfaces.
+    pub links: Vec<Link>,
+    /// All qdiscs.
+    pub qdiscs: Vec<Qdisc>,
+    /// The filters of all ingress hooks.
+    pub filters: Vec<Filter>,
+}
+
+impl Snapshot {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// As any request (see [`Error`]).
+    pub async fn take(netlink: &Netlink) -> Result<Self, Error> {
+        let links = netlink.links().await?;
+        let qdiscs = netlink.qdiscs().await?;
+        let mut filters = Vec::new();
+        for hook in qdiscs.iter().filter(|qdisc| qdisc.parent == INGRESS_PARENT) {
+            filters.extend(netlink.ingress_filters(hook.ifindex).await?);
+        }
+        Ok(Self { links, qdiscs, filters })
+    }
+
+    /// The interface of that index.
+    #[must_use]
+    pub fn link(&self, index: u32) -> Option<&Link> {
+        self.links.iter().find(|link| link.index == index)
+    }
+
+    /// The ifb that carries our name.
+    #[must_use]
+    pub fn ifb(&self) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == marks::IFB && link.kind.as_deref() == Some("ifb"))
+    }
+
+    /// The qdisc that an interface sends through.
+    #[must_use]
+    pub fn root(&self, ifindex: u32) -> Option<&Qdisc> {
+        self.qdiscs.iter().find(|qdisc| qdisc.ifindex == ifindex && qdisc.parent == ROOT)
+    }
+
+    /// The ingress qdisc or clsact of an interface.
+    #[must_use]
+    pub fn ingress(&self, ifindex: u32) -> Option<&Qdisc> {
+        self.qdiscs.iter().find(|qdisc| {
+            qdisc.ifindex == ifindex && qdisc.parent == INGRESS_PARENT && [QDISC_INGRESS, QDISC_CLSACT].contains(&qdisc.kind.as_str())
+        })
+    }
+
+    /// Our redirect on an interface's ingress hook.
+    #[must_use]
+    pub fn redirect(&self, ifindex: u32) -> Option<&Filter> {
+        self.filters.iter().find(|filter| filter.ifindex == ifindex && marks::is_redirect(filter.priority) && filter.redirects_to.is_some())
+    }
+
+    /// Somebody else's filters on an interface's ingress hook.
+    pub fn foreign_filters(&self, ifindex: u32) -> impl Iterator<Item = &Filter> {
+        self.filters.iter().filter(move |filter| filter.ifindex == ifindex && !marks::is_redirect(filter.priority))
+    }
+}
