@@ -1,9 +1,20 @@
-//! The controller of netloss: runs ChaosExperiments of the action pod-network-loss.
+//! The controller of netloss: runs `ChaosExperiments` of the action pod-network-loss.
 //!
 //! It decides and never touches a packet: it puts `netloss-agent` into pods as an ephemeral container and reads what the agent
-//! reports.
+//! reports. Looking ([`observe`]), deciding ([`machine`], pure) and doing ([`reconcile`]) are rooms of their own; what may be acted on
+//! is in [`targets`], what is put into a pod in [`container`], and the words of the API in [`api`].
 
 pub mod api;
 mod args;
+mod backoff;
+pub mod container;
+pub mod machine;
+pub mod observe;
+mod order;
+mod publish;
+pub mod reconcile;
+pub mod run;
+pub mod targets;
+mod words;
 
 pub use args::Args;

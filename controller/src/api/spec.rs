@@ -1,7 +1,7 @@
 //! What users ask for.
 
-// KubeSchema makes a public struct of the same form inside a function.
-#![allow(unreachable_pub)]
+// KubeSchema makes a public struct of the same form inside a function; printer columns are attributes of one name.
+#![allow(unreachable_pub, clippy::duplicated_attributes)]
 
 use super::{Action, ChaosExperimentStatus};
 use kube::{CustomResource, KubeSchema};

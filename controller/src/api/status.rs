@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct ChaosExperimentStatus {
     /// Pending: agents are being put into pods. Running: in at least one pod the loss is or was in place. Completed: every agent
-    /// has ended. Failed: no pod had any loss.
+    /// has ended. Failed: it is over, and no pod is known to have had any loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
 
@@ -172,8 +172,16 @@ pub enum Outcome {
     Unknown,
 }
 
+impl Outcome {
+    /// Whether the loss was in place and is known to be gone, or the pod is.
+    #[must_use]
+    pub fn is_recovery(self) -> bool {
+        matches!(self, Self::Clean | Self::Shortened | Self::PodEnded)
+    }
+}
+
 /// What the agent is asked for: not a measurement.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AskedLoss {
     /// In percent, for each direction.
@@ -183,6 +191,8 @@ pub struct AskedLoss {
     /// Which way.
     #[schemars(schema_with = "super::spec::direction_schema")]
     pub direction: Direction,
+    /// How long, from when the loss is in place.
+    pub duration: String,
 }
 
 /// What the agent counted, for each direction asked for.

@@ -1,0 +1,101 @@
+//! What is told on experiments and pods, made of transitions: each is told once, after it was written down.
+
+use crate::{
+    api::{ChaosExperimentStatus, Outcome, Phase, PodState, PodStatus},
+    targets::{Candidate, Target},
+};
+
+/// An event to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRecord {
+    /// What it is about.
+    pub about: About,
+    /// Normal, or worth a look.
+    pub severity: Severity,
+    /// One word, by which events are told apart.
+    pub reason: &'static str,
+    /// In words.
+    pub note: String,
+}
+
+/// What an event is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum About {
+    /// The experiment.
+    Experiment,
+    /// The experiment, on account of this pod.
+    ExperimentFor(Target),
+    /// This pod.
+    Pod(Target),
+}
+
+/// How serious an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// As it should be.
+    Normal,
+    /// Worth a look.
+    Warning,
+}
+
+/// A candidate that was not chosen because it may not be acted on.
+pub(super) fn skipped(candidate: &Candidate) -> Option<EventRecord> {
+    candidate.skip.as_ref().map(|skip| EventRecord {
+        about: About::ExperimentFor(candidate.target.clone()),
+        severity: Severity::Normal,
+        reason: "Skipped",
+        note: format!("Left alone pod {}: {skip}", candidate.target.name),
+    })
+}
+
+/// A run that ended before it began.
+pub(super) fn failed_run(message: &str) -> EventRecord {
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "Failed", note: message.to_owned() }
+}
+
+/// What happened to a pod between two states of it; `adopted` if its container was seen for the first time.
+pub(super) fn of_transition(before: &PodStatus, after: &PodStatus, adopted: bool) -> Vec<EventRecord> {
+    let target = Target { namespace: after.namespace.clone(), name: after.name.clone(), uid: after.uid.clone(), node: after.node.clone() };
+    let on_pod = |severity, reason, note| EventRecord { about: About::Pod(target.clone()), severity, reason, note };
+    let mut events = Vec::new();
+    let asked = &after.asked;
+    if adopted {
+        let (loss, direction, duration) = (asked.loss_percentage, asked.direction.as_str(), &asked.duration);
+        let note = format!("Put in container {} to lose {loss}% of packets ({direction}) for {duration}", after.container);
+        events.push(on_pod(Severity::Normal, "Injected", note));
+    }
+    if !before.was_applied() && after.was_applied() {
+        let interface = after.interface.as_deref().unwrap_or("its network");
+        events.push(on_pod(Severity::Normal, "Applied", format!("Packet loss of {}% is in place on {interface}", asked.loss_percentage)));
+    }
+    if let Some(outcome) = after.outcome.filter(|_| before.state != PodState::Ended) {
+        let message = after.message.as_deref().unwrap_or("as asked for");
+        let (severity, reason, note) = match outcome {
+            Outcome::Clean | Outcome::Shortened => (Severity::Normal, "Recovered", format!("Packet loss is gone: {message}")),
+            Outcome::PodEnded => (Severity::Normal, "PodEnded", format!("Packet loss ended with the pod: {message}")),
+            Outcome::NeverStarted => (Severity::Warning, "NeverStarted", format!("No packet loss: {message}")),
+            Outcome::Failed => (Severity::Warning, "Failed", format!("No packet loss: {message}")),
+            Outcome::Unknown => (Severity::Warning, "LossMayRemain", message.to_owned()),
+        };
+        if severity == Severity::Warning {
+            let about = About::ExperimentFor(target.clone());
+            events.push(EventRecord { about, severity, reason, note: format!("Pod {}: {note}", after.name) });
+        }
+        // A pod that is gone has nobody to tell it to.
+        if outcome != Outcome::PodEnded {
+            events.push(on_pod(severity, reason, note));
+        }
+    }
+    events
+}
+
+/// What happened to the run as a whole.
+pub(super) fn of_phase(before: &ChaosExperimentStatus, after: &ChaosExperimentStatus) -> Option<EventRecord> {
+    let (severity, reason) = match after.phase.filter(|_| before.phase != after.phase)? {
+        Phase::Pending => return None,
+        Phase::Running => (Severity::Normal, "Applied"),
+        Phase::Completed => (Severity::Normal, "Recovered"),
+        Phase::Failed => (Severity::Warning, "Failed"),
+    };
+    Some(EventRecord { about: About::Experiment, severity, reason, note: after.message.clone().unwrap_or_default() })
+}

@@ -1,0 +1,194 @@
+//! A run that is under way: one step for each of its pods.
+
+use super::{AgentLog, AgentState, AgentView, Decision, Experiment, PodView, Settings, conclude, events, summary};
+use crate::{
+    api::{ChaosExperimentStatus, Outcome, Phase, PodState, PodStatus},
+    targets::Skip,
+    words::brief,
+};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::{collections::BTreeMap, time::Duration};
+
+/// Between looks at a log that does not yet say that the loss is in place.
+const POLL_LOG: Duration = Duration::from_secs(2);
+/// Between looks at something that could not be read.
+const POLL_TROUBLE: Duration = Duration::from_secs(10);
+/// Between looks where a watch will tell anyway.
+const POLL_QUIET: Duration = Duration::from_mins(1);
+
+pub(super) fn follow(
+    experiment: &Experiment<'_>,
+    before: &ChaosExperimentStatus,
+    views: &BTreeMap<String, PodView>,
+    now: Timestamp,
+    settings: &Settings,
+) -> Decision {
+    let mut after = before.clone();
+    let mut decision = Decision::default();
+    let mut obstacles = Vec::new();
+    let follower = Follower { now, grace: settings.grace, deleting: experiment.deleting };
+    for (entry, pod) in before.pods.iter().zip(&mut after.pods).filter(|(entry, _)| entry.state != PodState::Ended) {
+        // Not looked at, so nothing is known of it; it is when it is looked at next.
+        let step = views.get(&entry.uid).map(|view| follower.step(pod, view)).unwrap_or_default();
+        if step.inject {
+            decision.injections.push(entry.clone());
+        }
+        if step.adopted {
+            after.affected_pods.push(format!("{}:{}", entry.display_name(), entry.container));
+        }
+        obstacles.extend(step.obstacle.map(|obstacle| format!("{}: {obstacle}", entry.name)));
+        if pod.state != PodState::Ended {
+            decision.requeue = [decision.requeue, step.look_again, Some(POLL_QUIET)].into_iter().flatten().min();
+        }
+        decision.events.extend(events::of_transition(entry, pod, step.adopted));
+    }
+    let phase = phase(&after.pods);
+    after.phase = Some(phase);
+    after.completed_at = phase.is_final().then_some(Time(now));
+    after.message = Some(summary::message(&after, experiment, &obstacles));
+    decision.events.extend(events::of_phase(before, &after));
+    decision.status = (after != *before).then_some(after);
+    decision
+}
+
+fn phase(pods: &[PodStatus]) -> Phase {
+    let applied = pods.iter().any(PodStatus::was_applied);
+    let over = pods.iter().all(|pod| pod.state == PodState::Ended);
+    match (over, applied) {
+        (true, true) => Phase::Completed,
+        (true, false) => Phase::Failed,
+        (false, true) => Phase::Running,
+        (false, false) => Phase::Pending,
+    }
+}
+
+/// What one step of one pod comes to, besides the pod's new state.
+#[derive(Default)]
+struct Step {
+    /// The pod is to be patched.
+    inject: bool,
+    /// The planned container was found in the pod.
+    adopted: bool,
+    /// What stands in the way at present, in words.
+    obstacle: Option<String>,
+    /// When to look again.
+    look_again: Option<Duration>,
+}
+
+struct Follower {
+    now: Timestamp,
+    grace: Duration,
+    deleting: bool,
+}
+
+impl Follower {
+    fn step(&self, pod: &mut PodStatus, view: &PodView) -> Step {
+        match view {
+            PodView::Gone => self.end(pod, Outcome::PodEnded, "the pod is gone"),
+            PodView::Replaced => self.end(pod, Outcome::PodEnded, "the pod is gone, and another has its name"),
+            PodView::Unreadable(why) if self.is_overdue(pod) => {
+                self.end(pod, Outcome::Unknown, &format!("it could not be read until after its deadline: {}", brief(why)))
+            }
+            PodView::Unreadable(why) => Step { obstacle: Some(brief(why)), look_again: Some(POLL_TROUBLE), ..Step::default() },
+            PodView::Refused(words) => self.end(pod, Outcome::Failed, &format!("the API server refused the agent: {}", brief(words))),
+            PodView::Present { skip, agent: None } => self.without_agent(pod, skip.as_ref()),
+            PodView::Present { skip, agent: Some(agent) } => self.with_agent(pod, skip.as_ref(), agent),
+        }
+    }
+
+    fn without_agent(&self, pod: &mut PodStatus, skip: Option<&Skip>) -> Step {
+        match (pod.state, skip) {
+            (_, Some(gone @ (Skip::Finished | Skip::Terminating))) => self.end(pod, Outcome::PodEnded, &gone.to_string()),
+            (PodState::Planned, _) if self.now >= pod.deadline.0 => {
+                self.end(pod, Outcome::NeverStarted, "its deadline passed before the agent could be put in")
+            }
+            (PodState::Planned, _) if self.deleting => {
+                self.end(pod, Outcome::NeverStarted, "the experiment was deleted before the agent could be put in")
+            }
+            (PodState::Planned, Some(skip)) => self.end(pod, Outcome::NeverStarted, &skip.to_string()),
+            (PodState::Planned, None) => Step { inject: true, look_again: Some(POLL_TROUBLE), ..Step::default() },
+            _ => self.end(pod, Outcome::Unknown, "the agent's container is no longer in the pod: loss may remain until the pod ends"),
+        }
+    }
+
+    fn with_agent(&self, pod: &mut PodStatus, skip: Option<&Skip>, agent: &AgentView) -> Step {
+        let adopted = pod.state == PodState::Planned;
+        if adopted {
+            if agent.args != pod.argv {
+                let foreign = format!("the pod already has a container {} with other arguments: it was left alone", pod.container);
+                return self.end(pod, Outcome::Failed, &foreign);
+            }
+            pod.state = PodState::Injected;
+        }
+        if let AgentLog::Applied(at, applied) = &agent.log {
+            conclude::mark_applied(pod, *at, applied);
+        }
+        let step = match &agent.state {
+            AgentState::Terminated { exit_code, reason, message, last } => {
+                conclude::conclude(pod, *exit_code, reason.as_deref(), message.as_deref(), last.as_deref());
+                pod.ended_at = Some(Time(self.now));
+                Step::default()
+            }
+            AgentState::Running | AgentState::Waiting { .. } if skip == Some(&Skip::Finished) => {
+                self.end(pod, Outcome::PodEnded, &Skip::Finished.to_string())
+            }
+            AgentState::Running => self.running(pod, &agent.log),
+            AgentState::Waiting { reason, message } => self.waiting(pod, reason.as_deref(), message.as_deref()),
+        };
+        Step { adopted, ..step }
+    }
+
+    fn running(&self, pod: &mut PodStatus, log: &AgentLog) -> Step {
+        if self.is_overdue(pod) {
+            return self.end(pod, Outcome::Unknown, "the agent is still running after its deadline: loss may remain until the pod ends");
+        }
+        let until_overdue = self.until_overdue(pod);
+        match log {
+            _ if pod.state == PodState::Applied => Step { look_again: until_overdue, ..Step::default() },
+            AgentLog::Unreadable(why) => {
+                let obstacle = format!("the agent runs, but its log cannot be read: {}", brief(why));
+                Step { obstacle: Some(obstacle), look_again: Some(POLL_TROUBLE), ..Step::default() }
+            }
+            _ => Step { look_again: Some(POLL_LOG), ..Step::default() },
+        }
+    }
+
+    fn waiting(&self, pod: &mut PodStatus, reason: Option<&str>, message: Option<&str>) -> Step {
+        // What the kubelet says of every container before it starts it.
+        let trouble = reason.filter(|reason| !matches!(*reason, "ContainerCreating" | "PodInitializing"));
+        if self.is_overdue(pod) {
+            return if pod.was_applied() {
+                self.end(pod, Outcome::Unknown, "the agent's container was set back by the kubelet and did not say how its loss ended")
+            } else {
+                let why = [trouble, message].into_iter().flatten().map(brief).collect::<Vec<_>>().join(": ");
+                let why = if why.is_empty() { "the kubelet gave no reason".to_owned() } else { why };
+                self.end(pod, Outcome::NeverStarted, &format!("the agent did not start before its deadline: {why}"))
+            };
+        }
+        // Without the kubelet's message: it differs from one try to the next, and status is written when it changes.
+        Step { obstacle: trouble.map(brief), look_again: self.until_overdue(pod), ..Step::default() }
+    }
+
+    fn end(&self, pod: &mut PodStatus, outcome: Outcome, message: &str) -> Step {
+        pod.state = PodState::Ended;
+        pod.outcome = Some(outcome);
+        pod.message = Some(message.to_owned());
+        pod.ended_at = Some(Time(self.now));
+        Step::default()
+    }
+
+    /// The time at which waiting for this pod ends.
+    fn overdue_at(&self, pod: &PodStatus) -> Timestamp {
+        let grace = SignedDuration::try_from(self.grace).unwrap_or(SignedDuration::MAX);
+        pod.deadline.0.saturating_add(grace).unwrap_or(Timestamp::MAX)
+    }
+
+    fn is_overdue(&self, pod: &PodStatus) -> bool {
+        self.now >= self.overdue_at(pod)
+    }
+
+    fn until_overdue(&self, pod: &PodStatus) -> Option<Duration> {
+        Duration::try_from(self.overdue_at(pod).duration_since(self.now)).ok()
+    }
+}

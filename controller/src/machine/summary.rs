@@ -1,0 +1,48 @@
+//! A run in one sentence.
+//!
+//! k8s-chaos's tooling looks for `Successfully injected 10% packet loss into 2 pod(s)` and `No eligible pods`.
+
+use super::Experiment;
+use crate::{
+    api::{ChaosExperimentStatus, Outcome, Phase, PodStatus},
+    words::some_of,
+};
+
+/// The message of a run that has pods; `obstacles` are what stands in the way at present.
+pub(super) fn message(status: &ChaosExperimentStatus, experiment: &Experiment<'_>, obstacles: &[String]) -> String {
+    let pods = &status.pods;
+    let total = pods.len();
+    let applied = pods.iter().filter(|pod| pod.was_applied()).count();
+    let loss = pods.first().map(|pod| pod.asked.loss_percentage).unwrap_or_default();
+    let mut sentences = vec![match status.phase {
+        Some(Phase::Failed) => format!("Failed to inject {loss}% packet loss into any of {total} pod(s)"),
+        Some(Phase::Running | Phase::Completed) => {
+            let all = if applied == total { String::new() } else { format!(", {applied} of {total}") };
+            format!("Successfully injected {loss}% packet loss into {applied} pod(s){all}")
+        }
+        Some(Phase::Pending) | None => format!("Injecting {loss}% packet loss into {total} pod(s)"),
+    }];
+    if status.phase == Some(Phase::Completed) {
+        sentences.push(recovery(pods));
+    }
+    let is_current = status.observed_generation == Some(experiment.generation);
+    let asked = usize::try_from(experiment.spec.count).unwrap_or(usize::MAX);
+    if is_current && total < asked {
+        sentences.push(format!("only {total} of the {asked} pods asked for were eligible"));
+    }
+    let not_recovered = pods.iter().filter(|pod| pod.outcome.is_some_and(|outcome| !outcome.is_recovery()));
+    let troubles = not_recovered.map(|pod| format!("{}: {}", pod.name, pod.message.as_deref().unwrap_or_default()));
+    let troubles = some_of(obstacles.iter().cloned().chain(troubles));
+    if !troubles.is_empty() {
+        sentences.push(troubles);
+    }
+    if !is_current {
+        sentences.push("the spec was edited: that takes effect in a new run after this one".to_owned());
+    }
+    sentences.join("; ")
+}
+
+fn recovery(pods: &[PodStatus]) -> String {
+    let unknown = pods.iter().filter(|pod| pod.was_applied() && pod.outcome == Some(Outcome::Unknown)).count();
+    if unknown == 0 { "it has ended".to_owned() } else { format!("in {unknown} of them loss may remain") }
+}

@@ -1,0 +1,92 @@
+//! A pod object, made into a view.
+
+use super::report;
+use crate::{
+    api::PodStatus,
+    machine::{AgentLog, AgentState, AgentView, PodView},
+    targets,
+};
+use k8s_openapi::api::core::v1::{ContainerState, Pod};
+
+/// The pod that `entry` is about; `run` is the name that its agent's records carry.
+pub(super) fn view(pod: Option<&Pod>, entry: &PodStatus, run: &str) -> PodView {
+    let Some(pod) = pod else { return PodView::Gone };
+    if pod.metadata.uid.as_deref() != Some(&entry.uid) {
+        return PodView::Replaced;
+    }
+    let mut containers = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+    let agent = containers.find(|container| container.name == entry.container).map(|container| AgentView {
+        args: container.args.clone().unwrap_or_default(),
+        state: state(pod, entry, run),
+        log: AgentLog::NotRead,
+    });
+    PodView::Present { skip: targets::skip(pod), agent }
+}
+
+fn state(pod: &Pod, entry: &PodStatus, run: &str) -> AgentState {
+    let statuses = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
+    let state = statuses.filter(|status| status.name == entry.container).find_map(|status| status.state.as_ref());
+    match state {
+        Some(ContainerState { terminated: Some(ended), .. }) => {
+            let text = ended.message.as_deref().unwrap_or_default();
+            let last = report::last(text, run).map(Box::new);
+            let message = ended.message.clone().filter(|_| last.is_none());
+            AgentState::Terminated { exit_code: ended.exit_code, reason: ended.reason.clone(), message, last }
+        }
+        Some(ContainerState { running: Some(_), .. }) => AgentState::Running,
+        Some(ContainerState { waiting: Some(waiting), .. }) => {
+            AgentState::Waiting { reason: waiting.reason.clone(), message: waiting.message.clone() }
+        }
+        // The kubelet has not seen it yet.
+        _ => AgentState::Waiting { reason: None, message: None },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::tests::entry;
+    use serde_json::{Value, json};
+
+    fn seen(overlay: &Value) -> PodView {
+        let entry = entry();
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": entry.name, "namespace": entry.namespace, "uid": entry.uid },
+            "spec": { "containers": [{ "name": "app" }], "ephemeralContainers": [{ "name": entry.container, "args": entry.argv }] },
+            "status": { "phase": "Running", "ephemeralContainerStatuses": [
+                { "name": entry.container, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": overlay },
+            ] },
+        }))
+        .unwrap();
+        view(Some(&pod), &entry, "uid/1")
+    }
+
+    fn state_of(view: PodView) -> AgentState {
+        match view {
+            PodView::Present { agent: Some(agent), .. } => agent.state,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_pod_that_took_the_name_of_another_is_not_that_pod() {
+        let pod: Pod = serde_json::from_value(json!({ "metadata": { "uid": "another" } })).unwrap();
+        assert_eq!(view(Some(&pod), &entry(), "uid/1"), PodView::Replaced);
+        assert_eq!(view(None, &entry(), "uid/1"), PodView::Gone);
+    }
+
+    #[test]
+    fn states_are_the_kubelets() {
+        assert_eq!(state_of(seen(&json!({ "running": {} }))), AgentState::Running);
+        assert_eq!(state_of(seen(&json!({}))), AgentState::Waiting { reason: None, message: None });
+        let waiting = AgentState::Waiting { reason: Some("ImagePullBackOff".to_owned()), message: Some("no".to_owned()) };
+        assert_eq!(state_of(seen(&json!({ "waiting": { "reason": "ImagePullBackOff", "message": "no" } }))), waiting);
+    }
+
+    #[test]
+    fn words_that_are_no_report_are_kept_as_words() {
+        let ended = state_of(seen(&json!({ "terminated": { "exitCode": 128, "reason": "StartError", "message": "no such file" } })));
+        let AgentState::Terminated { exit_code: 128, message: Some(message), last: None, .. } = ended else { panic!("{ended:?}") };
+        assert_eq!(message, "no such file");
+    }
+}
