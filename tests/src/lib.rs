@@ -1,12 +1,18 @@
 //! The lab: real kernels, a real control plane and a real node to try netloss on.
 
+#[cfg(all(feature = "host", feature = "traffic"))]
+pub mod cluster;
 #[cfg(feature = "host")]
 pub mod commands;
 #[cfg(feature = "host")]
 pub mod controlplane;
+#[cfg(feature = "guest")]
+pub mod guest;
 #[cfg(feature = "host")]
 pub mod host;
 #[cfg(feature = "host")]
 pub mod kernel;
+#[cfg(feature = "guest")]
+pub mod statistics;
 #[cfg(feature = "traffic")]
 pub mod traffic;

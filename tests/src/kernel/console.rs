@@ -28,7 +28,7 @@ impl<'a> Line<'a> {
 
 /// Whether the kernel died of QEMU 7.2's one known defect without KVM: an int3, left over from patching a static key,
 /// is executed. It has nothing to do with what runs in the guest.
-pub(super) fn is_emulator_defect(console: &str) -> bool {
+pub(crate) fn is_emulator_defect(console: &str) -> bool {
     console.contains("int3: 0000 [#1]")
 }
 

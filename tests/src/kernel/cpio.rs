@@ -12,29 +12,29 @@ const FILE: u32 = 0o100_000;
 
 /// An archive that is being written. Folders come before what is in them.
 #[derive(Debug, Default)]
-pub(super) struct Archive {
+pub(crate) struct Archive {
     bytes: Vec<u8>,
     entries: u32,
 }
 
 impl Archive {
     /// Adds a folder.
-    pub(super) fn folder(&mut self, path: &str) {
+    pub(crate) fn folder(&mut self, path: &str) {
         self.entry(path, FOLDER, &[]);
     }
 
     /// Adds a symbolic link.
-    pub(super) fn link(&mut self, path: &str, target: &str) {
+    pub(crate) fn link(&mut self, path: &str, target: &str) {
         self.entry(path, LINK, target.as_bytes());
     }
 
     /// Adds a file with these permissions.
-    pub(super) fn file(&mut self, path: &str, permissions: u32, content: &[u8]) {
+    pub(crate) fn file(&mut self, path: &str, permissions: u32, content: &[u8]) {
         self.entry(path, FILE | permissions, content);
     }
 
     /// Adds a copy of a file, with its permissions; a link is followed.
-    pub(super) fn copy(&mut self, path: &str, from: &Path) -> Result<()> {
+    pub(crate) fn copy(&mut self, path: &str, from: &Path) -> Result<()> {
         let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
         let permissions = fs::metadata(from)?.permissions().mode() & 0o777;
         self.file(path, permissions, &content);
@@ -42,7 +42,7 @@ impl Archive {
     }
 
     /// Adds a folder with everything in it.
-    pub(super) fn copy_folder(&mut self, path: &str, from: &Path) -> Result<()> {
+    pub(crate) fn copy_folder(&mut self, path: &str, from: &Path) -> Result<()> {
         self.folder(path);
         let entries = fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))?;
         let mut children = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
@@ -56,7 +56,7 @@ impl Archive {
     }
 
     /// Ends the archive and returns its bytes.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[]);
         self.bytes
     }

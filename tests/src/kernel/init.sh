@@ -8,6 +8,8 @@ mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
+# Payloads have no symbols, so a trace in each error would only be noise; /payload.sh may say otherwise.
+export RUST_LIB_BACKTRACE=0
 read -r release </proc/sys/kernel/osrelease
 echo "netloss-guest: kernel $release"
 /payload.sh </dev/null

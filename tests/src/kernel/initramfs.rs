@@ -31,7 +31,7 @@ pub(super) fn prepare(kernel: Kernel) -> Result<std::path::PathBuf> {
     cache::entry(&format!("kernel-{}-{}", kernel.suite, kernel.arch), &inputs, |folder| {
         let step = progress::step(format!("Fetching Debian's kernel {kernel}"));
         let unpacked = folder.join("tree");
-        let tree = Tree::fetch(kernel, &unpacked)?;
+        let tree = Tree::fetch(kernel, &tree::PACKAGES, &unpacked)?;
         step.detail("making an initramfs");
         let release = tree.release()?;
         fs::copy(tree.vmlinuz()?, folder.join(VMLINUZ)).context("cannot copy the kernel")?;

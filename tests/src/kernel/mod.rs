@@ -4,15 +4,15 @@
 //! suite and architecture with an initramfs made of that suite's own iproute2 and modules; it boots in seconds, without KVM.
 
 pub mod agent;
-mod console;
-mod cpio;
+pub(crate) mod console;
+pub(crate) mod cpio;
 mod guest;
 mod initramfs;
 mod libraries;
 pub mod matrix;
 mod modules;
 mod payload;
-mod tree;
+pub(crate) mod tree;
 
 use std::fmt;
 use std::str::FromStr;
@@ -158,7 +158,7 @@ impl fmt::Display for Kernel {
 /// What of this process's environment a guest gets: how the harness and the programs are to behave.
 #[must_use]
 pub fn forwarded_environment() -> Vec<(String, String)> {
-    const PREFIXES: [&str; 5] = ["NETLOSS_", "PROPTEST_", "RUST_BACKTRACE", "RUST_LOG", "RUST_TEST_"];
+    const PREFIXES: [&str; 6] = ["NETLOSS_", "PROPTEST_", "RUST_BACKTRACE", "RUST_LIB_BACKTRACE", "RUST_LOG", "RUST_TEST_"];
     // The values of these are about this machine.
     const HERE: [&str; 3] = ["NETLOSS_AGENT", "NETLOSS_GUEST_LIMIT", "NETLOSS_KERNEL"];
     let wanted = |name: &str| PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !HERE.contains(&name);

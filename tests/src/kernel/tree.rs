@@ -1,4 +1,4 @@
-//! The Debian packages of a guest, unpacked: a kernel, its modules, and the suite's own iproute2.
+//! Debian packages, unpacked: for a guest a kernel, its modules and the suite's own iproute2; for a node a container runtime too.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,36 +13,36 @@ use crate::host::{archive, command};
 pub(super) const PACKAGES: [&str; 3] = ["linux-image-cloud-{arch}", "busybox-static", "iproute2"];
 
 /// An unpacked tree. Nothing of it is ever configured or executed, so its architecture may be a foreign one.
-pub(super) struct Tree {
+pub(crate) struct Tree {
     root: PathBuf,
 }
 
 impl Tree {
-    /// Fetches the packages of a suite, with all they depend on, and unpacks them into `root`.
-    pub(super) fn fetch(kernel: Kernel, root: &Path) -> Result<Self> {
+    /// Fetches packages of a suite, with all they depend on, and unpacks them into `root`.
+    pub(crate) fn fetch(kernel: Kernel, packages: &[&str], root: &Path) -> Result<Self> {
         let arch = kernel.arch.debian();
         let archive = archive::debian()?;
         command::run(
             Command::new("mmdebstrap")
                 .args(["--quiet", "--variant=extract"])
                 .arg(format!("--architectures={arch}"))
-                .arg(format!("--include={}", PACKAGES.join(",").replace("{arch}", arch)))
+                .arg(format!("--include={}", packages.join(",").replace("{arch}", arch)))
                 .arg(kernel.suite.name())
                 .arg(root)
                 .arg(archive.source_line(kernel.suite.name())),
         )
-        .context("cannot fetch the packages of the guest")?;
+        .context("cannot fetch Debian packages")?;
         Ok(Self { root: root.to_owned() })
     }
 
     /// The kernel's release, as `uname -r` prints it.
-    pub(super) fn release(&self) -> Result<String> {
+    pub(crate) fn release(&self) -> Result<String> {
         let name = self.vmlinuz()?.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(name.trim_start_matches("vmlinuz-").to_owned())
     }
 
     /// The kernel image.
-    pub(super) fn vmlinuz(&self) -> Result<PathBuf> {
+    pub(crate) fn vmlinuz(&self) -> Result<PathBuf> {
         let boot = self.root.join("boot");
         let entries = fs::read_dir(&boot).with_context(|| format!("cannot read {}", boot.display()))?;
         let mut images: Vec<PathBuf> = entries
@@ -54,18 +54,18 @@ impl Tree {
     }
 
     /// The folder that `lib/modules` is in: older suites have it at the root, merged ones in `usr`.
-    pub(super) fn modules_base(&self) -> Result<PathBuf> {
+    pub(crate) fn modules_base(&self) -> Result<PathBuf> {
         let found = ["usr", ""].into_iter().map(|prefix| self.root.join(prefix)).find(|base| base.join("lib/modules").is_dir());
         found.context("the kernel's package has no modules")
     }
 
     /// An executable of the tree by its name.
-    pub(super) fn executable(&self, name: &str) -> Result<PathBuf> {
+    pub(crate) fn executable(&self, name: &str) -> Result<PathBuf> {
         self.find(&["usr/bin", "usr/sbin", "bin", "sbin"], name)
     }
 
     /// A shared library of the tree by the name that ELF files use for it.
-    pub(super) fn library(&self, kernel: Kernel, name: &str) -> Result<PathBuf> {
+    pub(crate) fn library(&self, kernel: Kernel, name: &str) -> Result<PathBuf> {
         let triplet = format!("{}-linux-gnu", kernel.arch);
         self.find(&[&format!("usr/lib/{triplet}"), &format!("lib/{triplet}"), "usr/lib", "lib"], name)
     }

@@ -1,0 +1,111 @@
+//! A pod as the network sees it: a namespace whose eth0 is one end of a veth, and a peer at the other end.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+
+use super::{Counted, Namespace, PATIENCE, traffic};
+
+/// Addresses set aside for documentation (RFC 5737, RFC 3849), first the pod's, then the peer's.
+const IPV4: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
+const IPV6: [&str; 2] = ["2001:db8::1", "2001:db8::2"];
+const MAC: [&str; 2] = ["02:00:00:00:00:01", "02:00:00:00:00:02"];
+
+/// Which way packets go, seen from the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the pod to the peer.
+    Out,
+    /// From the peer to the pod.
+    In,
+}
+
+/// The two namespaces.
+#[derive(Debug)]
+pub struct Pod {
+    /// Where the agent runs: it has eth0 and the default routes.
+    pub pod: Namespace,
+    /// The other end, whose interface is called peer0.
+    pub peer: Namespace,
+}
+
+impl Pod {
+    /// A pod with IPv4 and IPv6 addresses and default routes over eth0.
+    ///
+    /// Neighbours are fixed on both sides: otherwise loss would take ARP and NDP too, and the count would be about those.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses any of it.
+    pub fn new() -> Result<Self> {
+        let this = Self::without_routes()?;
+        this.pod.ip_batch(&format!("route add default via {}\nroute add default via {}\n", IPV4[1], IPV6[1]))?;
+        Ok(this)
+    }
+
+    /// The same without default routes.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses any of it.
+    pub fn without_routes() -> Result<Self> {
+        let (pod, peer) = (Namespace::new()?, Namespace::new()?);
+        let pair = format!("link add eth0 address {} type veth peer name peer0 address {} netns {}\n", MAC[0], MAC[1], peer.path());
+        pod.ip_batch(&(pair + &Self::addresses("eth0", 0)))?;
+        peer.ip_batch(&Self::addresses("peer0", 1))?;
+        let this = Self { pod, peer };
+        this.wait_for_carrier()?;
+        Ok(this)
+    }
+
+    /// Configures one end, `own` being its place in the lists of addresses.
+    fn addresses(device: &str, own: usize) -> String {
+        let other = 1 - own;
+        format!(
+            "link set lo up\nlink set {device} up\n\
+             addr add {}/24 dev {device}\naddr add {}/64 dev {device} nodad\n\
+             neigh add {} lladdr {mac} dev {device} nud permanent\nneigh add {} lladdr {mac} dev {device} nud permanent\n",
+            IPV4[own],
+            IPV6[own],
+            IPV4[other],
+            IPV6[other],
+            mac = MAC[other]
+        )
+    }
+
+    /// The kernel announces the carrier a little later, and a snapshot taken before that would differ from one taken after.
+    fn wait_for_carrier(&self) -> Result<()> {
+        let started = Instant::now();
+        while self.pod.json("ip", "-j link show dev eth0")?[0]["operstate"] != "UP" {
+            ensure!(started.elapsed() < PATIENCE, "eth0 never came up");
+        }
+        Ok(())
+    }
+
+    /// Sends numbered packets over IPv4 and counts those that arrive.
+    ///
+    /// # Errors
+    ///
+    /// If counting itself goes wrong, so that the numbers would say nothing about loss.
+    pub fn send(&self, way: Way, packets: u32) -> Result<Counted> {
+        self.send_to(way, IPV4, packets)
+    }
+
+    /// The same over IPv6.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pod::send`].
+    pub fn send_ipv6(&self, way: Way, packets: u32) -> Result<Counted> {
+        self.send_to(way, IPV6, packets)
+    }
+
+    fn send_to(&self, way: Way, addresses: [&str; 2], packets: u32) -> Result<Counted> {
+        let [pod, peer]: [IpAddr; 2] = [addresses[0].parse()?, addresses[1].parse()?];
+        match way {
+            Way::Out => traffic::send((&self.pod, pod), (&self.peer, peer), packets),
+            Way::In => traffic::send((&self.peer, peer), (&self.pod, pod), packets),
+        }
+    }
+}

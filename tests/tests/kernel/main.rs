@@ -1,0 +1,30 @@
+//! The agent on a real kernel: these tests run as root inside a guest (`cargo lab kernel`), with packets that are really sent.
+//!
+//! Each test makes a pod of its own. None measures time: what is waited for is an event, and the waits are generous.
+
+mod counting;
+mod ending;
+mod foreign;
+mod heartbeat;
+mod host_network;
+mod interface;
+mod leftovers;
+mod loss;
+mod restoring;
+
+use anyhow::{Context, Result, ensure};
+use netloss_lab::guest::Counted;
+use netloss_lab::statistics::acceptable;
+
+/// Checks that as many packets were lost as a correct netem loses, but for one run in a million.
+fn assert_loss(counted: Counted, percent: f64) -> Result<()> {
+    let range = acceptable(counted.sent.into(), percent / 100.0).context("no such probability")?;
+    ensure!(range.contains(&counted.lost.into()), "{} of {} packets lost; {percent} % would be {range:?}", counted.lost, counted.sent);
+    Ok(())
+}
+
+/// Checks that nothing was lost at all.
+fn assert_no_loss(counted: Counted) -> Result<()> {
+    ensure!(counted.lost == 0, "{} of {} packets lost, expected none", counted.lost, counted.sent);
+    Ok(())
+}
