@@ -3,7 +3,7 @@
 //! Both are timers of the kernel, with absolute times: the ttl on `CLOCK_BOOTTIME`, which nobody sets and which goes on while the
 //! machine sleeps, the deadline on `CLOCK_REALTIME`, so that a clock that is set forward past it ends the loss (timerfd_create(2)).
 
-use jiff::Timestamp;
+use jiff::{Timestamp, Unit};
 use netloss_contract::{Cause, Ttl};
 use nix::{
     sys::{
@@ -87,11 +87,21 @@ impl End {
         self.deadline.map_or(of_ttl, |deadline| of_ttl.min(until(deadline)))
     }
 
-    /// The end by the node's clock, as it stands now.
+    /// The end by the node's clock, as it stands now, to the millisecond.
     #[must_use]
     pub fn at(&self) -> Timestamp {
-        Timestamp::now().saturating_add(self.remaining()).unwrap_or(Timestamp::MAX)
+        to_milliseconds(Timestamp::now().saturating_add(self.remaining()).unwrap_or(Timestamp::MAX))
     }
+}
+
+/// Now, by the node's clock, to the millisecond: what is fit for reports.
+#[must_use]
+pub fn now() -> Timestamp {
+    to_milliseconds(Timestamp::now())
+}
+
+fn to_milliseconds(at: Timestamp) -> Timestamp {
+    at.round(Unit::Millisecond).unwrap_or(at)
 }
 
 /// Time until a point in time; zero where it has passed.

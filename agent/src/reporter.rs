@@ -2,7 +2,7 @@
 //!
 //! Nothing here may ever wait: a full log pipe must not delay the removal of the loss.
 
-use jiff::Timestamp;
+use crate::clock;
 use netloss_contract::{Event, Record, RunId, SCHEMA};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -37,7 +37,7 @@ impl Reporter {
     /// Reports an event: as a line on standard output, and a final one as the termination message too.
     pub fn report(&mut self, event: Event) {
         let last = event.is_final();
-        let record = Record { schema: SCHEMA, time: Timestamp::now(), run: self.run.clone(), event };
+        let record = Record { schema: SCHEMA, time: clock::now(), run: self.run.clone(), event };
         let mut line = record.to_line();
         if last && let Err(error) = leave_termination_message(&line) {
             debug!(%error, "no termination message");

@@ -3,7 +3,7 @@
 use crate::{
     apply::{self, StepFailed},
     backend::{Step, tc},
-    clock::{End, Moment, until},
+    clock::{self, End, Moment, until},
     host, interface,
     lock::{Lock, LockError},
     meter::Meter,
@@ -61,7 +61,7 @@ struct Session<'a> {
 
 async fn session(args: &RunArgs, signals: &Signals, reporter: &mut Reporter) -> Result<Removed, Failed> {
     if let Some(deadline) = args.deadline.filter(|deadline| until(*deadline).is_zero()) {
-        let message = format!("the deadline {deadline} has passed (it is {} here), so nothing was changed", Timestamp::now());
+        let message = format!("the deadline {deadline} has passed (it is {} here), so nothing was changed", clock::now());
         return Err(failed(Stage::Start, ExitCode::DeadlinePassed, message));
     }
     let signals = signals.watch().map_err(|error| failed(Stage::Start, ExitCode::Failed, format!("cannot watch for signals: {error}")))?;
@@ -72,7 +72,7 @@ async fn session(args: &RunArgs, signals: &Signals, reporter: &mut Reporter) -> 
 }
 
 fn myself(args: &RunArgs) -> Holder {
-    Holder { run: args.run.clone(), pid: std::process::id(), agent_version: VERSION.to_owned(), started_at: Timestamp::now() }
+    Holder { run: args.run.clone(), pid: std::process::id(), agent_version: VERSION.to_owned(), started_at: clock::now() }
 }
 
 fn not_locked(error: LockError) -> Failed {
@@ -140,7 +140,7 @@ impl<'a> Session<'a> {
             ends_at: end.at(),
             leftovers_removed,
         }));
-        Ok(Self { args, netlink, target, made_hook, meter, end, applied_at: Timestamp::now() })
+        Ok(Self { args, netlink, target, made_hook, meter, end, applied_at: clock::now() })
     }
 
     /// Waits for the end, with a heartbeat now and then. Returns what made it end and what was not as applied by then.
