@@ -8,7 +8,7 @@
 //!     └─ refused, or no eligible pod: Failed
 //! ```
 //!
-//! Architecture invariants, each with a property test in `tests.rs`:
+//! Architecture invariants, each with a property in `properties.rs`:
 //!
 //! * A pod is patched only from the frozen values of a status that was *read*, never of one that is only about to be written: the
 //!   decision that plans has no injections, and the one after it has no other source.
@@ -18,11 +18,15 @@
 
 mod conclude;
 mod events;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod follow;
 mod plan;
+#[cfg(test)]
+mod properties;
 mod summary;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 pub use events::{About, EventRecord, Severity};
 

@@ -1,84 +1,305 @@
-//! Tests of the machine as a whole, and what the tests of its surroundings share.
+//! What the machine does, by example: mostly the words that a user reads.
 
-use super::*;
-use crate::api::{AskedLoss, PodState};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_contract::{Asked, Backend, Cause, Correlation, Direction, Event, Heartbeat, PerDirection, Removed, SCHEMA, Traffic};
+use super::{fixtures::*, *};
+use crate::{
+    api::{Outcome, Phase, PodState},
+    targets::EXCLUDE_LABEL,
+};
+use netloss_contract::{Event, ExitCode, Failed, Stage, Ttl};
 
-/// A pod that is planned, in the first run of the experiment `uid`.
-pub(crate) fn entry() -> PodStatus {
-    PodStatus {
-        namespace: "n".to_owned(),
-        name: "p".to_owned(),
-        uid: "pod-uid".to_owned(),
-        node: None,
-        container: "network-loss-uid-r1-a1".to_owned(),
-        image: "agent:1".to_owned(),
-        argv: vec!["run".to_owned()],
-        deadline: Time(at(0)),
-        attempt: 1,
-        asked: AskedLoss { loss_percentage: 10.0, correlation: 0.0, direction: Direction::Both, duration: "30s".to_owned() },
-        state: PodState::Planned,
-        interface: None,
-        backend: None,
-        unguarded: None,
-        applied_at: None,
-        observed: None,
-        outcome: None,
-        ended_at: None,
-        message: None,
+fn plan(spec: &ChaosExperimentSpec, pods: Vec<Candidate>) -> Decision {
+    decide(&experiment(spec, None), &Observed::Candidates { namespace_excluded: false, pods }, at(0), &settings())
+}
+
+/// One step of a run whose pods all look the same.
+fn step(spec: &ChaosExperimentSpec, status: &ChaosExperimentStatus, view: impl Fn(&PodStatus) -> PodView, now: Timestamp) -> Decision {
+    let views = status.pods.iter().map(|entry| (entry.uid.clone(), view(entry))).collect();
+    decide(&experiment(spec, Some(status)), &Observed::Pods(views), now, &settings())
+}
+
+fn message(decision: &Decision) -> &str {
+    decision.status.as_ref().and_then(|status| status.message.as_deref()).unwrap()
+}
+
+fn reasons(decision: &Decision) -> Vec<&str> {
+    decision.events.iter().map(|event| event.reason).collect()
+}
+
+#[test]
+fn a_plan_freezes_what_the_agent_will_be_told() {
+    let decision = plan(&spec(), candidates(3));
+    let status = decision.status.unwrap();
+    assert!(decision.injections.is_empty(), "nothing is done before it is written down");
+    assert_eq!((status.phase, status.run, status.observed_generation), (Some(Phase::Pending), Some(1), Some(1)));
+    assert_eq!(status.pods.len(), 2);
+    let pod = &status.pods[0];
+    assert_eq!((pod.state, pod.image.as_str(), pod.container.as_str()), (PodState::Planned, "agent:1", "network-loss-d-r1-a1"));
+    assert_eq!(pod.deadline.0, at(150), "2 min to start, 30 s of loss");
+    let argv = "run --loss=10 --correlation=0 --direction=both --ttl=30s --heartbeat=5s --deadline=2027-01-15T08:02:30Z --run=uid/1";
+    assert_eq!(pod.argv.join(" "), argv);
+    assert_eq!(status.message.unwrap(), "Injecting 10% packet loss into 2 pod(s)");
+}
+
+#[test]
+fn refusals_name_the_field_the_value_and_the_way_out() {
+    let refused = |change: fn(&mut ChaosExperimentSpec)| {
+        let mut spec = spec();
+        change(&mut spec);
+        let decision = decide(&experiment(&spec, None), &Observed::Nothing, at(0), &settings());
+        assert_eq!(needs(&experiment(&spec, None), &settings()), Needs::Nothing);
+        let status = decision.status.unwrap();
+        assert_eq!((status.phase, status.run, status.observed_generation), (Some(Phase::Failed), Some(1), Some(1)));
+        assert!(status.completed_at.is_some() && status.pods.is_empty() && decision.injections.is_empty());
+        status.message.unwrap()
+    };
+    for (change, expected) in [
+        (
+            (|spec| spec.namespace = Some("other".to_owned())) as fn(&mut ChaosExperimentSpec),
+            "spec.namespace is \"other\", but an experiment acts only on pods of its own namespace \"n\": create it in \"other\" and leave \
+             spec.namespace out",
+        ),
+        (|spec| spec.duration = None, "spec.duration is required: give a length such as 90s, 2m or 1h30m"),
+        (|spec| spec.duration = Some("8d".to_owned()), "spec.duration: \"8d\" is not a duration"),
+        (|spec| spec.loss_percentage = 40.1, "spec.lossPercentage is 40.1, but at most 40 is allowed"),
+        (|spec| spec.loss_percentage = 0.0, "spec.lossPercentage: a loss of 0 % is out of range"),
+        (
+            |spec| (spec.correlation, spec.loss_correlation) = (Some(1.0), Some(2.0)),
+            "spec.correlation is 1 and its older name spec.lossCorrelation is 2: set only spec.correlation",
+        ),
+        (|spec| drop(spec.selector.insert("app".to_owned(), "a,b!=c".to_owned())), "spec.selector has \"a,b!=c\""),
+    ] {
+        let words = refused(change);
+        assert!(words.starts_with(expected), "{words}");
     }
 }
 
-/// Seconds after some moment.
-pub(crate) fn at(seconds: i64) -> Timestamp {
-    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+#[test]
+fn the_clusters_own_namespaces_are_refused() {
+    for namespace in ["kube-system", "kube-public", "netloss-system"] {
+        let spec = spec();
+        let experiment = Experiment { namespace, ..experiment(&spec, None) };
+        let decision = decide(&experiment, &Observed::Nothing, at(0), &settings());
+        assert!(message(&decision).starts_with(&format!("experiments in the namespace \"{namespace}\" are refused")));
+    }
 }
 
-/// A record of the first run of the experiment `uid`.
-pub(crate) fn record(event: Event) -> Record {
-    Record { schema: SCHEMA, time: at(40), run: Some("uid/1".parse().unwrap()), event }
+#[test]
+fn without_an_eligible_pod_the_reasons_are_told() {
+    assert_eq!(message(&plan(&spec(), Vec::new())), "No eligible pods: none in the namespace \"n\" has the labels app=web");
+    let mut pods = candidates(5);
+    for pod in &mut pods {
+        pod.skip = Some(Skip::HostNetwork);
+    }
+    let decision = plan(&spec(), pods);
+    assert_eq!(
+        message(&decision),
+        "No eligible pods: none of the 5 in the namespace \"n\" with the labels app=web may be acted on \
+         (p0: it uses its node's network; p1: it uses its node's network; p2: it uses its node's network; and 2 more)"
+    );
+    assert_eq!(reasons(&decision), ["Skipped", "Skipped", "Skipped", "Skipped", "Skipped", "Failed"]);
+    let excluded = Observed::Candidates { namespace_excluded: true, pods: candidates(1) };
+    let decision = decide(&experiment(&spec(), None), &excluded, at(0), &settings());
+    assert_eq!(message(&decision), format!("No eligible pods: the namespace \"n\" carries the label {EXCLUDE_LABEL}"));
 }
 
-fn asked() -> Asked {
-    Asked { loss_percentage: 10.0.try_into().unwrap(), correlation: Correlation::default(), direction: Direction::Both }
+#[test]
+fn a_run_goes_through_its_phases() {
+    let spec = spec();
+    let planned = planned(&spec, 1);
+    let injecting = step(&spec, &planned, |_| BARE, at(1));
+    assert_eq!(injecting.status, None);
+    assert_eq!(injecting.injections, planned.pods);
+
+    let adopted = step(&spec, &planned, |entry| agent(entry, AgentState::Waiting { reason: None, message: None }), at(2));
+    assert_eq!((adopted.injections.len(), reasons(&adopted)), (0, vec!["Injected"]));
+    let injected = adopted.status.unwrap();
+    assert_eq!((injected.phase, injected.pods[0].state), (Some(Phase::Pending), PodState::Injected));
+    assert_eq!(injected.affected_pods, ["n/p0:network-loss-d-r1-a1"]);
+
+    let begun = |entry: &PodStatus| {
+        let Event::Applied(applied) = applied() else { panic!() };
+        let log = AgentLog::Applied(at(10), Box::new(applied));
+        PodView::Present { skip: None, agent: Some(AgentView { args: entry.argv.clone(), state: AgentState::Running, log }) }
+    };
+    let running = step(&spec, &injected, begun, at(11));
+    assert_eq!(reasons(&running), ["Applied", "Applied"]);
+    assert_eq!(message(&running), "Successfully injected 10% packet loss into 1 pod(s); only 1 of the 2 pods asked for were eligible");
+    let running = running.status.unwrap();
+    assert_eq!((running.phase, running.pods[0].interface.as_deref()), (Some(Phase::Running), Some("eth0")));
+
+    let ended = step(&spec, &running, |entry| agent(entry, terminated(0, Some(removed()))), at(41));
+    assert_eq!((reasons(&ended), ended.requeue), (vec!["Recovered", "Recovered"], None));
+    let completed = ended.status.unwrap();
+    assert_eq!((completed.phase, completed.pods[0].outcome), (Some(Phase::Completed), Some(Outcome::Clean)));
+    assert!(completed.message.as_deref().unwrap().starts_with("Successfully injected 10% packet loss into 1 pod(s); it has ended"));
+    let egress = completed.pods[0].observed.unwrap().egress.unwrap();
+    assert_eq!((egress.packets, egress.dropped, egress.loss_percentage), (1000, 98, Some(9.8)));
+
+    assert_eq!(step(&spec, &completed, |_| BARE, at(100_000)), Decision::default(), "one run for each version of the spec");
+    let edited = Experiment { generation: 2, ..experiment(&spec, Some(&completed)) };
+    let again = decide(&edited, &Observed::Candidates { namespace_excluded: false, pods: candidates(1) }, at(100), &settings());
+    assert_eq!(again.status.unwrap().pods[0].container, "network-loss-d-r2-a1");
 }
 
-pub(crate) fn applied() -> Event {
-    Event::Applied(Applied {
-        agent_version: "0.1.0".to_owned(),
-        kernel: "6.12".to_owned(),
-        interface: "eth0".to_owned(),
-        interface_reason: "default route".to_owned(),
-        backend: Backend::Tc,
-        unguarded: true,
-        asked: asked(),
-        ends_at: at(70),
-        leftovers_removed: Vec::new(),
-    })
+#[test]
+fn an_edit_during_a_run_waits_for_its_end() {
+    let spec = spec();
+    let planned = planned(&spec, 2);
+    let views = planned.pods.iter().map(|entry| (entry.uid.clone(), agent(entry, AgentState::Running))).collect();
+    let edited = Experiment { generation: 2, ..experiment(&spec, Some(&planned)) };
+    let decision = decide(&edited, &Observed::Pods(views), at(5), &settings());
+    assert!(message(&decision).ends_with("; the spec was edited: that takes effect in a new run after this one"), "{}", message(&decision));
+    assert_eq!(decision.status.unwrap().observed_generation, Some(1));
 }
 
-pub(crate) fn heartbeat() -> Event {
-    Event::Heartbeat(Heartbeat {
-        elapsed_seconds: 10.0,
-        remaining_seconds: 20.0,
-        traffic: PerDirection { egress: Some(Traffic { packets: 100, dropped: 9 }), ingress: None },
-        intact: true,
-        drift: Vec::new(),
-        lines_dropped: 0,
-    })
+/// The outcome and the words of the only pod of a run, and the phase that follows.
+fn end(view: impl Fn(&PodStatus) -> PodView, now: Timestamp) -> (Outcome, String, Phase) {
+    let spec = spec();
+    let status = step(&spec, &planned(&spec, 1), view, now).status.unwrap();
+    let pod = &status.pods[0];
+    assert_eq!(pod.state, PodState::Ended, "{pod:?}");
+    assert!(pod.ended_at.is_some() && status.completed_at.is_some());
+    (pod.outcome.unwrap(), pod.message.clone().unwrap_or_default(), status.phase.unwrap())
 }
 
-pub(crate) fn removed() -> Event {
-    Event::Removed(Removed {
-        cause: Cause::Ttl,
-        interface: "eth0".to_owned(),
-        backend: Backend::Tc,
-        asked: asked(),
-        applied_at: at(10),
-        elapsed_seconds: 30.0,
-        traffic: PerDirection { egress: Some(Traffic { packets: 1000, dropped: 98 }), ingress: None },
-        drift: Vec::new(),
-        lines_dropped: 0,
-    })
+#[test]
+fn every_end_has_an_outcome_and_a_reason() {
+    let failed = |exit: ExitCode, left: &[&str]| {
+        let left = left.iter().map(|&left| left.to_owned()).collect();
+        Some(Event::Failed(Failed { stage: Stage::Plan, message: "why".to_owned(), exit, left, holder: None }))
+    };
+    let shortened = || match removed() {
+        Event::Removed(mut removed) => {
+            removed.elapsed_seconds = 12.0;
+            removed.cause = netloss_contract::Cause::Sigterm;
+            Some(Event::Removed(removed))
+        }
+        _ => None,
+    };
+    let overdue = at(150 + 60);
+    let waiting = |reason: &str| AgentState::Waiting { reason: Some(reason.to_owned()), message: Some("not found".to_owned()) };
+    let oom = AgentState::Terminated { exit_code: 137, reason: Some("OOMKilled".to_owned()), message: None, last: None };
+    let start_error =
+        AgentState::Terminated { exit_code: 128, reason: Some("StartError".to_owned()), message: Some("no file".to_owned()), last: None };
+    let killed = "the agent ended without its report (exit code 137): loss may remain until the pod ends";
+    for (state, now, outcome, words, phase) in [
+        (terminated(0, Some(removed())), at(40), Outcome::Clean, "", Phase::Completed),
+        (terminated(0, shortened()), at(40), Outcome::Shortened, "the loss lasted 12.0 s of 30s: ended by sigterm", Phase::Completed),
+        (terminated(4, failed(ExitCode::Refused, &[])), at(9), Outcome::Failed, "why", Phase::Failed),
+        (terminated(5, failed(ExitCode::DeadlinePassed, &[])), at(9), Outcome::NeverStarted, "why", Phase::Failed),
+        (
+            terminated(7, failed(ExitCode::Incomplete, &["qdisc"])),
+            at(9),
+            Outcome::Unknown,
+            "why; loss may remain until the pod ends: qdisc",
+            Phase::Failed,
+        ),
+        (terminated(137, Some(heartbeat())), at(9), Outcome::Unknown, killed, Phase::Completed),
+        (terminated(137, None), at(9), Outcome::Unknown, killed, Phase::Failed),
+        (
+            oom,
+            at(9),
+            Outcome::Unknown,
+            "the agent ended without its report (exit code 137, OOMKilled): loss may remain until the pod ends",
+            Phase::Failed,
+        ),
+        (
+            terminated(0, None),
+            at(9),
+            Outcome::Unknown,
+            "the agent ended without its report (exit code 0): loss may remain until the pod ends",
+            Phase::Failed,
+        ),
+        (terminated(3, None), at(9), Outcome::Failed, "another agent works in the pod (exit code 3, no report)", Phase::Failed),
+        (start_error, at(9), Outcome::NeverStarted, "the agent could not be started: no file", Phase::Failed),
+        (
+            waiting("ImagePullBackOff"),
+            overdue,
+            Outcome::NeverStarted,
+            "the agent did not start before its deadline: ImagePullBackOff: not found",
+            Phase::Failed,
+        ),
+        (
+            AgentState::Running,
+            overdue,
+            Outcome::Unknown,
+            "the agent is still running after its deadline: loss may remain until the pod ends",
+            Phase::Failed,
+        ),
+    ] {
+        let (is, said, then) = end(|entry| agent(entry, state.clone()), now);
+        assert_eq!((is, said.as_str(), then), (outcome, words, phase), "{state:?}");
+    }
+}
+
+#[test]
+fn a_pod_that_never_got_its_agent_has_a_reason() {
+    let present = |skip| PodView::Present { skip: Some(skip), agent: None };
+    for (view, now, outcome, words) in [
+        (PodView::Gone, at(1), Outcome::PodEnded, "the pod is gone"),
+        (PodView::Replaced, at(1), Outcome::PodEnded, "the pod is gone, and another has its name"),
+        (present(Skip::Terminating), at(1), Outcome::PodEnded, "it is terminating"),
+        (present(Skip::Excluded), at(1), Outcome::NeverStarted, "it carries the label chaos.gushchin.dev/exclude"),
+        (BARE, at(150), Outcome::NeverStarted, "its deadline passed before the agent could be put in"),
+        (PodView::Refused("no\nNET_ADMIN".to_owned()), at(1), Outcome::Failed, "the API server refused the agent: no NET_ADMIN"),
+        (
+            PodView::Unreadable("forbidden".to_owned()),
+            at(210),
+            Outcome::Unknown,
+            "it could not be read until after its deadline: forbidden",
+        ),
+    ] {
+        let (is, said, phase) = end(|_| view.clone(), now);
+        assert_eq!((is, said.as_str(), phase), (outcome, words, Phase::Failed), "{view:?}");
+    }
+}
+
+#[test]
+fn a_container_of_that_name_with_other_arguments_is_not_adopted() {
+    let foreign = AgentView { args: vec!["run".to_owned()], state: AgentState::Running, log: AgentLog::Silent };
+    let (outcome, words, _) = end(|_| PodView::Present { skip: None, agent: Some(foreign.clone()) }, at(1));
+    assert_eq!(outcome, Outcome::Failed);
+    assert_eq!(words, "the pod already has a container network-loss-d-r1-a1 with other arguments: it was left alone");
+}
+
+#[test]
+fn what_stands_in_the_way_shows_in_the_message() {
+    let spec = spec();
+    let waiting = AgentState::Waiting { reason: Some("ImagePullBackOff".to_owned()), message: Some("back-off 10s".to_owned()) };
+    let decision = step(&spec, &planned(&spec, 2), |entry| agent(entry, waiting.clone()), at(5));
+    assert_eq!(message(&decision), "Injecting 10% packet loss into 2 pod(s); p0: ImagePullBackOff; p1: ImagePullBackOff");
+    assert_eq!(decision.requeue, Some(Duration::from_mins(1)));
+}
+
+#[test]
+fn a_deleted_experiment_begins_nothing_and_follows_what_it_began() {
+    let spec = spec();
+    let deleting = |status| Experiment { deleting: true, ..experiment(&spec, status) };
+    assert_eq!(needs(&deleting(None), &settings()), Needs::Nothing);
+    let planned = planned(&spec, 2);
+    let views =
+        BTreeMap::from([(planned.pods[0].uid.clone(), BARE), (planned.pods[1].uid.clone(), agent(&planned.pods[1], AgentState::Running))]);
+    let decision = decide(&deleting(Some(&planned)), &Observed::Pods(views), at(1), &settings());
+    assert!(decision.injections.is_empty());
+    let states: Vec<PodState> = decision.status.unwrap().pods.iter().map(|pod| pod.state).collect();
+    assert_eq!(states, [PodState::Ended, PodState::Injected]);
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    let mut other = spec();
+    other.action = crate::api::Action::PodKill;
+    assert_eq!(needs(&experiment(&other, None), &settings()), Needs::Nothing);
+    assert_eq!(decide(&experiment(&other, None), &Observed::Nothing, at(0), &settings()), Decision::default());
+    // k8s-chaos numbers no runs.
+    let theirs = ChaosExperimentStatus { phase: Some(Phase::Completed), ..ChaosExperimentStatus::default() };
+    assert_eq!(decide(&experiment(&spec(), Some(&theirs)), &Observed::Nothing, at(0), &settings()), Decision::default());
+}
+
+#[test]
+fn the_longest_run_has_a_deadline() {
+    let mut spec = spec();
+    spec.duration = Some("168h".to_owned());
+    let status = planned(&spec, 1);
+    assert_eq!(status.pods[0].deadline.0, at(120 + i64::try_from(Ttl::MAX.as_secs()).unwrap()));
 }

@@ -45,7 +45,7 @@ fn state(pod: &Pod, entry: &PodStatus, run: &str) -> AgentState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::tests::entry;
+    use crate::machine::fixtures::entry;
     use serde_json::{Value, json};
 
     fn seen(overlay: &Value) -> PodView {

@@ -26,7 +26,7 @@ pub(super) fn of_log(text: &str, run: &str) -> AgentLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::tests::{applied, heartbeat, record, removed};
+    use crate::machine::fixtures::{applied, heartbeat, record, removed};
 
     #[test]
     fn a_log_is_searched_for_the_begin_of_the_loss() {

@@ -1,0 +1,130 @@
+//! What the tests of the machine and of its surroundings share.
+
+use super::*;
+use crate::{
+    api::{AskedLoss, PodState},
+    targets::Target,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use netloss_contract::{Asked, Backend, Cause, Correlation, Direction, Event, Heartbeat, PerDirection, Removed, SCHEMA, Traffic};
+
+/// A pod that is planned, in the first run of the experiment `uid`.
+pub(crate) fn entry() -> PodStatus {
+    PodStatus {
+        namespace: "n".to_owned(),
+        name: "p".to_owned(),
+        uid: "pod-uid".to_owned(),
+        node: None,
+        container: "network-loss-uid-r1-a1".to_owned(),
+        image: "agent:1".to_owned(),
+        argv: vec!["run".to_owned()],
+        deadline: Time(at(0)),
+        attempt: 1,
+        asked: AskedLoss { loss_percentage: 10.0, correlation: 0.0, direction: Direction::Both, duration: "30s".to_owned() },
+        state: PodState::Planned,
+        interface: None,
+        backend: None,
+        unguarded: None,
+        applied_at: None,
+        observed: None,
+        outcome: None,
+        ended_at: None,
+        message: None,
+    }
+}
+
+/// Seconds after some moment.
+pub(crate) fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+/// A record of the first run of the experiment `uid`.
+pub(crate) fn record(event: Event) -> Record {
+    Record { schema: SCHEMA, time: at(40), run: Some("uid/1".parse().unwrap()), event }
+}
+
+fn asked() -> Asked {
+    Asked { loss_percentage: 10.0.try_into().unwrap(), correlation: Correlation::default(), direction: Direction::Both }
+}
+
+pub(crate) fn applied() -> Event {
+    Event::Applied(Applied {
+        agent_version: "0.1.0".to_owned(),
+        kernel: "6.12".to_owned(),
+        interface: "eth0".to_owned(),
+        interface_reason: "default route".to_owned(),
+        backend: Backend::Tc,
+        unguarded: true,
+        asked: asked(),
+        ends_at: at(70),
+        leftovers_removed: Vec::new(),
+    })
+}
+
+pub(crate) fn heartbeat() -> Event {
+    Event::Heartbeat(Heartbeat {
+        elapsed_seconds: 10.0,
+        remaining_seconds: 20.0,
+        traffic: PerDirection { egress: Some(Traffic { packets: 100, dropped: 9 }), ingress: None },
+        intact: true,
+        drift: Vec::new(),
+        lines_dropped: 0,
+    })
+}
+
+pub(crate) fn removed() -> Event {
+    Event::Removed(Removed {
+        cause: Cause::Ttl,
+        interface: "eth0".to_owned(),
+        backend: Backend::Tc,
+        asked: asked(),
+        applied_at: at(10),
+        elapsed_seconds: 30.0,
+        traffic: PerDirection { egress: Some(Traffic { packets: 1000, dropped: 98 }), ingress: None },
+        drift: Vec::new(),
+        lines_dropped: 0,
+    })
+}
+
+/// What a user of the defaults asks for.
+pub(crate) fn spec() -> ChaosExperimentSpec {
+    serde_json::from_value(serde_json::json!({
+        "action": "pod-network-loss", "selector": { "app": "web" }, "duration": "30s", "lossPercentage": 10, "count": 2,
+    }))
+    .unwrap()
+}
+
+/// What the controller of most tests was started with.
+pub(crate) fn settings() -> Settings {
+    Settings::new("agent:1", "netloss-system")
+}
+
+/// The experiment `uid` in the namespace `n`.
+pub(crate) fn experiment<'a>(spec: &'a ChaosExperimentSpec, status: Option<&'a ChaosExperimentStatus>) -> Experiment<'a> {
+    Experiment { namespace: "n", uid: "uid", generation: 1, deleting: false, spec, status }
+}
+
+/// Eligible pods p0, p1 …, and their uids.
+pub(crate) fn candidates(count: usize) -> Vec<Candidate> {
+    let target = |n| Target { namespace: "n".to_owned(), name: format!("p{n}"), uid: format!("pod-uid-{n}"), node: None };
+    (0..count).map(|n| Candidate { target: target(n), skip: None }).collect()
+}
+
+/// A planned run.
+pub(crate) fn planned(spec: &ChaosExperimentSpec, pods: usize) -> ChaosExperimentStatus {
+    let observed = Observed::Candidates { namespace_excluded: false, pods: candidates(pods) };
+    decide(&experiment(spec, None), &observed, at(0), &settings()).status.unwrap()
+}
+
+/// An agent of a planned pod, in this state.
+pub(crate) fn agent(entry: &PodStatus, state: AgentState) -> PodView {
+    PodView::Present { skip: None, agent: Some(AgentView { args: entry.argv.clone(), state, log: AgentLog::Silent }) }
+}
+
+/// A pod without an agent.
+pub(crate) const BARE: PodView = PodView::Present { skip: None, agent: None };
+
+/// An agent that ended.
+pub(crate) fn terminated(exit_code: i32, last: Option<Event>) -> AgentState {
+    AgentState::Terminated { exit_code, reason: None, message: None, last: last.map(|event| Box::new(record(event))) }
+}
