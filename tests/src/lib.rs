@@ -1,7 +1,5 @@
 //! The lab: real kernels, a real control plane and a real node to try netloss on.
 
-#[cfg(all(feature = "host", feature = "traffic"))]
-pub mod cluster;
 #[cfg(feature = "host")]
 pub mod commands;
 #[cfg(feature = "host")]

@@ -8,18 +8,22 @@ use serde_json::Value;
 use super::Namespace;
 
 /// What changes without anybody's doing, or numbers that the kernel hands out: no part of the state.
-const VOLATILE: [&str; 12] = [
+const VOLATILE: [&str; 16] = [
     "bind",
     "bytes",
     "carrier_changes",
     "carrier_down_count",
     "carrier_up_count",
+    "gc_timer",
+    "hello_timer",
     "index",
     "packets",
     "ref",
     "refcnt",
     "stats",
     "stats64",
+    "tcn_timer",
+    "topology_change_timer",
     "used",
 ];
 
