@@ -1,6 +1,8 @@
 //! The lab: real kernels, a real control plane and a real node to try netloss on.
 
 #[cfg(feature = "host")]
+pub mod cluster;
+#[cfg(feature = "host")]
 pub mod commands;
 #[cfg(feature = "host")]
 pub mod controlplane;
@@ -10,7 +12,7 @@ pub mod guest;
 pub mod host;
 #[cfg(feature = "host")]
 pub mod kernel;
-#[cfg(feature = "guest")]
-pub mod statistics;
+#[cfg(feature = "host")]
+pub mod node;
 #[cfg(feature = "traffic")]
 pub mod traffic;

@@ -21,9 +21,12 @@ use tokio::time::{Instant, sleep};
 pub use self::kubeconfig::{CONTEXT, kubeconfig};
 pub use self::pki::{HOST_FROM_GUEST, Identity, KeyFiles, Pki, SERVICE_ADDRESS};
 pub use self::tools::Tool;
-use crate::host::ports;
 use crate::host::process::{Daemon, Lifetime, Record};
 use crate::host::state::StateDir;
+use crate::host::{ports, progress};
+
+/// The name of the administrator's kubeconfig in a control plane's folder.
+pub const KUBECONFIG: &str = "kubeconfig";
 
 /// Seconds in an idle machine, but the lab starts it beside builds and booting VMs on two cores.
 const READY_LIMIT: Duration = Duration::from_mins(3);
@@ -81,6 +84,7 @@ impl ControlPlane {
     /// If a program cannot be built or does not come up; the message holds the end of its log.
     pub async fn start(extent: Extent, lifetime: Lifetime, state: StateDir) -> Result<Self> {
         let programs = spawn_blocking(move || Programs::build(extent)).await??;
+        let step = progress::step("Starting a control plane");
         let keys = Keys::create(state.path())?;
         let mut attempt = 1;
         let servers = loop {
@@ -110,6 +114,7 @@ impl ControlPlane {
                 control_plane.clients.push(Daemon::start(tool.name(), &command, &log, lifetime)?);
             }
         }
+        step.done(format!("127.0.0.1:{}", control_plane.port));
         Ok(control_plane)
     }
 
@@ -284,7 +289,7 @@ impl Servers {
         let etcd = Daemon::start(Tool::Etcd.name(), &etcd, &log_in(dir, Tool::Etcd), lifetime)?;
         let apiserver_command = flags::apiserver(&programs.apiserver, ports, &files, extent == Extent::Full);
         let apiserver = Daemon::start(Tool::Apiserver.name(), &apiserver_command, &log_in(dir, Tool::Apiserver), lifetime)?;
-        let kubeconfig = dir.join("kubeconfig");
+        let kubeconfig = dir.join(KUBECONFIG);
         let server = format!("https://127.0.0.1:{}", ports.apiserver);
         std::fs::write(&kubeconfig, self::kubeconfig(&server, &keys.pki, &keys.admin))?;
         wait_ready(&kubeconfig, &[&etcd, &apiserver]).await?;

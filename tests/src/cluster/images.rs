@@ -1,0 +1,108 @@
+//! The images of netloss and of the lab, as `images/build` makes them.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::host::{packages, paths, progress};
+
+/// One of the images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Image {
+    /// What the controller puts into pods.
+    Agent,
+    /// The controller.
+    Controller,
+    /// The lab's own: what its pods run, and the node's sandbox.
+    Traffic,
+}
+
+/// An architecture that images are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// 64-bit x86.
+    Amd64,
+    /// 64-bit ARM.
+    Arm64,
+}
+
+impl Image {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Agent, Self::Controller, Self::Traffic];
+
+    /// The name under which a node knows it.
+    #[must_use]
+    pub fn reference(self) -> String {
+        format!("localhost/netloss-{}:dev", self.name())
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Controller => "controller",
+            Self::Traffic => "traffic",
+        }
+    }
+}
+
+impl Architecture {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Amd64, Self::Arm64];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+
+    /// The C compiler for the parts of the controller that are not Rust.
+    fn compiler(self) -> &'static str {
+        match self {
+            Self::Amd64 => "musl-tools",
+            Self::Arm64 => "gcc-aarch64-linux-gnu",
+        }
+    }
+}
+
+/// Builds images unless they are up to date. Returns their archives.
+///
+/// # Errors
+///
+/// If a tool cannot be installed or a build fails.
+pub fn build(images: &[Image], architectures: &[Architecture]) -> Result<Vec<PathBuf>> {
+    packages::ensure(&["buildah"])?;
+    for architecture in architectures {
+        packages::ensure(&[architecture.compiler()])?;
+    }
+    let step = progress::step("Building images");
+    let mut command = Command::new(paths::workspace_root().join("images/build"));
+    command.args(architectures.iter().flat_map(|architecture| ["--arch", architecture.name()]));
+    command.args(images.iter().flat_map(|image| ["--only", image.name()]));
+    let mut child = command
+        .env("CARGO_TARGET_DIR", paths::target_dir())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start images/build")?;
+    let mut lines = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        for line in BufReader::new(stderr).lines() {
+            let line = line.context("cannot read what images/build says")?;
+            step.detail(line.trim());
+            lines.push(line);
+        }
+    }
+    let status = child.wait().context("cannot wait for images/build")?;
+    if !status.success() {
+        bail!("images/build failed: {status}\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+    }
+    let names: Vec<&str> = images.iter().map(|image| image.name()).collect();
+    step.done(names.join(", "));
+    let folder = paths::target_dir().join("images");
+    let archive = |image: &Image, architecture: &Architecture| folder.join(format!("netloss-{}-{}.tar", image.name(), architecture.name()));
+    Ok(images.iter().flat_map(|image| architectures.iter().map(move |architecture| archive(image, architecture))).collect())
+}

@@ -1,0 +1,184 @@
+//! A real node: containerd and the kubelet in a virtual machine with a Debian kernel.
+//!
+//! The machine that the lab runs on is no node: its kernel may lack netem, and a kubelet would take over its mounts and
+//! cgroups. The VM's root file system is nothing but Debian packages and is made once; everything else (configuration,
+//! kubelet, keys, images) comes on a second disk that is made for each start, so a new build of the agent costs no new system.
+
+mod disk;
+mod rootfs;
+mod shell;
+mod vm;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::Api;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+
+pub use self::shell::{Answer, Shell};
+use self::vm::Vm;
+use crate::controlplane::{ControlPlane, Tool};
+use crate::host::process::{Daemon, Lifetime};
+use crate::host::{packages, ports, progress};
+
+/// The node's name. The API server reaches a kubelet under its node's name, and this one's port is forwarded from loopback.
+pub const NAME: &str = "localhost";
+
+/// Half a minute on an idle machine; the emulator shares two cores with builds.
+const READY_LIMIT: Duration = Duration::from_mins(6);
+
+/// What a node is started from, found or made before it is needed.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    system: rootfs::System,
+    kubelet: PathBuf,
+}
+
+impl Parts {
+    /// Builds or finds everything that a node needs except images.
+    ///
+    /// # Errors
+    ///
+    /// If something cannot be installed, fetched or built.
+    pub fn prepare() -> Result<Self> {
+        packages::ensure(&["qemu-system-x86", "mmdebstrap", "debian-archive-keyring", "kmod", "xz-utils", "e2fsprogs", "util-linux"])?;
+        Ok(Self { system: rootfs::prepare()?, kubelet: Tool::Kubelet.binary()? })
+    }
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    vm: Vm,
+}
+
+impl Node {
+    /// Boots a node that joins `control_plane`, with these image archives in its store, and waits until it is Ready.
+    ///
+    /// # Errors
+    ///
+    /// If it does not become Ready; the message holds the end of its console.
+    pub async fn start(parts: &Parts, control_plane: &ControlPlane, images: &[PathBuf], lifetime: Lifetime) -> Result<Self> {
+        let step = progress::step("Booting a node");
+        let disk = disk::Contents {
+            kubelet: parts.kubelet.clone(),
+            kubelet_port: ports::free()?,
+            api_port: control_plane.port(),
+            identity: disk::Identity::issue(control_plane)?,
+            images: images.to_vec(),
+        };
+        let (system, dir) = (parts.system.clone(), control_plane.dir().join("node"));
+        let mut node = spawn_blocking(move || -> Result<Self> {
+            disk.write(&dir)?;
+            Ok(Self { vm: Vm::start(system, dir, disk.kubelet_port, lifetime)? })
+        })
+        .await??;
+        let nodes: Api<NodeObject> = Api::all(control_plane.client().await?);
+        let deadline = Instant::now() + READY_LIMIT;
+        loop {
+            control_plane.ensure_running()?;
+            node.vm.ensure_running()?;
+            // What the node still misses is the best word on how far it is.
+            match nodes.get_opt(NAME).await? {
+                None => step.detail("waiting for the kubelet"),
+                Some(object) => match why_not_ready(&object) {
+                    Some(reason) => step.detail(reason),
+                    None => break,
+                },
+            }
+            if Instant::now() > deadline {
+                bail!("the node is not Ready after {} s\n{}", READY_LIMIT.as_secs(), node.process().log_tail(40));
+            }
+            sleep(Duration::from_millis(300)).await;
+        }
+        step.detail("importing images");
+        let imported = "until [ -e /run/images-imported ]; do sleep 0.2; done; ! grep 'cannot import' /run/images.log";
+        let answer = node.run_within(imported, Duration::from_mins(2)).await?;
+        if !answer.success() {
+            bail!("the node could not import its images: {}", answer.output);
+        }
+        step.done(format!("{NAME} is Ready"));
+        Ok(node)
+    }
+
+    /// Runs a shell script on the node, as root, and returns its status and what it printed.
+    ///
+    /// # Errors
+    ///
+    /// If the node does not answer. A script that fails is no error.
+    pub async fn run(&self, script: &str) -> Result<Answer> {
+        self.run_within(script, Duration::from_secs(30)).await
+    }
+
+    /// The same with another time limit, after which the node kills the script.
+    ///
+    /// # Errors
+    ///
+    /// If the node does not answer. A script that fails is no error.
+    pub async fn run_within(&self, script: &str, limit: Duration) -> Result<Answer> {
+        let (shell, script) = (self.vm.shell(), script.to_owned());
+        spawn_blocking(move || shell.run(&script, limit)).await?
+    }
+
+    /// Runs a command in the network namespace of a pod.
+    ///
+    /// # Errors
+    ///
+    /// If the pod has no sandbox on this node, or the command fails.
+    pub async fn run_in_pod_network(&self, namespace: &str, pod: &str, command: &str) -> Result<String> {
+        // containerd labels a sandbox's container with its pod; the sandbox's process lives in the pod's network namespace.
+        let script = format!(
+            r#"ctr="ctr --namespace k8s.io"
+id=$($ctr containers list --quiet 'labels."io.cri-containerd.kind"==sandbox,labels."io.kubernetes.pod.namespace"=={namespace},labels."io.kubernetes.pod.name"=={pod}' | tail -n 1)
+pid=$($ctr tasks list | while read -r task pid rest; do [ "$task" = "$id" ] && echo "$pid"; done)
+[ -n "$pid" ] || {{ echo "no sandbox of {namespace}/{pod}"; exit 1; }}
+exec nsenter --target "$pid" --net -- {command}"#
+        );
+        let answer = self.run(&script).await?;
+        if !answer.success() {
+            bail!("`{command}` in the network of {namespace}/{pod} failed ({}): {}", answer.status, answer.output);
+        }
+        Ok(answer.output)
+    }
+
+    /// The node's clock, in seconds since the Unix epoch: an emulated one is not the lab's to the millisecond.
+    ///
+    /// # Errors
+    ///
+    /// If the node does not answer.
+    pub async fn clock(&self) -> Result<f64> {
+        let answer = self.run("date +%s.%N").await?;
+        answer.output.trim().parse().with_context(|| format!("not a time: {}", answer.output))
+    }
+
+    /// The VM's process, for tests that stop or kill the whole node.
+    #[must_use]
+    pub fn process(&self) -> &Daemon {
+        self.vm.process()
+    }
+
+    /// Where the VM's console is written.
+    #[must_use]
+    pub fn console(&self) -> &Path {
+        self.vm.process().log()
+    }
+
+    /// Leaves the VM running when this value goes.
+    pub fn release(&mut self) {
+        self.vm.process_mut().release();
+    }
+}
+
+/// What a node's Ready condition says while it is not true.
+fn why_not_ready(node: &NodeObject) -> Option<String> {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let ready = conditions.and_then(|conditions| conditions.iter().find(|condition| condition.type_ == "Ready"));
+    match ready {
+        Some(condition) if condition.status == "True" => None,
+        Some(condition) => Some(condition.message.clone().unwrap_or_else(|| "not Ready".into())),
+        None => Some("registered".into()),
+    }
+}
