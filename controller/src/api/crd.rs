@@ -23,7 +23,7 @@ pub fn crd() -> CustomResourceDefinition {
 }
 
 /// Takes back what schemars makes of an `Option`: a null that is allowed. For the API server such a null is a value that is there, so
-/// that rules would meet a `duration: null` with `has(self.duration)`. Where null is not allowed it counts as left out.
+/// that a rule's `has(self.duration)` would hold for a `duration: null`. A field that is not wanted is left out.
 fn refuse_null(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     if let Some(values) = &mut schema.enum_ {

@@ -1,0 +1,199 @@
+//! A run from apply to its end.
+
+use crate::pods::run_of;
+use crate::world::{AGENT_IMAGE, World, spec};
+use jiff::Timestamp;
+use kube::runtime::controller::Action;
+use kube::{Client, api::PostParams};
+use netloss_controller::api::{Outcome, Phase, PodState};
+use netloss_controller::machine::Settings;
+use netloss_controller::reconcile::Context;
+use netloss_lab::host::paths::workspace_root;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[tokio::test]
+async fn a_run_from_apply_to_recovery() {
+    let world = World::new("lifecycle-whole").await;
+    world.pod("a").await;
+    let applied = world.apply("x", spec(json!({}))).await.unwrap();
+
+    world.pass("x", 0).await;
+    let status = world.status("x").await;
+    assert_eq!((status.phase, status.run), (Some(Phase::Pending), Some(1)));
+    assert_eq!(status.message.as_deref(), Some("Injecting 10% packet loss into 1 pod(s)"));
+    let entry = status.pods[0].clone();
+    assert_eq!((entry.state, entry.node.as_deref()), (PodState::Injected, Some("localhost")));
+    assert_eq!(status.affected_pods, [format!("lifecycle-whole/a:{}", entry.container)]);
+
+    let agent = serde_json::to_value(&world.agents("a").await[0]).unwrap();
+    assert_eq!(
+        agent["securityContext"],
+        json!({
+            "runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": false, "privileged": false, "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true, "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] },
+            "seccompProfile": { "type": "RuntimeDefault" },
+        })
+    );
+    assert_eq!((&agent["image"], &agent["imagePullPolicy"]), (&json!(AGENT_IMAGE), &json!("IfNotPresent")));
+    assert_eq!(agent["terminationMessagePolicy"], json!("FallbackToLogsOnError"));
+    assert_eq!(
+        agent["args"].as_array().unwrap()[..4],
+        [json!("run"), json!("--loss=10"), json!("--correlation=0"), json!("--direction=both")]
+    );
+
+    world.set_state(&entry, json!({ "waiting": { "reason": "ImagePullBackOff", "message": "back-off" } })).await;
+    world.pass("x", 2).await;
+    assert_eq!(world.message("x").await, "Injecting 10% packet loss into 1 pod(s); a: ImagePullBackOff");
+
+    // Running, but its log cannot be read, then says nothing, then says that the loss is in place.
+    world.set_state(&entry, json!({ "running": { "startedAt": world.at(4).to_string() } })).await;
+    world.pass("x", 4).await;
+    assert!(world.message("x").await.contains("a: the agent runs, but its log cannot be read"), "{}", world.message("x").await);
+    World::node().set_log(&entry, "noise\n".to_owned());
+    assert_eq!(world.pass("x", 5).await, Action::requeue(Duration::from_secs(2)));
+    World::node().set_log(&entry, format!("noise\n{}\n", world.applied(&run_of(&entry)).to_line()));
+    world.pass("x", 6).await;
+    let status = world.status("x").await;
+    assert_eq!(status.phase, Some(Phase::Running));
+    assert_eq!(status.message.as_deref(), Some("Successfully injected 10% packet loss into 1 pod(s)"));
+    let running = &status.pods[0];
+    assert_eq!((running.state, running.interface.as_deref(), running.backend.as_deref()), (PodState::Applied, Some("eth0"), Some("tc")));
+    assert_eq!((running.unguarded, running.observed), (Some(true), None));
+
+    let report = world.removed(&run_of(&entry)).to_line();
+    world.set_state(&entry, json!({ "terminated": { "exitCode": 0, "reason": "Completed", "message": report } })).await;
+    assert_eq!(world.pass("x", 36).await, Action::await_change());
+    let object = world.experiments().get("x").await.unwrap();
+    let status = object.status.unwrap();
+    assert_eq!((status.phase, status.observed_generation), (Some(Phase::Completed), Some(1)));
+    assert_eq!(status.message.as_deref(), Some("Successfully injected 10% packet loss into 1 pod(s); it has ended"));
+    assert_eq!(status.completed_at.map(|at| at.0.as_second()), Some(world.at(36).as_second()));
+    let ended = &status.pods[0];
+    assert_eq!((ended.state, ended.outcome), (PodState::Ended, Some(Outcome::Clean)));
+    let observed = ended.observed.unwrap();
+    assert_eq!(observed.egress.unwrap().loss_percentage, Some(9.8));
+    assert_eq!(observed.ingress.map(|ingress| (ingress.packets, ingress.dropped)), Some((800, 84)));
+    assert_eq!(object.spec, applied.spec, "the spec is the user's");
+
+    assert_eq!(world.event_reasons("ChaosExperiment", "x").await, ["Applied", "Recovered"]);
+    assert_eq!(world.event_reasons("Pod", "a").await, ["Applied", "Injected", "Recovered"]);
+}
+
+#[tokio::test]
+async fn a_finished_experiment_runs_again_only_when_it_is_edited() {
+    let world = World::new("lifecycle-again").await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    world.pass("x", 0).await;
+    let first = world.status("x").await.pods[0].clone();
+    let report = world.removed(&run_of(&first)).to_line();
+    world.set_state(&first, json!({ "terminated": { "exitCode": 0, "message": report } })).await;
+    world.pass("x", 40).await;
+    assert_eq!(world.status("x").await.phase, Some(Phase::Completed));
+
+    let version = world.experiments().get("x").await.unwrap().metadata.resource_version;
+    world.pass("x", 100_000).await;
+    assert_eq!(world.experiments().get("x").await.unwrap().metadata.resource_version, version, "neither a resync nor a restart");
+
+    world.apply("x", spec(json!({ "lossPercentage": 20 }))).await.unwrap();
+    world.pass("x", 100_001).await;
+    let status = world.status("x").await;
+    assert_eq!((status.run, status.observed_generation, status.phase), (Some(2), Some(2), Some(Phase::Pending)));
+    let mut names: Vec<String> = world.agents("a").await.into_iter().map(|agent| agent.name).collect();
+    names.sort();
+    assert_eq!(names, [first.container, status.pods[0].container.clone()]);
+}
+
+#[tokio::test]
+async fn a_report_of_another_run_is_not_believed() {
+    let world = World::new("lifecycle-forged").await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    world.pass("x", 0).await;
+    let entry = world.status("x").await.pods[0].clone();
+    let report = world.removed("somebody-else/1").to_line();
+    world.set_state(&entry, json!({ "terminated": { "exitCode": 0, "message": report } })).await;
+    world.pass("x", 40).await;
+    let status = world.status("x").await;
+    assert_eq!((status.phase, status.pods[0].outcome, status.pods[0].observed), (Some(Phase::Failed), Some(Outcome::Unknown), None));
+    assert!(status.message.unwrap().contains("loss may remain"));
+}
+
+#[tokio::test]
+async fn a_deleted_pod_ends_its_part_of_the_run() {
+    let world = World::new("lifecycle-pod-deleted").await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    world.pass("x", 0).await;
+    let entry = world.status("x").await.pods[0].clone();
+    World::node().set_log(&entry, world.applied(&run_of(&entry)).to_line());
+    world.set_state(&entry, json!({ "running": {} })).await;
+    world.pass("x", 5).await;
+    assert_eq!(world.status("x").await.phase, Some(Phase::Running));
+    world.delete_at_once("a").await;
+    world.pass("x", 9).await;
+    let status = world.status("x").await;
+    assert_eq!((status.phase, status.pods[0].outcome), (Some(Phase::Completed), Some(Outcome::PodEnded)));
+}
+
+/// A client of the controller's service account, under the committed role.
+async fn service_account(world: &World) -> Client {
+    for file in ["role.yaml", "role_binding.yaml"] {
+        let text = std::fs::read_to_string(workspace_root().join("config/rbac").join(file)).unwrap();
+        let object: kube::core::DynamicObject = serde_saphyr::from_str(&text).unwrap();
+        let types = object.types.clone().unwrap();
+        let kind = kube::core::GroupVersionKind::try_from(&types).unwrap();
+        let resource = kube::core::ApiResource::from_gvk(&kind);
+        let api = kube::Api::<kube::core::DynamicObject>::all_with(world.client.clone(), &resource);
+        match api.create(&PostParams::default(), &object).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => panic!("{file}: {error}"),
+        }
+    }
+    let mut config = world.config();
+    let name = "system:serviceaccount:netloss-system:netloss-controller";
+    config.headers.push((http::HeaderName::from_static("impersonate-user"), http::HeaderValue::from_static(name)));
+    Client::try_from(config).unwrap()
+}
+
+#[tokio::test]
+async fn the_whole_controller_runs_with_the_rights_of_its_role() {
+    let world = World::new("lifecycle-controller").await;
+    let client = service_account(&world).await;
+    let settings = Settings::new(AGENT_IMAGE, "netloss-system");
+    let context = Arc::new(Context::new(client.clone(), settings, Arc::new(Timestamp::now), None));
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let controller = tokio::spawn(netloss_controller::run::run(client, context, async move { drop(stopped.await) }));
+
+    world.pod("a").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    eventually("the agent is put in", async || world.agents("a").await.len() == 1).await;
+    eventually("that is written down", async || world.status("x").await.pods.iter().any(|pod| pod.state == PodState::Injected)).await;
+    let entry = world.status("x").await.pods[0].clone();
+
+    World::node().set_log(&entry, world.applied(&run_of(&entry)).to_line());
+    world.set_state(&entry, json!({ "running": {} })).await;
+    eventually("the loss is in place", async || world.status("x").await.phase == Some(Phase::Running)).await;
+
+    let report = world.removed(&run_of(&entry)).to_line();
+    world.set_state(&entry, json!({ "terminated": { "exitCode": 0, "message": report } })).await;
+    eventually("the run ends", async || world.status("x").await.phase == Some(Phase::Completed)).await;
+    eventually("events are written", async || world.event_reasons("ChaosExperiment", "x").await == ["Applied", "Recovered"]).await;
+
+    stop.send(()).unwrap();
+    tokio::time::timeout(Duration::from_secs(10), controller).await.expect("it stops when it is told to").unwrap();
+}
+
+/// Much less than the controller's own look every minute, so that what wakes it is the watch.
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..150 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("not within 15 s: {what}");
+}

@@ -1,0 +1,17 @@
+//! The controller on a real API server. The tests play the kubelet: they write the state of containers as a kubelet does, and the
+//! logs are served by a node of their own.
+//!
+//! Time is the test's: every controller is given a clock, so that deadlines pass without waiting.
+
+// Helpers of tests are tests: clippy's own exception reaches only functions that carry #[test].
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod crash;
+mod faults;
+mod lifecycle;
+mod node;
+mod pods;
+mod refusals;
+mod schema;
+mod selection;
+mod world;

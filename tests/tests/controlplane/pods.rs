@@ -1,0 +1,117 @@
+//! Pods, and what a kubelet writes about them.
+
+use crate::world::World;
+use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use netloss_contract::{Applied, Asked, Backend, Cause, Direction, Event, PerDirection, Record, Removed, SCHEMA, Traffic};
+use netloss_controller::api::PodStatus;
+use serde_json::{Value, json};
+
+impl World {
+    pub(crate) fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// A running pod with the label app=web.
+    pub(crate) async fn pod(&self, name: &str) -> Pod {
+        self.pod_with(name, json!({}), json!({})).await
+    }
+
+    /// A running pod with the label app=web, and with more of metadata and spec.
+    pub(crate) async fn pod_with(&self, name: &str, metadata: Value, spec: Value) -> Pod {
+        let mut pod = json!({
+            "metadata": { "name": name, "labels": { "app": "web" } },
+            "spec": { "nodeName": "localhost", "containers": [{ "name": "app", "image": "app", "ports": [] }] },
+        });
+        merge(&mut pod["metadata"], metadata);
+        merge(&mut pod["spec"], spec);
+        let pod = serde_json::from_value(pod).unwrap();
+        self.pods().create(&PostParams::default(), &pod).await.unwrap();
+        self.set_status(name, json!({ "phase": "Running" })).await
+    }
+
+    /// Writes a pod's status, as its kubelet does.
+    pub(crate) async fn set_status(&self, name: &str, status: Value) -> Pod {
+        let patch = Patch::Merge(json!({ "status": status }));
+        self.pods().patch_status(name, &PatchParams::default(), &patch).await.unwrap()
+    }
+
+    /// Writes the state of an agent's container, as its kubelet does.
+    pub(crate) async fn set_state(&self, entry: &PodStatus, state: Value) {
+        let status = json!({
+            "name": entry.container, "image": entry.image, "imageID": "", "ready": false, "restartCount": 0, "state": state,
+        });
+        self.set_status(&entry.name, json!({ "ephemeralContainerStatuses": [status] })).await;
+    }
+
+    /// The ephemeral containers of a pod.
+    pub(crate) async fn agents(&self, pod: &str) -> Vec<EphemeralContainer> {
+        self.pods().get(pod).await.unwrap().spec.unwrap().ephemeral_containers.unwrap_or_default()
+    }
+
+    pub(crate) async fn delete_at_once(&self, pod: &str) {
+        self.pods().delete(pod, &DeleteParams::default().grace_period(0)).await.unwrap();
+    }
+
+    /// The agent's first line, once its loss is in place.
+    pub(crate) fn applied(&self, run: &str) -> Record {
+        self.record(
+            run,
+            Event::Applied(Applied {
+                agent_version: "0.1.0".to_owned(),
+                kernel: "6.12.0".to_owned(),
+                interface: "eth0".to_owned(),
+                interface_reason: "default route".to_owned(),
+                backend: Backend::Tc,
+                unguarded: true,
+                asked: asked(),
+                ends_at: self.at(35),
+                leftovers_removed: Vec::new(),
+            }),
+        )
+    }
+
+    /// The agent's last line, when its time is over.
+    pub(crate) fn removed(&self, run: &str) -> Record {
+        self.record(
+            run,
+            Event::Removed(Removed {
+                cause: Cause::Ttl,
+                interface: "eth0".to_owned(),
+                backend: Backend::Tc,
+                asked: asked(),
+                applied_at: self.at(5),
+                elapsed_seconds: 30.0,
+                traffic: PerDirection {
+                    egress: Some(Traffic { packets: 1000, dropped: 98 }),
+                    ingress: Some(Traffic { packets: 800, dropped: 84 }),
+                },
+                drift: Vec::new(),
+                lines_dropped: 0,
+            }),
+        )
+    }
+
+    fn record(&self, run: &str, event: Event) -> Record {
+        Record { schema: SCHEMA, time: self.at(5), run: Some(run.parse().unwrap()), event }
+    }
+}
+
+fn asked() -> Asked {
+    Asked { loss_percentage: 10.0.try_into().unwrap(), correlation: 0.0.try_into().unwrap(), direction: Direction::Both }
+}
+
+/// The name of the run, as the agent was given it.
+pub(crate) fn run_of(entry: &PodStatus) -> String {
+    entry.argv.iter().find_map(|word| word.strip_prefix("--run=")).unwrap().to_owned()
+}
+
+fn merge(base: &mut Value, more: Value) {
+    match (base, more) {
+        (Value::Object(base), Value::Object(more)) => {
+            more.into_iter().for_each(|(key, value)| merge(base.entry(key).or_insert(Value::Null), value));
+        }
+        (base, more) => *base = more,
+    }
+}

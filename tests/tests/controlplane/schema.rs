@@ -1,0 +1,93 @@
+//! What the API server refuses by itself, in the words that a user reads.
+
+use crate::world::{World, spec};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Api;
+use serde_json::json;
+
+#[tokio::test]
+async fn the_definition_is_structural_and_served() {
+    let world = World::new("schema-definition").await;
+    let crd = Api::<CustomResourceDefinition>::all(world.client.clone()).get("chaosexperiments.chaos.gushchin.dev").await.unwrap();
+    let conditions = crd.status.unwrap().conditions.unwrap();
+    assert!(conditions.iter().all(|condition| condition.type_ != "NonStructuralSchema"), "{conditions:?}");
+    assert!(conditions.iter().any(|condition| condition.type_ == "Established" && condition.status == "True"), "{conditions:?}");
+}
+
+#[tokio::test]
+async fn what_is_out_of_range_is_refused_with_the_field_and_the_bound() {
+    let world = World::new("schema-refusals").await;
+    for (changes, words) in [
+        (json!({ "lossPercentage": 0 }), "spec.lossPercentage: Invalid value: 0: spec.lossPercentage in body should be greater than 0"),
+        (json!({ "lossPercentage": 40.1 }), "spec.lossPercentage in body should be less than or equal to 40"),
+        (json!({ "correlation": -1 }), "spec.correlation in body should be greater than or equal to 0"),
+        (json!({ "correlation": 101 }), "spec.correlation in body should be less than or equal to 100"),
+        (json!({ "lossCorrelation": 101 }), "spec.lossCorrelation in body should be less than or equal to 100"),
+        (
+            json!({ "correlation": 1, "lossCorrelation": 2 }),
+            "spec.correlation and its older name spec.lossCorrelation differ: set only spec.correlation",
+        ),
+        (
+            json!({ "direction": "sideways" }),
+            "spec.direction: Unsupported value: \"sideways\": supported values: \"egress\", \"ingress\", \"both\"",
+        ),
+        (json!({ "duration": null }), "spec.duration is required for the action pod-network-loss: give whole numbers with h, m or s"),
+        (json!({ "duration": "5" }), "spec.duration in body should match '^([0-9]+(s|m|h))+$'"),
+        (json!({ "duration": "0s" }), "spec.duration must be from 1s to 168h"),
+        (json!({ "duration": "169h" }), "spec.duration must be from 1s to 168h"),
+        (json!({ "selector": {} }), "spec.selector in body should have at least 1 properties"),
+        (json!({ "selector": null }), "spec.selector: Required value"),
+        (json!({ "action": "pod-explode" }), "spec.action: Unsupported value: \"pod-explode\""),
+        (json!({ "count": 0 }), "spec.count in body should be greater than or equal to 1"),
+        (json!({ "count": 101 }), "spec.count in body should be less than or equal to 100"),
+        (json!({ "interface": "a/b" }), "spec.interface in body should match"),
+        (json!({ "interface": "-rm" }), "spec.interface in body should match"),
+        (json!({ "lossPercent": 10 }), ".spec.lossPercent: field not declared in schema"),
+    ] {
+        let error = world.apply("refused", spec(changes.clone())).await.expect_err(&changes.to_string());
+        assert!(error.contains(words), "{changes}: {error}");
+    }
+    assert!(world.experiments().get_opt("refused").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn defaults_are_filled_in_and_both_names_of_correlation_are_taken() {
+    let world = World::new("schema-defaults").await;
+    let defaults = world.apply("defaults", spec(json!({ "lossPercentage": null }))).await.unwrap().spec;
+    assert_eq!((defaults.count, defaults.direction.as_str()), (1, "both"));
+    assert!((defaults.loss_percentage - 5.0).abs() < f64::EPSILON && defaults.correlation_percentage().abs() < f64::EPSILON);
+    let older = world.apply("older", spec(json!({ "lossCorrelation": 25 }))).await.unwrap().spec;
+    assert!((older.correlation_percentage() - 25.0).abs() < f64::EPSILON);
+    world.apply("same", spec(json!({ "correlation": 25, "lossCorrelation": 25 }))).await.unwrap();
+    world.apply("least", spec(json!({ "lossPercentage": 0.001, "correlation": 0, "duration": "1s" }))).await.unwrap();
+    world.apply("most", spec(json!({ "lossPercentage": 40, "correlation": 100, "count": 100, "duration": "168h" }))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_null_is_not_taken_for_a_value() {
+    let world = World::new("schema-null").await;
+    let mut with_null = spec(json!({}));
+    with_null["duration"] = json!(null);
+    let error = world.apply("null", with_null).await.unwrap_err();
+    assert!(error.contains("spec.duration in body must be of type string"), "{error}");
+}
+
+/// `kubectl create`, and `kubectl apply` without --server-side, post the object and ask for strict decoding.
+#[tokio::test]
+async fn a_typo_is_refused_on_creation() {
+    let world = World::new("schema-typo").await;
+    let object = json!({
+        "apiVersion": "chaos.gushchin.dev/v1alpha1",
+        "kind": "ChaosExperiment",
+        "metadata": { "name": "typo" },
+        "spec": spec(json!({ "lossPercent": 10 })),
+    });
+    let path = "/apis/chaos.gushchin.dev/v1alpha1/namespaces/schema-typo/chaosexperiments?fieldValidation=Strict";
+    let request = http::Request::post(path).header("content-type", "application/json").body(object.to_string().into_bytes()).unwrap();
+    match world.client.request::<serde_json::Value>(request).await {
+        Err(kube::Error::Api(status)) => {
+            assert!(status.message.contains("strict decoding error: unknown field \"spec.lossPercent\""), "{}", status.message);
+        }
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,83 @@
+//! Which pods are taken, and which never are.
+
+use crate::world::{World, spec};
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use netloss_controller::api::Phase;
+use serde_json::json;
+
+#[tokio::test]
+async fn of_the_matching_pods_only_as_many_as_asked_for_are_taken() {
+    let world = World::new("selection-count").await;
+    for name in ["a", "b", "c"] {
+        world.pod(name).await;
+    }
+    world.pod_with("other", json!({ "labels": { "app": "db" } }), json!({})).await;
+    world.apply("x", spec(json!({ "count": 2 }))).await.unwrap();
+    world.pass("x", 0).await;
+    let mut taken = 0;
+    for name in ["a", "b", "c"] {
+        taken += world.agents(name).await.len();
+    }
+    assert_eq!((taken, world.agents("other").await.len()), (2, 0));
+    let status = world.status("x").await;
+    assert_eq!((status.phase, status.affected_pods.len()), (Some(Phase::Pending), 2));
+}
+
+#[tokio::test]
+async fn pods_that_must_not_be_touched_never_are() {
+    let world = World::new("selection-never").await;
+    world.pod_with("host", json!({}), json!({ "hostNetwork": true })).await;
+    world.pod_with("mirror", json!({ "annotations": { "kubernetes.io/config.mirror": "hash" } }), json!({})).await;
+    world.pod_with("excluded", json!({ "labels": { "chaos.gushchin.dev/exclude": "true" } }), json!({})).await;
+    world.pod_with("terminating", json!({ "finalizers": ["test.example/hold"] }), json!({})).await;
+    world.pods().delete("terminating", &DeleteParams::default()).await.unwrap();
+    world.pod("starting").await;
+    world.set_status("starting", json!({ "phase": "Pending" })).await;
+    world.pod("done").await;
+    world.set_status("done", json!({ "phase": "Succeeded" })).await;
+    let names = ["host", "mirror", "excluded", "terminating", "starting", "done"];
+
+    world.apply("alone", spec(json!({ "count": 100 }))).await.unwrap();
+    world.pass("alone", 0).await;
+    let status = world.status("alone").await;
+    assert_eq!(status.phase, Some(Phase::Failed));
+    let message = status.message.unwrap();
+    assert!(message.starts_with("No eligible pods: none of the 6 in the namespace \"selection-never\""), "{message}");
+    assert_eq!(world.event_reasons("ChaosExperiment", "alone").await, [&["Failed"][..], &["Skipped"; 6]].concat());
+
+    world.pod("plain").await;
+    world.apply("with-one", spec(json!({ "count": 100 }))).await.unwrap();
+    world.pass("with-one", 0).await;
+    for name in names {
+        assert_eq!(world.agents(name).await.len(), 0, "{name}");
+    }
+    assert_eq!(world.agents("plain").await.len(), 1);
+    assert!(world.message("with-one").await.contains("only 1 of the 100 pods asked for were eligible"));
+}
+
+#[tokio::test]
+async fn a_pod_with_an_agent_at_work_is_not_taken_a_second_time() {
+    let world = World::new("selection-active").await;
+    world.pod("a").await;
+    world.apply("first", spec(json!({}))).await.unwrap();
+    world.pass("first", 0).await;
+    world.apply("second", spec(json!({}))).await.unwrap();
+    world.pass("second", 1).await;
+    let message = world.message("second").await;
+    assert!(message.starts_with("No eligible pods") && message.contains("another run is active in it"), "{message}");
+    assert_eq!(world.agents("a").await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_excluded_namespace_is_left_alone() {
+    let world = World::new("selection-namespace").await;
+    let patch = Patch::Merge(json!({ "metadata": { "labels": { "chaos.gushchin.dev/exclude": "true" } } }));
+    let namespaces = Api::<k8s_openapi::api::core::v1::Namespace>::all(world.client.clone());
+    namespaces.patch(&world.namespace, &PatchParams::default(), &patch).await.unwrap();
+    world.pod("a").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    world.pass("x", 0).await;
+    assert!(world.message("x").await.starts_with("No eligible pods: the namespace \"selection-namespace\" carries the label"));
+    assert!(world.agents("a").await.is_empty());
+}

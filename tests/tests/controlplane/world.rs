@@ -1,0 +1,158 @@
+//! One API server for all tests, and a namespace for each.
+
+use crate::node::Node;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::controller::Action;
+use kube::runtime::wait::{await_condition, conditions};
+use kube::{Api, Client, Config, ResourceExt};
+use netloss_controller::api::{ChaosExperiment, ChaosExperimentStatus};
+use netloss_controller::machine::Settings;
+use netloss_controller::reconcile::{self, Context, Error};
+use netloss_lab::controlplane::{CONTEXT, ControlPlane};
+use netloss_lab::host::paths::workspace_root;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::sync::OnceCell;
+
+/// The image that the first controller of a test knows.
+pub(crate) const AGENT_IMAGE: &str = "localhost/netloss-agent:1";
+
+static SERVERS: OnceCell<Servers> = OnceCell::const_new();
+
+struct Servers {
+    control_plane: ControlPlane,
+    node: Node,
+}
+
+impl Servers {
+    async fn start() -> Self {
+        let control_plane = ControlPlane::start_for_tests().await.expect("the control plane starts");
+        let client = control_plane.client().await.expect("a client");
+        install_definition(client.clone()).await;
+        let node = Node::start(client, control_plane.pki()).await;
+        Self { control_plane, node }
+    }
+}
+
+/// Installs the committed definition, as a user does.
+async fn install_definition(client: Client) {
+    let file = workspace_root().join("config/crd/chaos.gushchin.dev_chaosexperiments.yaml");
+    let text = std::fs::read_to_string(&file).expect("the definition is committed");
+    let crd: CustomResourceDefinition = serde_saphyr::from_str(&text).expect("the definition is one");
+    let api = Api::<CustomResourceDefinition>::all(client);
+    api.create(&PostParams::default(), &crd).await.expect("the API server takes the definition");
+    await_condition(api, &crd.name_any(), conditions::is_crd_established()).await.expect("the definition becomes established");
+}
+
+/// A namespace on the API server.
+pub(crate) struct World {
+    /// An administrator.
+    pub(crate) client: Client,
+    /// The namespace.
+    pub(crate) namespace: String,
+    /// When the test began.
+    pub(crate) begin: Timestamp,
+    config: Config,
+}
+
+impl World {
+    /// `name` is the test's, and the namespace's.
+    pub(crate) async fn new(name: &str) -> Self {
+        let servers = SERVERS.get_or_init(Servers::start).await;
+        let options = kube::config::KubeConfigOptions { context: Some(CONTEXT.to_owned()), ..Default::default() };
+        let kubeconfig = kube::config::Kubeconfig::read_from(servers.control_plane.kubeconfig_path()).unwrap();
+        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
+        let client = Client::try_from(config.clone()).unwrap();
+        let world = Self { client, namespace: name.to_owned(), begin: Timestamp::now(), config };
+        let namespace = serde_json::from_value(json!({ "metadata": { "name": name } })).unwrap();
+        Api::<Namespace>::all(world.client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+        world
+    }
+
+    /// What the node's kubelet answers when it is asked for logs.
+    pub(crate) fn node() -> &'static Node {
+        &SERVERS.get().expect("a world exists").node
+    }
+
+    /// How to reach the API server as an administrator.
+    pub(crate) fn config(&self) -> Config {
+        self.config.clone()
+    }
+
+    pub(crate) fn experiments(&self) -> Api<ChaosExperiment> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Applies an experiment as `kubectl apply` does, unknown fields being errors; an error is in the API server's words.
+    pub(crate) async fn apply(&self, name: &str, spec: Value) -> Result<ChaosExperiment, String> {
+        let manifest = json!({
+            "apiVersion": "chaos.gushchin.dev/v1alpha1",
+            "kind": "ChaosExperiment",
+            "metadata": { "name": name, "namespace": self.namespace },
+            "spec": spec,
+        });
+        let params = PatchParams::apply("a-user").validation_strict().force();
+        let resource = kube::core::ApiResource::erase::<ChaosExperiment>(&());
+        let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &self.namespace, &resource);
+        match api.patch(name, &params, &Patch::Apply(manifest)).await {
+            Ok(object) => Ok(object.try_parse().unwrap()),
+            Err(kube::Error::Api(status)) => Err(status.message),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    /// A controller at a time of its own, in seconds after the begin of the test.
+    pub(crate) fn controller(&self, client: Client, image: &str, seconds: i64) -> Arc<Context> {
+        let now = self.at(seconds);
+        let settings = Settings::new(image, "netloss-system");
+        Arc::new(Context::new(client, settings, Arc::new(move || now), Some("test".to_owned())))
+    }
+
+    pub(crate) fn at(&self, seconds: i64) -> Timestamp {
+        self.begin + SignedDuration::from_secs(seconds)
+    }
+
+    /// One pass of an ordinary controller over the experiment.
+    pub(crate) async fn pass(&self, name: &str, seconds: i64) -> Action {
+        self.pass_of(self.controller(self.client.clone(), AGENT_IMAGE, seconds), name).await.expect("the pass comes to its end")
+    }
+
+    /// One pass of this controller over the experiment.
+    pub(crate) async fn pass_of(&self, controller: Arc<Context>, name: &str) -> Result<Action, Error> {
+        let object = self.experiments().get(name).await.unwrap();
+        reconcile::reconcile(Arc::new(object), controller).await
+    }
+
+    pub(crate) async fn status(&self, name: &str) -> ChaosExperimentStatus {
+        self.experiments().get(name).await.unwrap().status.unwrap_or_default()
+    }
+
+    pub(crate) async fn message(&self, name: &str) -> String {
+        self.status(name).await.message.unwrap_or_default()
+    }
+
+    /// The reasons of the events about an object of this name, sorted.
+    pub(crate) async fn event_reasons(&self, kind: &str, name: &str) -> Vec<String> {
+        let events = Api::<Event>::namespaced(self.client.clone(), &self.namespace).list(&ListParams::default()).await.unwrap();
+        let about = |event: &Event| {
+            let regarding = event.regarding.clone().unwrap_or_default();
+            regarding.kind.as_deref() == Some(kind) && regarding.name.as_deref() == Some(name)
+        };
+        let mut reasons: Vec<String> = events.items.into_iter().filter(about).filter_map(|event| event.reason).collect();
+        reasons.sort();
+        reasons
+    }
+}
+
+/// The smallest spec that is taken, with changes; a change to null leaves a field out.
+pub(crate) fn spec(changes: Value) -> Value {
+    let mut spec = json!({ "action": "pod-network-loss", "selector": { "app": "web" }, "duration": "30s", "lossPercentage": 10 });
+    let (Value::Object(fields), Value::Object(changes)) = (&mut spec, changes) else { panic!("a spec is an object") };
+    fields.extend(changes);
+    fields.retain(|_, value| !value.is_null());
+    spec
+}
