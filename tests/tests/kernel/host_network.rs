@@ -22,8 +22,8 @@ fn the_initial_namespace_is_refused() -> Result<()> {
 #[test]
 fn a_bridge_with_ports_is_refused_unless_allowed() -> Result<()> {
     let pod = Pod::new()?;
-    pod.pod
-        .ip_batch("link add cni0 type bridge\nlink set cni0 up\nlink add veth1 type veth peer name veth2\nlink set veth1 master cni0\n")?;
+    // Down, so that no carrier settles between the snapshots.
+    pod.pod.ip_batch("link add cni0 type bridge\nlink add veth1 type veth peer name veth2\nlink set veth1 master cni0\n")?;
     check_refused(&pod.pod, "cni0")?;
     let before = NamespaceState::of(&pod.pod)?;
     let mut agent = Agent::start(&pod.pod, "run --loss 10 --ttl 1h --allow-host-network")?;
