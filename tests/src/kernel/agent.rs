@@ -1,5 +1,6 @@
 //! The agent's binary as guests get it, and how it and the kernel tests are built.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -18,13 +19,25 @@ const IN_GUEST: &str = "/usr/bin/netloss-agent";
 pub fn add_to(payload: &mut Payload, arch: Arch) -> Result<()> {
     let default = paths::target_dir().join(arch.target()).join("release/netloss-agent");
     let agent = std::env::var_os("NETLOSS_AGENT").map_or(default, PathBuf::from);
+    let build = format!("cargo build --release --package netloss-agent --target {}", arch.target());
     if agent.is_file() {
+        if let Some(source) = newer_source(&agent) {
+            progress::note(format!("{} is older than {}; to build it again: {build}", agent.display(), source.display()));
+        }
         payload.files.push((IN_GUEST.to_owned(), agent));
     } else if is_kernel_test(&payload.binary) {
-        let target = arch.target();
-        bail!("there is no {}; build it with: cargo build --release --package netloss-agent --target {target}", agent.display());
+        bail!("there is no {}; build it with: {build}", agent.display());
     }
     Ok(())
+}
+
+/// A source that changed after the binary was built. Cargo lists the sources in a file beside it; without one, nothing is known.
+fn newer_source(binary: &Path) -> Option<PathBuf> {
+    let built = fs::metadata(binary).and_then(|metadata| metadata.modified()).ok()?;
+    let listing = fs::read_to_string(binary.with_added_extension("d")).ok()?;
+    let (_, sources) = listing.split_once(": ")?;
+    let changed = |source: &PathBuf| fs::metadata(source).and_then(|metadata| metadata.modified()).is_ok_and(|changed| changed > built);
+    sources.split_whitespace().map(PathBuf::from).find(changed)
 }
 
 /// Cargo names a test's executable after the test, a dash and a hash.
@@ -48,7 +61,7 @@ pub fn build(arch: Arch) -> Result<Payload> {
     tests.args(["test", "--quiet", "--no-run", "--package", "netloss-lab", "--test", "kernel", "--profile", "guest", "--target", target]);
     tests.args(["--no-default-features", "--features", "guest", "--message-format", "json"]);
     let binary = one(cargo::executables(&mut tests)?, "kernel test")?;
-    let size = std::fs::metadata(&agent)?.len();
+    let size = fs::metadata(&agent)?.len();
     step.done(format!("agent of {} KiB", size / 1024));
     Ok(Payload { binary, files: vec![(IN_GUEST.to_owned(), agent)], ..Payload::default() })
 }

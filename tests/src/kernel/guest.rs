@@ -16,8 +16,8 @@ use super::console::{self, Line};
 use super::{Arch, Kernel, Payload, initramfs};
 use crate::host::paths;
 
-/// As many lines of a dead guest's console as an oops has.
-const TAIL_LINES: usize = 60;
+/// As many lines of a dead guest's console as an oops and the panic after it have.
+const TAIL_LINES: usize = 120;
 
 /// Runs that may be repeated because of QEMU's own defect.
 const ATTEMPTS: u32 = 3;
@@ -92,6 +92,8 @@ impl Guest {
                     joined(&tail)
                 ),
             };
+            // What QEMU has read need not stay behind if the lab is killed.
+            initramfs.remove();
             match Line::parse(&line) {
                 Line::Kernel(name) => name.clone_into(&mut release),
                 Line::Exit(number) => code = Some(number),
@@ -142,11 +144,16 @@ impl Initramfs {
         fs::write(&this.path, bytes).with_context(|| format!("cannot write {}", this.path.display()))?;
         Ok(this)
     }
+
+    fn remove(&self) {
+        // It fails where it is removed already.
+        drop(fs::remove_file(&self.path));
+    }
 }
 
 impl Drop for Initramfs {
     fn drop(&mut self) {
-        drop(fs::remove_file(&self.path));
+        self.remove();
     }
 }
 
