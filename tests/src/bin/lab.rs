@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
 use clap::{Parser, Subcommand};
 use netloss_lab::commands;
 
@@ -24,10 +23,14 @@ enum Command {
     Guest(commands::guest::Guest),
 }
 
-fn main() -> Result<ExitCode> {
-    match Lab::parse().command {
+fn main() -> ExitCode {
+    let result = match Lab::parse().command {
         Command::Test(command) => command.run(),
         Command::Kernel(command) => command.run(),
         Command::Guest(command) => command.run(),
-    }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("cargo lab: {error:#}");
+        ExitCode::FAILURE
+    })
 }
