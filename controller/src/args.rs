@@ -88,7 +88,7 @@ impl RunArgs {
         let filter = EnvFilter::try_new(&self.log).with_context(|| format!("--log {}: give a level such as info or debug", self.log))?;
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         match self.log_format {
-            LogFormat::Json => log.json().flatten_event(true).init(),
+            LogFormat::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
             LogFormat::Text => log.init(),
         }
         Ok(())

@@ -29,7 +29,7 @@ const FIELD_MANAGER: &str = "netloss-controller";
 const ROUNDS: usize = 8;
 
 /// The longest that one pass may take. Being cut off is like a crash, which every step allows for.
-const PASS_TIMEOUT: Duration = Duration::from_mins(1);
+const PASS_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -160,7 +160,7 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
             views.extend(std::mem::take(&mut refused));
         }
         let decision = machine::decide(&experiment, &observed, (context.clock)(), &context.settings);
-        log(&experiment, &decision);
+        log(&experiment, &name, &decision);
         let Decision { status, injections, events, requeue } = decision;
         let wrote = status.is_some();
         let planned = wrote && current.status.as_ref().and_then(|status| status.run) != status.as_ref().and_then(|status| status.run);
@@ -202,15 +202,16 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
 }
 
 /// One line for each decision that changes something.
-fn log(experiment: &Experiment<'_>, decision: &Decision) {
+fn log(experiment: &Experiment<'_>, name: &str, decision: &Decision) {
     let Some(status) = decision.status.as_ref().or(experiment.status) else { return };
-    let (uid, run, injections) = (experiment.uid, status.run.unwrap_or_default(), decision.injections.len());
-    let (phase, message) = (status.phase.map_or_else(String::new, |phase| format!("{phase:?}")), status.message.as_deref());
-    let requeue = decision.requeue.map(|after| after.as_secs_f64());
+    let Experiment { namespace, uid, .. } = experiment;
+    let run = status.run.unwrap_or_default();
+    let (phase, says) = (status.phase.map_or_else(String::new, |phase| format!("{phase:?}")), status.message.as_deref());
+    let (injections, look_again_in) = (decision.injections.len(), decision.requeue.map(|after| after.as_secs_f64()));
     match &decision.status {
-        Some(_) => info!(uid, run, phase, message, injections, requeue, "decided: new status"),
-        None if injections > 0 => info!(uid, run, phase, injections, requeue, "decided: injecting"),
-        None => debug!(uid, run, phase, requeue, "decided: nothing to do"),
+        Some(_) => info!(namespace, name, uid, run, phase, says, injections, look_again_in, "decided: new status"),
+        None if injections > 0 => info!(namespace, name, uid, run, phase, injections, look_again_in, "decided: injecting"),
+        None => debug!(namespace, name, uid, run, phase, look_again_in, "decided: nothing to do"),
     }
 }
 

@@ -8,12 +8,15 @@ use crate::{
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use netloss_contract::container_name;
 use std::{collections::BTreeMap, time::Duration};
 
 /// Between looks at a log that does not yet say that the loss is in place.
 const POLL_LOG: Duration = Duration::from_secs(2);
 /// Between looks at something that could not be read.
 const POLL_TROUBLE: Duration = Duration::from_secs(10);
+/// Of an entry that was not written by this controller.
+const FORGED: &str = "this entry does not belong to this run, somebody else has written it: nothing was done about it";
 /// Between looks where a watch will tell anyway.
 const POLL_QUIET: Duration = Duration::from_mins(1);
 
@@ -28,9 +31,14 @@ pub(super) fn follow(
     let mut decision = Decision::default();
     let mut obstacles = Vec::new();
     let follower = Follower { now, grace: settings.grace, deleting: experiment.deleting };
+    let run = before.run.unwrap_or_default();
     for (entry, pod) in before.pods.iter().zip(&mut after.pods).filter(|(entry, _)| entry.state != PodState::Ended) {
-        // Not looked at, so nothing is known of it; it is when it is looked at next.
-        let step = views.get(&entry.uid).map(|view| follower.step(pod, view)).unwrap_or_default();
+        // What is not looked at now is looked at the next time.
+        let step = match views.get(&entry.uid) {
+            Some(_) if !is_of_run(entry, experiment, run) => follower.end(pod, Outcome::Unknown, FORGED),
+            Some(view) => follower.step(pod, view),
+            None => Step::default(),
+        };
         if step.inject {
             decision.injections.push(entry.clone());
         }
@@ -50,6 +58,14 @@ pub(super) fn follow(
     decision.events.extend(events::of_phase(before, &after));
     decision.status = (after != *before).then_some(after);
     decision
+}
+
+/// Whether this controller can have written the entry. Someone with rights to a status alone must not come to a container in any pod
+/// that they choose.
+fn is_of_run(entry: &PodStatus, experiment: &Experiment<'_>, run: u32) -> bool {
+    let named_so = entry.container == container_name(experiment.uid, run, entry.attempt);
+    let runs_so = entry.argv.first().is_some_and(|word| word == "run") && entry.argv.contains(&format!("--run={}/{run}", experiment.uid));
+    entry.namespace == experiment.namespace && named_so && runs_so
 }
 
 fn phase(pods: &[PodStatus]) -> Phase {

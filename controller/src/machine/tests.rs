@@ -303,3 +303,51 @@ fn the_longest_run_has_a_deadline() {
     let status = planned(&spec, 1);
     assert_eq!(status.pods[0].deadline.0, at(120 + i64::try_from(Ttl::MAX.as_secs()).unwrap()));
 }
+
+#[test]
+fn an_entry_that_somebody_else_wrote_is_not_acted_on() {
+    let spec = spec();
+    for forge in [
+        (|entry| entry.namespace = "kube-system".to_owned()) as fn(&mut PodStatus),
+        |entry| entry.container = "debugger".to_owned(),
+        |entry| entry.argv = vec!["sh".to_owned()],
+        |entry| entry.argv.retain(|word| !word.starts_with("--run=")),
+    ] {
+        let mut status = planned(&spec, 1);
+        forge(&mut status.pods[0]);
+        let decision = step(&spec, &status, |_| BARE, at(1));
+        assert!(decision.injections.is_empty());
+        assert!(message(&decision).contains("somebody else has written it"), "{}", message(&decision));
+    }
+}
+
+#[test]
+fn the_largest_status_stays_within_its_bound() {
+    const BOUND: usize = 256 * 1024;
+    let mut spec = spec();
+    (spec.count, spec.interface) = (100, Some("i".repeat(15)));
+    let uid = "1b4e28ba-2fa1-41d2-883f-0016d3cca427";
+    let mut pods = candidates(100);
+    for (n, pod) in pods.iter_mut().enumerate() {
+        (pod.target.name, pod.target.uid, pod.target.node) = (format!("{n:0253}"), format!("{n:036}"), Some("n".repeat(63)));
+        pod.target.namespace = "n".repeat(63);
+    }
+    let namespace = "n".repeat(63);
+    let experiment = |status| Experiment { namespace: &namespace, uid, ..experiment(&spec, status) };
+    let observed = Observed::Candidates { namespace_excluded: false, pods };
+    let status = decide(&experiment(None), &observed, at(0), &settings()).status.unwrap();
+    let refused = PodView::Refused("x".repeat(10_000));
+    let adopted = |entry: &PodStatus| agent(entry, AgentState::Waiting { reason: None, message: None });
+    let mut injected = {
+        let views = status.pods.iter().map(|entry| (entry.uid.clone(), adopted(entry))).collect();
+        decide(&experiment(Some(&status)), &Observed::Pods(views), at(1), &settings()).status.unwrap()
+    };
+    for pod in &mut injected.pods {
+        pod.observed = Some(crate::api::ObservedLoss::default());
+    }
+    let views = injected.pods.iter().map(|entry| (entry.uid.clone(), refused.clone())).collect();
+    let ended = decide(&experiment(Some(&injected)), &Observed::Pods(views), at(2), &settings()).status.unwrap();
+    assert_eq!((ended.pods.len(), ended.affected_pods.len()), (100, 100));
+    let size = serde_json::to_string(&ended).unwrap().len();
+    assert!(size < BOUND, "{size}");
+}

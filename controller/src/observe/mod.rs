@@ -25,8 +25,8 @@ pub(crate) const CONCURRENCY: usize = 8;
 /// What is read of a log, from its begin, in bytes: the record that the loss is in place is its first line.
 const LOG_BYTES: i64 = 16 * 1024;
 
-/// How long a log may take: the API server asks the node's kubelet for it.
-const LOG_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a log may take: the API server asks the node's kubelet for it. A hundred unreachable ones still fit into one pass.
+const LOG_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Pods of one page of a list.
 const PAGE: u32 = 500;

@@ -3,6 +3,7 @@
 use crate::world::{World, spec};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
+use netloss_lab::host::paths::workspace_root;
 use serde_json::json;
 
 #[tokio::test]
@@ -90,4 +91,15 @@ async fn a_typo_is_refused_on_creation() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn the_committed_sample_is_taken_as_it_is() {
+    // The namespace that the sample names.
+    let world = World::new("netloss-demo").await;
+    let file = workspace_root().join("config/samples/chaos_v1alpha1_chaosexperiment_network_loss.yaml");
+    let sample: serde_json::Value = serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    assert_eq!(sample["metadata"]["namespace"], json!(world.namespace));
+    let taken = world.apply("sample", sample["spec"].clone()).await.unwrap();
+    assert!(taken.spec.action.is_served());
 }
