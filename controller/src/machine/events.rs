@@ -4,6 +4,7 @@ use crate::{
     api::{ChaosExperimentStatus, Outcome, Phase, PodState, PodStatus},
     targets::{Candidate, Target},
 };
+use jiff::{SignedDuration, Timestamp};
 
 /// An event to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,9 @@ pub enum Severity {
     /// Worth a look.
     Warning,
 }
+
+/// How far a node's clock may be from the controller's without a word about it.
+const MAX_SKEW: SignedDuration = SignedDuration::from_secs(5);
 
 /// A candidate that was not chosen because it may not be acted on.
 pub(super) fn skipped(candidate: &Candidate) -> Option<EventRecord> {
@@ -89,6 +93,20 @@ pub(super) fn of_transition(before: &PodStatus, after: &PodStatus, adopted: bool
     events
 }
 
+/// A node whose clock must be wrong, or else this controller's: the loss cannot have been in place before the run was planned, nor
+/// after it was seen to be. Deadlines, which are times of day, are then early or late by as much; the duration is not.
+pub(super) fn clock_skew(pod: &PodStatus, planned: Timestamp, applied: Timestamp, seen: Timestamp) -> Option<EventRecord> {
+    let (ahead, behind) = (applied.duration_since(seen), planned.duration_since(applied));
+    let (by, word) = if ahead > behind { (ahead, "ahead of") } else { (behind, "behind") };
+    let node = pod.node.as_deref().unwrap_or("unknown");
+    (by > MAX_SKEW).then(|| EventRecord {
+        about: About::ExperimentFor(target(pod)),
+        severity: Severity::Warning,
+        reason: "ClockSkew",
+        note: format!("The clock of node {node} is at least {} s {word} the controller's: check that both are synchronised", by.as_secs()),
+    })
+}
+
 /// What happened to the run as a whole.
 pub(super) fn of_phase(before: &ChaosExperimentStatus, after: &ChaosExperimentStatus) -> Option<EventRecord> {
     let (severity, reason) = match after.phase.filter(|_| before.phase != after.phase)? {
@@ -98,4 +116,8 @@ pub(super) fn of_phase(before: &ChaosExperimentStatus, after: &ChaosExperimentSt
         Phase::Failed => (Severity::Warning, "Failed"),
     };
     Some(EventRecord { about: About::Experiment, severity, reason, note: after.message.clone().unwrap_or_default() })
+}
+
+fn target(pod: &PodStatus) -> Target {
+    Target { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone(), node: pod.node.clone() }
 }

@@ -50,6 +50,9 @@ pub(super) fn follow(
             decision.requeue = [decision.requeue, step.look_again, Some(POLL_QUIET)].into_iter().flatten().min();
         }
         decision.events.extend(events::of_transition(entry, pod, step.adopted));
+        if let (false, Some(Time(applied)), Some(Time(began))) = (entry.was_applied(), &pod.applied_at, &before.start_time) {
+            decision.events.extend(events::clock_skew(pod, *began, *applied, now));
+        }
     }
     let phase = phase(&after.pods);
     after.phase = Some(phase);

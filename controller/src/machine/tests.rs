@@ -142,6 +142,26 @@ fn a_run_goes_through_its_phases() {
 }
 
 #[test]
+fn a_node_whose_clock_is_wrong_is_told_of() {
+    let spec = spec();
+    let skew = |applied_at: Timestamp, seen: Timestamp| {
+        let view = |entry: &PodStatus| {
+            let Event::Applied(applied) = applied() else { panic!() };
+            let log = AgentLog::Applied(applied_at, Box::new(applied));
+            PodView::Present { skip: None, agent: Some(AgentView { args: entry.argv.clone(), state: AgentState::Running, log }) }
+        };
+        let decision = step(&spec, &planned(&spec, 1), view, seen);
+        decision.events.into_iter().find(|event| event.reason == "ClockSkew").map(|event| event.note)
+    };
+    assert_eq!(skew(at(10), at(12)), None);
+    assert_eq!(skew(at(10), at(100)), None, "seen late");
+    let words = "The clock of node unknown is at least 8 s ahead of the controller's: check that both are synchronised";
+    assert_eq!(skew(at(20), at(12)).as_deref(), Some(words));
+    let words = "The clock of node unknown is at least 3600 s behind the controller's: check that both are synchronised";
+    assert_eq!(skew(at(-3600), at(12)).as_deref(), Some(words));
+}
+
+#[test]
 fn an_edit_during_a_run_waits_for_its_end() {
     let spec = spec();
     let planned = planned(&spec, 2);

@@ -2,8 +2,8 @@
 
 use crate::world::{World, spec};
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams};
-use netloss_controller::api::Phase;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use netloss_controller::api::{Phase, PodState};
 use serde_json::json;
 
 #[tokio::test]
@@ -22,6 +22,21 @@ async fn of_the_matching_pods_only_as_many_as_asked_for_are_taken() {
     assert_eq!((taken, world.agents("other").await.len()), (2, 0));
     let status = world.status("x").await;
     assert_eq!((status.phase, status.affected_pods.len()), (Some(Phase::Pending), 2));
+}
+
+#[tokio::test]
+async fn a_hundred_pods_are_one_pass() {
+    let world = World::new("selection-hundred").await;
+    for n in 0..100 {
+        world.pod(&format!("p{n}")).await;
+    }
+    world.apply("x", spec(json!({ "count": 100 }))).await.unwrap();
+    world.pass("x", 0).await;
+    let status = world.status("x").await;
+    assert!(status.pods.len() == 100 && status.pods.iter().all(|pod| pod.state == PodState::Injected));
+    assert_eq!(status.affected_pods.len(), 100);
+    let pods = world.pods().list(&ListParams::default()).await.unwrap();
+    assert!(pods.iter().all(|pod| pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_ref()).is_some_and(|all| all.len() == 1)));
 }
 
 #[tokio::test]
