@@ -162,9 +162,9 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
         let decision = machine::decide(&experiment, &observed, (context.clock)(), &context.settings);
         log(&experiment, &name, &decision);
         let Decision { status, injections, events, requeue } = decision;
-        let wrote = status.is_some();
-        let planned = wrote && current.status.as_ref().and_then(|status| status.run) != status.as_ref().and_then(|status| status.run);
-        let run = format!("{uid}/{}", status.as_ref().or(experiment.status).and_then(|status| status.run).unwrap_or_default());
+        let number = |status: Option<&ChaosExperimentStatus>| status.and_then(|status| status.run).unwrap_or_default();
+        let planned = status.as_ref().is_some_and(|status| number(Some(status)) != number(experiment.status));
+        let run = format!("{uid}/{}", number(experiment.status));
         if let Some(status) = status {
             match context.write_status(&current, status).await {
                 Ok(()) => {}

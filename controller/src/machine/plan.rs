@@ -40,9 +40,12 @@ pub(super) fn check(experiment: &Experiment<'_>, settings: &Settings) -> Result<
     if namespace.starts_with("kube-") || *namespace == settings.own_namespace {
         return Err(format!("experiments in the namespace \"{namespace}\" are refused: its pods run the cluster or netloss itself"));
     }
-    if let Some(word) = spec.selector.iter().flat_map(|(key, value)| [key, value]).find(|word| !is_label_word(word)) {
+    if spec.selector.is_empty() {
+        return Err("spec.selector is empty: name at least one label that the pods carry, such as app: web".to_owned());
+    }
+    if let Some((key, value)) = spec.selector.iter().find(|(key, value)| !is_label(key, value)) {
         return Err(format!(
-            "spec.selector has \"{word}\", which is no label's key or value: give them as pods carry them, such as app: web"
+            "spec.selector has \"{key}\": \"{value}\", which no pod can carry: give a label as pods have it, such as app: web"
         ));
     }
     let duration = spec.duration.as_deref().ok_or("spec.duration is required: give a length such as 90s, 2m or 1h30m")?;
@@ -68,9 +71,16 @@ pub(super) fn check(experiment: &Experiment<'_>, settings: &Settings) -> Result<
     })
 }
 
-/// Whether nothing in it would mean something else where labels are written one after the other, as in a request.
-fn is_label_word(word: &str) -> bool {
-    word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/'))
+/// Whether Kubernetes takes this for a label. One that it does not would be an error of every list of pods, or, with a comma in it,
+/// another selector.
+fn is_label(key: &str, value: &str) -> bool {
+    let is_name = |text: &str, longest: usize| {
+        let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let ends = |c: char| c.is_ascii_alphanumeric();
+        text.len() <= longest && text.starts_with(ends) && text.ends_with(ends) && text.chars().all(inner)
+    };
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    prefix.is_none_or(|prefix| is_name(prefix, 253)) && is_name(name, 63) && (value.is_empty() || is_name(value, 63))
 }
 
 /// Writes down what is about to be done, and does nothing else.

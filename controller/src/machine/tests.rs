@@ -66,10 +66,22 @@ fn refusals_name_the_field_the_value_and_the_way_out() {
             |spec| (spec.correlation, spec.loss_correlation) = (Some(1.0), Some(2.0)),
             "spec.correlation is 1 and its older name spec.lossCorrelation is 2: set only spec.correlation",
         ),
-        (|spec| drop(spec.selector.insert("app".to_owned(), "a,b!=c".to_owned())), "spec.selector has \"a,b!=c\""),
+        (|spec| spec.selector.clear(), "spec.selector is empty: name at least one label"),
+        (|spec| drop(spec.selector.insert("app".to_owned(), "a,b!=c".to_owned())), "spec.selector has \"app\": \"a,b!=c\", which no pod"),
+        (|spec| drop(spec.selector.insert("a/b/c".to_owned(), String::new())), "spec.selector has \"a/b/c\": \"\", which no pod"),
+        (|spec| drop(spec.selector.insert("app".to_owned(), "-x".to_owned())), "spec.selector has \"app\": \"-x\", which no pod"),
     ] {
         let words = refused(change);
         assert!(words.starts_with(expected), "{words}");
+    }
+}
+
+#[test]
+fn labels_as_pods_carry_them_are_taken() {
+    for (key, value) in [("app", "web"), ("app.kubernetes.io/name", "a_b-c.d"), ("canary", "")] {
+        let mut spec = spec();
+        spec.selector = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        assert!(matches!(needs(&experiment(&spec, None), &settings()), Needs::Candidates { .. }), "{key}={value}");
     }
 }
 
