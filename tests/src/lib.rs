@@ -6,12 +6,16 @@ pub mod cluster;
 pub mod commands;
 #[cfg(feature = "host")]
 pub mod controlplane;
+#[cfg(feature = "host")]
+pub mod demo;
 #[cfg(feature = "guest")]
 pub mod guest;
 #[cfg(feature = "host")]
 pub mod host;
 #[cfg(feature = "host")]
 pub mod kernel;
+#[cfg(feature = "guest")]
+pub mod statistics;
 #[cfg(feature = "host")]
 pub mod node;
 #[cfg(feature = "traffic")]

@@ -18,6 +18,10 @@ struct Lab {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(commands::run::Run),
+    Up(commands::up::Up),
+    Down(commands::up::Down),
+    Images(commands::images::Images),
     Test(commands::test::Test),
     Kernel(commands::kernel::KernelTests),
     Guest(commands::guest::Guest),
@@ -25,6 +29,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Lab::parse().command {
+        Command::Run(command) => command.run(),
+        Command::Up(command) => command.run(),
+        Command::Down(command) => command.run(),
+        Command::Images(command) => command.run(),
         Command::Test(command) => command.run(),
         Command::Kernel(command) => command.run(),
         Command::Guest(command) => command.run(),

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::host::{packages, paths, progress};
+use crate::host::{cargo, packages, paths, progress};
 
 /// One of the images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +81,7 @@ pub fn build(images: &[Image], architectures: &[Architecture]) -> Result<Vec<Pat
     let mut command = Command::new(paths::workspace_root().join("images/build"));
     command.args(architectures.iter().flat_map(|architecture| ["--arch", architecture.name()]));
     command.args(images.iter().flat_map(|image| ["--only", image.name()]));
+    cargo::without_cargo_variables(&mut command);
     let mut child = command
         .env("CARGO_TARGET_DIR", paths::target_dir())
         .stdin(Stdio::null())

@@ -11,6 +11,7 @@ use kube::core::GroupVersionKind;
 use kube::discovery::{self, Scope};
 use kube::{Client, ResourceExt};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::host::{paths, progress};
@@ -88,6 +89,24 @@ pub async fn apply(client: &Client, object: &DynamicObject) -> Result<()> {
     Ok(())
 }
 
+/// Puts other images into the controller's Deployment: its own, and the one that it is to put into pods. Other objects stay as they are.
+pub fn set_images(object: &mut DynamicObject, controller: &str, agent: &str) {
+    const AGENT_FLAG: &str = "--agent-image=";
+    if kind(object) != "Deployment" {
+        return;
+    }
+    let containers = object.data.pointer_mut("/spec/template/spec/containers").and_then(Value::as_array_mut);
+    for container in containers.into_iter().flatten() {
+        container["image"] = controller.into();
+        let arguments = container.get_mut("args").and_then(Value::as_array_mut);
+        for argument in
+            arguments.into_iter().flatten().filter(|argument| argument.as_str().is_some_and(|text| text.starts_with(AGENT_FLAG)))
+        {
+            *argument = format!("{AGENT_FLAG}{agent}").into();
+        }
+    }
+}
+
 /// The objects of a YAML stream.
 ///
 /// # Errors
@@ -156,5 +175,16 @@ mod tests {
         for expected in ["Namespace", "CustomResourceDefinition", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Deployment"] {
             assert!(objects.iter().any(|object| kind(object) == expected), "no {expected}");
         }
+    }
+
+    #[test]
+    fn other_images_take_both_places() {
+        let folder = paths::workspace_root().join("config/manager");
+        let mut objects = parse(&fs::read_to_string(folder.join("deployment.yaml")).unwrap()).unwrap();
+        set_images(&mut objects[0], "registry.example/controller:1", "registry.example/agent:1");
+        let text = objects[0].data.to_string();
+        assert!(text.contains(r#""image":"registry.example/controller:1""#), "{text}");
+        assert!(text.contains(r#""--agent-image=registry.example/agent:1""#), "{text}");
+        assert!(!text.contains("localhost/"), "{text}");
     }
 }

@@ -1,7 +1,7 @@
 //! Everything together: a control plane, a node, and netloss's images in the node's store.
 
 mod dump;
-pub mod images;
+mod images;
 mod manifests;
 pub mod traffic;
 
@@ -15,8 +15,8 @@ use futures::FutureExt;
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
-pub use self::images::{Architecture, Image};
-pub use self::manifests::{apply, install_netloss, parse};
+pub use self::images::{Architecture, Image, build as build_images};
+pub use self::manifests::{apply, install_netloss, parse, set_images};
 use crate::controlplane::{self, ControlPlane, Extent};
 use crate::host::process::{Lifetime, Record};
 use crate::host::progress;

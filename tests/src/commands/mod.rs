@@ -3,5 +3,8 @@
 #![allow(clippy::doc_markdown, reason = "clap shows these comments as help, where backticks are noise")]
 
 pub mod guest;
+pub mod images;
 pub mod kernel;
+pub mod run;
 pub mod test;
+pub mod up;

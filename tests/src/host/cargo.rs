@@ -14,7 +14,19 @@ use super::{command, paths};
 pub fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(paths::workspace_root());
+    without_cargo_variables(&mut cargo);
     cargo
+}
+
+/// Takes away what `cargo run` and `cargo test` tell a program about its own package. A cargo that inherits it takes it for a changed
+/// environment of build scripts that look at such variables, and builds TLS anew each time.
+pub fn without_cargo_variables(command: &mut Command) {
+    let about_the_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(about_the_package) {
+            command.env_remove(name);
+        }
+    }
 }
 
 /// Runs a cargo that tests, showing what it prints, and counts the results.

@@ -9,5 +9,6 @@ pub mod paths;
 pub mod ports;
 pub mod process;
 pub mod progress;
+pub mod runtime;
 pub mod state;
 pub mod tally;

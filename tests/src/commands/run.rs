@@ -1,0 +1,87 @@
+//! `cargo lab run`: the live demonstration.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use kube::Client;
+use kube::config::KubeConfigOptions;
+
+use super::up;
+use crate::cluster::{Cluster, Image, install_netloss, set_images};
+use crate::demo;
+use crate::host::process::Lifetime;
+use crate::host::runtime;
+use crate::host::state::StateDir;
+
+/// Show one experiment live, from apply to recovery, on a real cluster
+///
+/// Builds and starts a one-node Kubernetes (control plane on this machine, the node in a QEMU guest), installs netloss, starts two
+/// pods that exchange packets, applies config/samples/chaos_v1alpha1_chaosexperiment_network_loss.yaml, and shows the loss that one
+/// pod's peer sees until it is gone again. Fails if no loss is seen or it does not end.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Run {
+    /// Leave the cluster running, and say how to use it; `cargo lab down` ends it
+    #[arg(long, conflicts_with = "context")]
+    keep: bool,
+    /// Use a cluster of yours, by the name of its context in your kubeconfig. Installs netloss there and leaves it there
+    #[arg(long, value_name = "NAME", requires_all = ["agent_image", "controller_image", "traffic_image"])]
+    context: Option<String>,
+    /// The agent's image, from where the nodes of your cluster can pull it
+    #[arg(long, value_name = "IMAGE", requires = "context")]
+    agent_image: Option<String>,
+    /// The controller's image, from where the nodes of your cluster can pull it
+    #[arg(long, value_name = "IMAGE", requires = "context")]
+    controller_image: Option<String>,
+    /// The image of the two pods (images/build --only traffic), from where the nodes of your cluster can pull it
+    #[arg(long, value_name = "IMAGE", requires = "context")]
+    traffic_image: Option<String>,
+}
+
+impl Run {
+    /// Runs the command.
+    ///
+    /// # Errors
+    ///
+    /// If something does not come up, no loss is seen, or it does not end.
+    pub fn run(self) -> Result<ExitCode> {
+        runtime::run(async {
+            match (&self.context, self.images()) {
+                (Some(context), Some(images)) => on_context(context, &images).await,
+                _ if self.keep => up::kept(async |cluster| demonstrate(cluster).await).await,
+                _ => demonstrate(&Cluster::start(&Image::ALL, Lifetime::WithLab, StateDir::temporary()?).await?).await,
+            }
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn images(&self) -> Option<Images> {
+        Some(Images { agent: self.agent_image.clone()?, controller: self.controller_image.clone()?, traffic: self.traffic_image.clone()? })
+    }
+}
+
+/// The names of images that a cluster can pull.
+struct Images {
+    agent: String,
+    controller: String,
+    traffic: String,
+}
+
+async fn demonstrate(cluster: &Cluster) -> Result<()> {
+    let work = async {
+        let client = cluster.client().await?;
+        demo::run(&client, &Image::Traffic.reference(), install_netloss(&client, |_| {})).await
+    };
+    cluster.check("run", work).await
+}
+
+async fn on_context(context: &str, images: &Images) -> Result<()> {
+    let options = KubeConfigOptions { context: Some(context.to_owned()), ..KubeConfigOptions::default() };
+    let config = kube::Config::from_kubeconfig(&options).await.with_context(|| format!("your kubeconfig has no context {context}"))?;
+    let client = Client::try_from(config)?;
+    let version = client.apiserver_version().await.with_context(|| format!("the cluster of the context {context} does not answer"))?;
+    let minor: u32 = version.minor.trim_end_matches('+').parse().unwrap_or(0);
+    ensure!(minor >= 25, "{context} runs Kubernetes {}: ephemeral containers need 1.25 at least", version.git_version);
+    let installed = install_netloss(&client, |object| set_images(object, &images.controller, &images.agent));
+    demo::run(&client, &images.traffic, installed).await
+}

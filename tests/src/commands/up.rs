@@ -1,0 +1,98 @@
+//! `cargo lab up` and `cargo lab down`: a cluster to work with.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use tokio::task::spawn_blocking;
+
+use crate::cluster::{self, Cluster, Image, install_netloss};
+use crate::controlplane::Tool;
+use crate::host::process::Lifetime;
+use crate::host::runtime;
+use crate::host::state::StateDir;
+
+/// The name of the one cluster that stays.
+const KEPT: &str = "kept";
+
+/// Start a cluster with netloss in it
+///
+/// It lasts until Ctrl-C, or with --keep until `cargo lab down`.
+#[derive(Debug, clap::Args)]
+pub struct Up {
+    /// Leave it running when this command ends
+    #[arg(long)]
+    keep: bool,
+}
+
+/// End the cluster that `up --keep` or `run --keep` left running
+#[derive(Debug, clap::Args)]
+pub struct Down {}
+
+impl Up {
+    /// Runs the command.
+    ///
+    /// # Errors
+    ///
+    /// If the cluster does not come up.
+    pub fn run(self) -> Result<ExitCode> {
+        runtime::run(async {
+            if self.keep {
+                return kept(install).await;
+            }
+            let interrupted = runtime::interrupted()?;
+            let cluster = Cluster::start(&Image::ALL, Lifetime::WithLab, StateDir::temporary()?).await?;
+            install(&cluster).await?;
+            explain(&cluster).await?;
+            println!("\nCtrl-C ends it.");
+            interrupted.await;
+            Ok(())
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Down {
+    /// Runs the command.
+    ///
+    /// # Errors
+    ///
+    /// If a process cannot be ended.
+    pub fn run(self) -> Result<ExitCode> {
+        let ended = cluster::stop_kept(KEPT)?;
+        if ended.is_empty() {
+            println!("no cluster was running");
+        }
+        for record in ended {
+            println!("ended {} (pid {})", record.name, record.pid);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Starts a cluster, does something with it, leaves it running and says how to use it.
+pub(super) async fn kept(work: impl AsyncFnOnce(&Cluster) -> Result<()>) -> Result<()> {
+    if let Some(kubeconfig) = cluster::find_kept(KEPT) {
+        anyhow::bail!("a cluster is running already: use it with KUBECONFIG={}, or end it with `cargo lab down`", kubeconfig.display());
+    }
+    let cluster = Cluster::start(&Image::ALL, Lifetime::Detached, StateDir::named(KEPT)?).await?;
+    let outcome = work(&cluster).await;
+    // A demonstration that went wrong is looked into in the cluster that it went wrong in.
+    explain(&cluster).await?;
+    cluster.keep()?;
+    println!("\n`cargo lab down` ends it.");
+    outcome
+}
+
+async fn install(cluster: &Cluster) -> Result<()> {
+    install_netloss(&cluster.client().await?, |_| {}).await
+}
+
+async fn explain(cluster: &Cluster) -> Result<()> {
+    let kubectl = spawn_blocking(|| Tool::Kubectl.binary()).await??;
+    let kubeconfig = cluster.kubeconfig_path();
+    ensure!(kubeconfig.is_file(), "{} is gone", kubeconfig.display());
+    println!("\nThe cluster is yours:\n");
+    println!("  export KUBECONFIG={}", kubeconfig.display());
+    println!("  {} get pods --all-namespaces", kubectl.display());
+    Ok(())
+}
