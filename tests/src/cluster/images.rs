@@ -58,11 +58,11 @@ impl Architecture {
         }
     }
 
-    /// The C compiler for the parts of the controller that are not Rust.
-    fn compiler(self) -> &'static str {
+    /// The packages of the C compiler for the parts of the controller that are not Rust, headers included.
+    fn compiler(self) -> &'static [&'static str] {
         match self {
-            Self::Amd64 => "musl-tools",
-            Self::Arm64 => "gcc-aarch64-linux-gnu",
+            Self::Amd64 => &["musl-tools"],
+            Self::Arm64 => &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
         }
     }
 }
@@ -75,7 +75,7 @@ impl Architecture {
 pub fn build(images: &[Image], architectures: &[Architecture]) -> Result<Vec<PathBuf>> {
     packages::ensure(&["buildah"])?;
     for architecture in architectures {
-        packages::ensure(&[architecture.compiler()])?;
+        packages::ensure(architecture.compiler())?;
     }
     let step = progress::step("Building images");
     let mut command = Command::new(paths::workspace_root().join("images/build"));

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How long work on other threads (a build that got the same Ctrl-C) may take to notice.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Runs `work` to its end, or until SIGINT or SIGTERM; then it is dropped, and with it what it started.
+/// Runs `work` to its end, or until SIGINT, SIGTERM or SIGHUP; then it is dropped, and with it what it started.
 ///
 /// # Errors
 ///
@@ -19,6 +19,8 @@ pub fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let outcome = runtime.block_on(async {
         let interrupted = interrupted()?;
         tokio::select! {
+            // Work that ends well on the same signal has ended well.
+            biased;
             outcome = work => outcome,
             () = interrupted => bail!("interrupted"),
         }
@@ -35,10 +37,13 @@ pub fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 pub fn interrupted() -> Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    // A closed terminal: a cluster that is to stay, and is not recorded yet, would stay unknown.
+    let mut hang_up = signal(SignalKind::hangup())?;
     Ok(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
         }
     })
 }
