@@ -73,7 +73,8 @@ impl Architecture {
 ///
 /// If a tool cannot be installed or a build fails.
 pub fn build(images: &[Image], architectures: &[Architecture]) -> Result<Vec<PathBuf>> {
-    packages::ensure(&["buildah"])?;
+    // Python is what images/check is written in.
+    packages::ensure(&["buildah", "python3"])?;
     for architecture in architectures {
         packages::ensure(architecture.compiler())?;
     }
