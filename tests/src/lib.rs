@@ -14,9 +14,9 @@ pub mod guest;
 pub mod host;
 #[cfg(feature = "host")]
 pub mod kernel;
-#[cfg(feature = "guest")]
-pub mod statistics;
 #[cfg(feature = "host")]
 pub mod node;
+#[cfg(any(feature = "guest", feature = "host"))]
+pub mod statistics;
 #[cfg(feature = "traffic")]
 pub mod traffic;

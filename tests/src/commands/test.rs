@@ -1,14 +1,17 @@
 //! `cargo lab test`: everything there is to check, in stages.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 use crate::host::cargo::{self, cargo};
-use crate::host::command;
 use crate::host::tally::Tally;
+use crate::host::{command, paths};
 use crate::kernel::{Kernel, matrix};
+
+/// The version of cargo-deny that the deny stage installs.
+const CARGO_DENY: &str = "0.20.2";
 
 /// One stage: what is cheap and breaks often comes first.
 struct Stage {
@@ -20,8 +23,12 @@ struct Stage {
 const STAGES: &[Stage] = &[
     Stage { name: "format", what: "rustfmt has nothing to change", run: format },
     Stage { name: "lint", what: "clippy has nothing to say, with warnings as errors", run: lint },
+    Stage { name: "deny", what: "licences, banned crates and sources of all dependencies", run: deny },
     Stage { name: "unit", what: "unit tests of all crates, on this machine", run: unit },
     Stage { name: "kernel", what: "the agent on Debian's kernels, in QEMU", run: kernel },
+    Stage { name: "controlplane", what: "the controller on a real API server", run: controlplane },
+    Stage { name: "images", what: "the images for amd64 and arm64, and what is in them", run: images },
+    Stage { name: "cluster", what: "all of it on a real node, in QEMU", run: cluster },
 ];
 
 /// Run every check, or only some stages of them
@@ -75,9 +82,9 @@ impl Report {
     fn line(&self) -> String {
         let seconds = self.elapsed.as_secs_f64();
         match &self.result {
-            Ok(tally) if tally.failed == 0 => format!("ok     {:<8} {seconds:>5.0} s  {tally}", self.name),
-            Ok(tally) => format!("FAILED {:<8} {seconds:>5.0} s  {tally}", self.name),
-            Err(error) => format!("FAILED {:<8} {seconds:>5.0} s  {error:#}", self.name),
+            Ok(tally) if tally.failed == 0 => format!("ok     {:<12} {seconds:>5.0} s  {tally}", self.name),
+            Ok(tally) => format!("FAILED {:<12} {seconds:>5.0} s  {tally}", self.name),
+            Err(error) => format!("FAILED {:<12} {seconds:>5.0} s  {error:#}", self.name),
         }
     }
 
@@ -88,7 +95,7 @@ impl Report {
 }
 
 fn help() -> String {
-    let lines = STAGES.iter().map(|stage| format!("  {:<8} {}", stage.name, stage.what));
+    let lines = STAGES.iter().map(|stage| format!("  {:<12} {}", stage.name, stage.what));
     format!("Stages:\n{}", lines.collect::<Vec<_>>().join("\n"))
 }
 
@@ -102,6 +109,12 @@ fn lint() -> Result<Tally> {
     if !status.success() {
         bail!("clippy: {status}");
     }
+    Ok(Tally { passed: 1, failed: 0 })
+}
+
+fn deny() -> Result<Tally> {
+    let deny = cargo::installed("cargo-deny", CARGO_DENY)?;
+    command::run(Command::new(deny).current_dir(paths::workspace_root()).args(["check", "bans", "licenses", "sources"]))?;
     Ok(Tally { passed: 1, failed: 0 })
 }
 
@@ -124,4 +137,22 @@ fn kernel() -> Result<Tally> {
         }
     }
     Ok(tally)
+}
+
+fn controlplane() -> Result<Tally> {
+    lab_tests(&["lab_controlplane", "controlplane"])
+}
+
+fn images() -> Result<Tally> {
+    super::images::build_and_check()?;
+    Ok(Tally { passed: 1, failed: 0 })
+}
+
+fn cluster() -> Result<Tally> {
+    lab_tests(&["lab_cluster", "cluster"])
+}
+
+fn lab_tests(names: &[&str]) -> Result<Tally> {
+    let names = names.iter().flat_map(|name| ["--test", name]);
+    cargo::test(cargo().args(["test", "--package", "netloss-lab", "--no-fail-fast"]).args(names))
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::tally::Tally;
-use super::{command, paths};
+use super::{cache, command, paths, progress};
 
 /// Cargo, run from the root of the workspace.
 #[must_use]
@@ -51,6 +51,21 @@ pub fn test(cargo: &mut Command) -> Result<Tally> {
         bail!("`{line}` failed: {status}");
     }
     Ok(tally)
+}
+
+/// A program that comes as a crate, installed below the target folder and not for the user.
+///
+/// # Errors
+///
+/// If it cannot be built.
+pub fn installed(program: &str, version: &str) -> Result<PathBuf> {
+    let root = cache::entry(&format!("{program}-{version}"), &[version], |dir| {
+        let step = progress::step(format!("Building {program} {version}"));
+        command::run(cargo().args(["install", "--quiet", "--locked", program, "--version", version, "--root"]).arg(dir))?;
+        step.done("installed");
+        Ok(())
+    })?;
+    Ok(root.join("bin").join(program))
 }
 
 /// The executables that a cargo with `--message-format json` reports.
