@@ -1,9 +1,10 @@
 //! The one place that changes the kernel: executes steps, and takes away what carries our marks until nothing does.
 
 use crate::{
-    backend::{Device, Step, tc},
+    backend::{self, Device, Step},
     marks,
     netlink::{Error, Netlink},
+    nft,
     snapshot::Snapshot,
 };
 use netloss_contract::ExitCode;
@@ -44,7 +45,7 @@ fn hint(step: &Step, error: &Error) -> Option<&'static str> {
         (_, Errno::EPERM | Errno::EACCES) => {
             Some("the agent needs CAP_NET_ADMIN in this network namespace (in a pod: runAsUser: 0 and capabilities.add: [NET_ADMIN])")
         }
-        (Step::AddRootNetem { .. }, Errno::ENOENT) => {
+        (Step::AddNetem { .. }, Errno::ENOENT) => {
             Some("the node's kernel has no module sch_netem: install it there (such as kernel-modules-extra) or use another node")
         }
         (Step::CreateIfb, Errno::EOPNOTSUPP) => Some(
@@ -73,7 +74,7 @@ pub async fn apply(netlink: &Netlink, steps: &[Step]) -> Result<(), StepFailed> 
 }
 
 /// Takes away whatever carries our marks and reads back that nothing does. Goes on past errors, and starts over with what the kernel
-/// shows by then. Nothing to do is fine. For `made_hook` see [`tc::removal`].
+/// shows by then. Nothing to do is fine. For `made_hook` see [`backend::removal`].
 ///
 /// Returns what was taken away, in words.
 ///
@@ -87,17 +88,20 @@ pub async fn remove(netlink: &Netlink, made_hook: Option<u32>) -> Result<Vec<Str
             tokio::time::sleep(REMOVAL_PAUSE * 2u32.pow(attempt - 2)).await;
         }
         let steps = match Snapshot::take(netlink).await {
-            Ok(snapshot) => tc::removal(&snapshot, made_hook),
+            Ok(snapshot) => backend::removal(&snapshot, made_hook),
             Err(error) => {
                 warn!(%error, "cannot see what is left");
                 left = vec![format!("unknown, because the kernel's state cannot be read: {error}")];
                 continue;
             }
         };
-        if steps.is_empty() {
-            return Ok(removed);
-        }
         left.clear();
+        // First what brings packets to a netem.
+        match remove_tables() {
+            Ok(tables) if tables.is_empty() && steps.is_empty() => return Ok(removed),
+            Ok(tables) => removed.extend(tables),
+            Err(error) => left.push(format!("could not remove the nftables tables {}: {error}", nft::TABLE)),
+        }
         for step in steps {
             match execute(netlink, &step).await {
                 Ok(()) => removed.push(step.to_string()),
@@ -115,10 +119,23 @@ pub async fn remove(netlink: &Netlink, made_hook: Option<u32>) -> Result<Vec<Str
     Err(left)
 }
 
+/// Takes away tables of a guard without an owner, whose agent is gone. One with an owner goes with that, and while the owner lives
+/// nobody else works in this namespace.
+fn remove_tables() -> Result<Vec<String>, nft::Error> {
+    match nft::Socket::open() {
+        Ok(mut socket) => socket.remove_leftovers(),
+        Err(error) => {
+            debug!(%error, "no nfnetlink, so no tables");
+            Ok(Vec::new())
+        }
+    }
+}
+
 async fn execute(netlink: &Netlink, step: &Step) -> Result<(), Error> {
     match step {
         Step::CreateIfb => netlink.create_ifb(marks::IFB).await,
-        Step::AddRootNetem { device, handle, netem } => netlink.add_root_netem(index(netlink, device).await?, *handle, netem).await,
+        Step::AddRootPrio { device, handle } => netlink.add_root_prio(index(netlink, device).await?, *handle).await,
+        Step::AddNetem { device, parent, handle, netem } => netlink.add_netem(index(netlink, device).await?, *parent, *handle, netem).await,
         Step::AddIngress { device } => netlink.add_ingress(index(netlink, device).await?).await,
         Step::AddRedirect { device, priority } => {
             let ifb = index(netlink, &Device::Ifb).await?;

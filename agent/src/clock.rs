@@ -27,33 +27,73 @@ impl Moment {
         Self(time::clock_gettime(time::ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from))
     }
 
-    /// Time since.
+    /// That long after the machine was started.
     #[must_use]
-    pub fn elapsed(self) -> Duration {
-        Self::now().0.saturating_sub(self.0)
+    pub const fn at(since_start: Duration) -> Self {
+        Self(since_start)
+    }
+
+    /// Time since an earlier one; zero where that is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
     }
 }
 
-/// The end of the loss.
-#[derive(Debug)]
-pub struct End {
+/// When the loss ends, as a value.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
     applied: Moment,
     ttl: Duration,
     deadline: Option<Timestamp>,
-    ttl_alarm: AsyncFd<OwnedFd>,
-    deadline_alarm: Option<AsyncFd<OwnedFd>>,
 }
 
-impl End {
-    /// Sets the alarms, the ttl's counted from `applied`.
+impl Limit {
+    /// The earlier of `ttl` after `applied` and the deadline.
+    #[must_use]
+    pub fn new(applied: Moment, ttl: Ttl, deadline: Option<Timestamp>) -> Self {
+        Self { applied, ttl: ttl.duration(), deadline }
+    }
+
+    /// Time since the loss was applied.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        Moment::now().since(self.applied)
+    }
+
+    /// Time until the end, as both clocks stand now.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        let of_ttl = self.ttl.saturating_sub(self.elapsed());
+        self.deadline.map_or(of_ttl, |deadline| of_ttl.min(until(deadline)))
+    }
+
+    /// The end by the node's clock, as it stands now, to the millisecond.
+    #[must_use]
+    pub fn at(&self) -> Timestamp {
+        to_milliseconds(Timestamp::now().saturating_add(self.remaining()).unwrap_or(Timestamp::MAX))
+    }
+}
+
+/// The alarms that ring when the loss ends.
+#[derive(Debug)]
+pub struct Alarms {
+    ttl: AsyncFd<OwnedFd>,
+    deadline: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Alarms {
+    /// Sets them.
     ///
     /// # Errors
     /// Where the system has no timer left.
-    pub fn set(applied: Moment, ttl: Ttl, deadline: Option<Timestamp>) -> io::Result<Self> {
-        let ttl = ttl.duration();
-        let ttl_alarm = alarm(ClockId::CLOCK_BOOTTIME, (applied.0 + ttl).into())?;
-        let deadline_alarm = deadline.map(|deadline| alarm(ClockId::CLOCK_REALTIME, time_spec(deadline))).transpose()?;
-        Ok(Self { applied, ttl, deadline, ttl_alarm, deadline_alarm })
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn set(limit: &Limit) -> io::Result<Self> {
+        let ttl = alarm(ClockId::CLOCK_BOOTTIME, (limit.applied.0 + limit.ttl).into())?;
+        let deadline = limit.deadline.map(|deadline| alarm(ClockId::CLOCK_REALTIME, time_spec(deadline))).transpose()?;
+        Ok(Self { ttl, deadline })
     }
 
     /// Waits for the earlier of both.
@@ -62,35 +102,16 @@ impl End {
     /// Where the runtime cannot watch the timers.
     pub async fn come(&self) -> io::Result<Cause> {
         let deadline = async {
-            match &self.deadline_alarm {
+            match &self.deadline {
                 Some(alarm) => alarm.readable().await.map(drop),
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             biased;
-            ready = self.ttl_alarm.readable() => ready.map(|_| Cause::Ttl),
+            ready = self.ttl.readable() => ready.map(|_| Cause::Ttl),
             ready = deadline => ready.map(|()| Cause::Deadline),
         }
-    }
-
-    /// Time since the loss was applied.
-    #[must_use]
-    pub fn elapsed(&self) -> Duration {
-        self.applied.elapsed()
-    }
-
-    /// Time until the end, as both clocks stand now.
-    #[must_use]
-    pub fn remaining(&self) -> Duration {
-        let of_ttl = self.ttl.saturating_sub(self.applied.elapsed());
-        self.deadline.map_or(of_ttl, |deadline| of_ttl.min(until(deadline)))
-    }
-
-    /// The end by the node's clock, as it stands now, to the millisecond.
-    #[must_use]
-    pub fn at(&self) -> Timestamp {
-        to_milliseconds(Timestamp::now().saturating_add(self.remaining()).unwrap_or(Timestamp::MAX))
     }
 }
 
@@ -129,7 +150,7 @@ mod tests {
 
     fn come(ttl: &str, deadline: Option<Timestamp>) -> Cause {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { End::set(Moment::now(), ttl.parse().unwrap(), deadline).unwrap().come().await.unwrap() })
+        runtime.block_on(async { Alarms::set(&Limit::new(Moment::now(), ttl.parse().unwrap(), deadline)).unwrap().come().await.unwrap() })
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //!                   ├─ snapshot ── netlink/*     what the kernel shows
 //!                   ├─ host, interface           whether and where (pure)
 //!                   ├─ backend/* ── netem, marks what to do, to expect and to take away (pure)
-//!                   ├─ apply ───── netlink/*     the one place that changes the kernel
+//!                   ├─ placement ─┬ apply        the one place that changes the kernel
+//!                   │             └ guard, nft/* the lease that the kernel itself ends, in a thread of its own
 //!                   └─ meter, reporter           what it did, and saying so
 //! ```
 //!
@@ -17,6 +18,7 @@ pub mod apply;
 pub mod backend;
 pub mod cli;
 pub mod clock;
+pub mod guard;
 pub mod host;
 pub mod interface;
 pub mod lock;
@@ -24,6 +26,8 @@ pub mod marks;
 pub mod meter;
 pub mod netem;
 pub mod netlink;
+pub mod nft;
+pub mod placement;
 pub mod reporter;
 pub mod run;
 pub mod signals;

@@ -8,7 +8,13 @@ use crate::netlink::Handle;
 /// Name of the ifb that received packets pass.
 pub const IFB: &str = "nl-in";
 
-/// The netem at the root of the interface.
+/// The prio at the root of the interface, under a guard.
+pub const PRIO: Handle = Handle::of_major(0x7a11);
+
+/// As [`PRIO`], on an interface whose transmit queue had the length 0: see [`EGRESS_NETEM_TXQLEN_0`].
+pub const PRIO_TXQLEN_0: Handle = Handle::of_major(0x7a15);
+
+/// The netem at the root of the interface, or in a band of [`PRIO`].
 pub const EGRESS_NETEM: Handle = Handle::of_major(0x7a12);
 
 /// As [`EGRESS_NETEM`], on an interface whose transmit queue had the length 0. The kernel makes that 1000 when a qdisc comes, and
@@ -24,10 +30,22 @@ pub const REDIRECT: u16 = 0x7a11;
 /// Priority of the redirect on an ingress qdisc that was made for it, and goes with it.
 pub const REDIRECT_OWN_QDISC: u16 = 0x7a12;
 
-/// Whether a root netem of that handle is ours.
+/// Whether a netem of that handle, on an interface that is not our ifb, is ours.
 #[must_use]
 pub fn is_egress_netem(handle: Handle) -> bool {
     handle == EGRESS_NETEM || handle == EGRESS_NETEM_TXQLEN_0
+}
+
+/// Whether a prio of that handle is ours.
+#[must_use]
+pub fn is_prio(handle: Handle) -> bool {
+    handle == PRIO || handle == PRIO_TXQLEN_0
+}
+
+/// Whether a root of that handle, ours, tells of a transmit queue that had the length 0.
+#[must_use]
+pub fn tells_of_txqlen_0(handle: Handle) -> bool {
+    handle == EGRESS_NETEM_TXQLEN_0 || handle == PRIO_TXQLEN_0
 }
 
 /// Whether a filter of that priority is ours.

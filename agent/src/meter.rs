@@ -3,7 +3,7 @@
 //! The number of packets that met the loss is that of the packets that left the interface plus those that netem dropped: netem's own
 //! "sent" counts segments where "dropped" counts packets.
 
-use crate::{backend::tc::Target, snapshot::Snapshot};
+use crate::{backend::Target, netlink::Qdisc, snapshot::Snapshot};
 use netloss_contract::{PerDirection, Traffic};
 
 /// Counters of both directions.
@@ -67,12 +67,12 @@ impl Gauge {
 
 /// Of egress and ingress.
 fn readings(snapshot: &Snapshot, target: &Target) -> (Option<Reading>, Option<Reading>) {
-    let reading = |index: u32| {
-        let (link, root) = (snapshot.link(index)?, snapshot.root(index)?);
-        root.netem.as_ref().map(|_| Reading { passed: link.tx_packets, dropped: root.drops })
+    let reading = |netem: &Qdisc| {
+        let link = snapshot.link(netem.ifindex)?;
+        Some(Reading { passed: link.tx_packets, dropped: netem.drops })
     };
-    let egress = target.direction.egress().then(|| reading(target.link.index)).flatten();
-    let ingress = target.direction.ingress().then(|| reading(snapshot.ifb()?.index)).flatten();
+    let egress = target.direction.egress().then(|| reading(snapshot.egress_netem(target.link.index)?)).flatten();
+    let ingress = target.direction.ingress().then(|| reading(snapshot.ingress_netem()?)).flatten();
     (egress, ingress)
 }
 
@@ -82,7 +82,7 @@ mod tests {
     use crate::{
         marks,
         netem::Netem,
-        netlink::{Link, Qdisc, ROOT},
+        netlink::{Link, ROOT},
     };
     use netloss_contract::Direction;
 

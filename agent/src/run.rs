@@ -1,20 +1,22 @@
 //! `netloss-agent run`: brings the loss, watches over it, and takes it away.
 
 use crate::{
-    apply::{self, StepFailed},
-    backend::{Step, tc},
-    clock::{self, End, Moment, until},
+    apply,
+    backend::Target,
+    clock::{self, Alarms, Limit, Moment, until},
+    guard::Account,
     host, interface,
     lock::{Lock, LockError},
     meter::Meter,
     netem::{Netem, Probability},
     netlink::{self, Netlink},
+    placement::{NoPlan, NotBrought, Placement, Plan},
     reporter::Reporter,
     signals::{Signals, Watch},
     snapshot::Snapshot,
 };
 use jiff::Timestamp;
-use netloss_contract::{Applied, Asked, Backend, Cause, Event, ExitCode, Failed, Heartbeat, Holder, Removed, RunArgs, Stage};
+use netloss_contract::{Applied, Asked, Cause, Event, ExitCode, Failed, Heartbeat, Holder, Kept, Removed, RunArgs, Stage};
 use std::{io, time::Duration};
 use tokio::time::MissedTickBehavior;
 
@@ -51,11 +53,12 @@ fn failed(stage: Stage, exit: ExitCode, message: impl Into<String>) -> Failed {
 struct Session<'a> {
     args: &'a RunArgs,
     netlink: Netlink,
-    target: tc::Target,
+    placement: Placement,
     /// The interface on which this session made the ingress qdisc.
     made_hook: Option<u32>,
     meter: Meter,
-    end: End,
+    limit: Limit,
+    alarms: Alarms,
     applied_at: Timestamp,
 }
 
@@ -93,12 +96,11 @@ impl<'a> Session<'a> {
         if !args.allow_host_network {
             refuse_host(&before)?;
         }
-        let mut leftovers_removed = Vec::new();
-        if !tc::removal(&before, None).is_empty() {
-            leftovers_removed = apply::remove(&netlink, None).await.map_err(|left| {
-                let message = "what a dead agent left here cannot be removed".to_owned();
-                Failed { left, ..failed(Stage::Snapshot, ExitCode::Incomplete, message) }
-            })?;
+        let leftovers_removed = apply::remove(&netlink, None).await.map_err(|left| {
+            let message = "what a dead agent left here cannot be removed";
+            Failed { left, ..failed(Stage::Snapshot, ExitCode::Incomplete, message) }
+        })?;
+        if !leftovers_removed.is_empty() {
             before = Snapshot::take(&netlink).await.map_err(unreadable)?;
         }
         let routes = netlink.default_routes().await.map_err(unreadable)?;
@@ -107,40 +109,33 @@ impl<'a> Session<'a> {
 
         let netem =
             Netem::random_loss(Probability::from_percent(args.loss.percent()), Probability::from_percent(args.correlation.percent()));
-        let target = tc::Target { link: choice.link, direction: args.direction, netem };
-        let steps = tc::application(&before, &target).map_err(|refusal| failed(Stage::Plan, ExitCode::Refused, refusal.to_string()))?;
-        let made_hook = steps.iter().any(|step| matches!(step, Step::AddIngress { .. })).then_some(target.link.index);
-
-        let begun = async {
-            apply::apply(&netlink, &steps).await.map_err(|error: StepFailed| failed(Stage::Apply, error.exit(), error.to_string()))?;
-            let applied = Moment::now();
-            let end = End::set(applied, args.ttl, args.deadline)
-                .map_err(|error| failed(Stage::Apply, ExitCode::Failed, format!("cannot set a timer: {error}")))?;
-            let after = Snapshot::take(&netlink).await.map_err(unreadable)?;
-            let drift = tc::drift(&after, &target);
-            if drift.is_empty() {
-                Ok((end, Meter::start(&after, &target)))
-            } else {
-                let message = format!("what the kernel shows is not what was set: {}", drift.join("; "));
-                Err(failed(Stage::Verify, ExitCode::Failed, message))
-            }
-        };
-        let (end, meter) = match begun.await {
-            Ok(begun) => begun,
+        let target = Target { link: choice.link, direction: args.direction, netem };
+        let plan = Plan::make(args.backend, &before, target).map_err(|error| not_planned(&error))?;
+        let (made_hook, backend_reason) = (plan.made_hook(), plan.reason().to_owned());
+        let brought = plan.bring(&netlink, || Limit::new(Moment::now(), args.ttl, args.deadline)).await;
+        let set = brought.map_err(|error| not_brought(&error)).and_then(|(placement, limit, after)| match Alarms::set(&limit) {
+            Ok(alarms) => Ok((placement, limit, after, alarms)),
+            Err(error) => Err(failed(Stage::Apply, ExitCode::Failed, format!("cannot set a timer: {error}"))),
+        });
+        let (placement, limit, after, alarms) = match set {
+            Ok(set) => set,
             Err(failure) => return Err(undo(&netlink, made_hook, failure).await),
         };
         reporter.report(Event::Applied(Applied {
             agent_version: VERSION.to_owned(),
             kernel: kernel_release(),
-            interface: target.link.name.clone(),
+            interface: placement.target().link.name.clone(),
             interface_reason: choice.reason,
-            backend: Backend::Tc,
-            unguarded: Backend::Tc.unguarded(),
+            backend: placement.backend(),
+            backend_reason,
+            unguarded: placement.backend().unguarded(),
+            guard: placement.guard(),
             asked: asked(args),
-            ends_at: end.at(),
+            ends_at: limit.at(),
             leftovers_removed,
         }));
-        Ok(Self { args, netlink, target, made_hook, meter, end, applied_at: clock::now() })
+        let meter = Meter::start(&after, placement.target());
+        Ok(Self { args, netlink, placement, made_hook, meter, limit, alarms, applied_at: clock::now() })
     }
 
     /// Waits for the end, with a heartbeat now and then. Returns what made it end and what was not as applied by then.
@@ -152,7 +147,7 @@ impl<'a> Session<'a> {
             tokio::select! {
                 biased;
                 cause = signals.come() => break cause,
-                cause = self.end.come() => break cause,
+                cause = self.alarms.come() => break cause,
                 _ = beats.tick() => {
                     let drift = self.look().await;
                     reporter.report(Event::Heartbeat(self.heartbeat(drift, reporter.lines_dropped())));
@@ -163,6 +158,7 @@ impl<'a> Session<'a> {
         match ended {
             Ok(cause) => Ok((cause, self.look().await)),
             Err(error) => {
+                self.placement.disarm();
                 let failure = failed(Stage::Hold, ExitCode::Failed, format!("cannot wait for the end any more: {error}"));
                 Err(undo(&self.netlink, self.made_hook, failure).await)
             }
@@ -174,7 +170,7 @@ impl<'a> Session<'a> {
         match Snapshot::take(&self.netlink).await {
             Ok(snapshot) => {
                 self.meter.update(&snapshot);
-                tc::drift(&snapshot, &self.target)
+                self.placement.drift(&snapshot)
             }
             Err(error) => vec![format!("the kernel's state cannot be read: {error}")],
         }
@@ -182,9 +178,10 @@ impl<'a> Session<'a> {
 
     fn heartbeat(&self, drift: Vec<String>, lines_dropped: u64) -> Heartbeat {
         Heartbeat {
-            elapsed_seconds: seconds(self.end.elapsed()),
-            remaining_seconds: seconds(self.end.remaining()),
+            elapsed_seconds: seconds(self.limit.elapsed()),
+            remaining_seconds: seconds(self.limit.remaining()),
             traffic: self.meter.traffic(),
+            kept: self.placement.account().map(kept),
             intact: drift.is_empty(),
             drift,
             lines_dropped,
@@ -192,22 +189,24 @@ impl<'a> Session<'a> {
     }
 
     /// Takes the loss away and reads back that it is gone.
-    async fn finish(self, cause: Cause, drift: Vec<String>) -> Result<Removed, Failed> {
-        let elapsed = self.end.elapsed();
+    async fn finish(mut self, cause: Cause, drift: Vec<String>) -> Result<Removed, Failed> {
+        let elapsed = self.limit.elapsed();
+        let (backend, account) = (self.placement.backend(), self.placement.disarm());
         match apply::remove(&self.netlink, self.made_hook).await {
             Ok(_) => Ok(Removed {
                 cause,
-                interface: self.target.link.name.clone(),
-                backend: Backend::Tc,
+                interface: self.placement.target().link.name.clone(),
+                backend,
                 asked: asked(self.args),
                 applied_at: self.applied_at,
                 elapsed_seconds: seconds(elapsed),
                 traffic: self.meter.traffic(),
+                kept: account.map(kept),
                 drift,
                 lines_dropped: 0,
             }),
             Err(left) => {
-                let message = format!("the loss on {} could not be removed completely: restart the pod", self.target.link.name);
+                let message = format!("the loss on {} could not be removed completely: restart the pod", self.placement.target().link.name);
                 Err(Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) })
             }
         }
@@ -233,6 +232,27 @@ async fn undo(netlink: &Netlink, made_hook: Option<u32>, mut failure: Failed) ->
         failure.left = left;
     }
     failure
+}
+
+fn not_planned(error: &NoPlan) -> Failed {
+    let exit = match error {
+        NoPlan::Refused(_) => ExitCode::Refused,
+        NoPlan::NoGuard(_) => ExitCode::Unsupported,
+    };
+    failed(Stage::Plan, exit, error.to_string())
+}
+
+fn not_brought(error: &NotBrought) -> Failed {
+    let (stage, exit) = match error {
+        NotBrought::Step(step) => (Stage::Apply, step.exit()),
+        NotBrought::Guard(_) => (Stage::Apply, ExitCode::Failed),
+        NotBrought::Unreadable(_) | NotBrought::Different(_) => (Stage::Verify, ExitCode::Failed),
+    };
+    failed(stage, exit, error.to_string())
+}
+
+fn kept(account: Account) -> Kept {
+    Kept { armed_seconds: seconds(account.armed), lapses: account.lapses, trouble: account.trouble }
 }
 
 fn asked(args: &RunArgs) -> Asked {

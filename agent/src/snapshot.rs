@@ -2,7 +2,7 @@
 
 use crate::{
     marks,
-    netlink::{Error, Filter, INGRESS_PARENT, Link, Netlink, QDISC_CLSACT, QDISC_INGRESS, Qdisc, ROOT},
+    netlink::{Error, Filter, INGRESS_PARENT, Link, Netlink, QDISC_CLSACT, QDISC_INGRESS, QDISC_NETEM, Qdisc, ROOT},
 };
 
 /// The part of a network namespace's state that the agent reads or writes.
@@ -47,6 +47,19 @@ impl Snapshot {
     #[must_use]
     pub fn root(&self, ifindex: u32) -> Option<&Qdisc> {
         self.qdiscs.iter().find(|qdisc| qdisc.ifindex == ifindex && qdisc.parent == ROOT)
+    }
+
+    /// Our netem for what an interface that is not the ifb sends, wherever it hangs.
+    #[must_use]
+    pub fn egress_netem(&self, ifindex: u32) -> Option<&Qdisc> {
+        let ours = |qdisc: &&Qdisc| qdisc.ifindex == ifindex && qdisc.kind == QDISC_NETEM && marks::is_egress_netem(qdisc.handle);
+        self.qdiscs.iter().find(ours)
+    }
+
+    /// Our netem for what the ifb sends on.
+    #[must_use]
+    pub fn ingress_netem(&self) -> Option<&Qdisc> {
+        self.root(self.ifb()?.index).filter(|root| root.kind == QDISC_NETEM && root.handle == marks::INGRESS_NETEM)
     }
 
     /// The ingress qdisc or clsact of an interface.

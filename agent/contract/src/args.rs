@@ -42,6 +42,31 @@ impl Direction {
     }
 }
 
+/// How the loss is put into the kernel, and so what ends it when the agent cannot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendChoice {
+    /// The best that works here
+    #[default]
+    Auto,
+    /// Guarded by the kernel: a killed agent leaves no loss
+    Guarded,
+    /// Plain netem qdiscs: a killed agent leaves the loss in place
+    Tc,
+}
+
+impl BackendChoice {
+    /// As it is written in arguments, JSON and the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Guarded => "guarded",
+            Self::Tc => "tc",
+        }
+    }
+}
+
 /// What to lose, where, and until when.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct RunArgs {
@@ -73,6 +98,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
 
+    /// How the loss is put into the kernel, and so what ends it when the agent cannot
+    #[arg(long, value_enum, default_value_t)]
+    pub backend: BackendChoice,
+
     /// How often to report that the loss is in place
     #[arg(long, value_name = "DURATION", default_value = "5s")]
     pub heartbeat: HeartbeatInterval,
@@ -95,6 +124,7 @@ impl RunArgs {
             format!("--direction={}", self.direction.as_str()),
             format!("--ttl={}", self.ttl),
             format!("--heartbeat={}", self.heartbeat),
+            format!("--backend={}", self.backend.as_str()),
         ];
         argv.extend(self.deadline.map(|deadline| format!("--deadline={deadline}")));
         argv.extend(self.run.as_ref().map(|run| format!("--run={run}")));
@@ -128,6 +158,7 @@ mod tests {
             deadline in option::of(0..=4_000_000_000i64),
             run in option::of("[A-Za-z0-9._/-]{1,128}"),
             interface in option::of("[a-z][a-z0-9.@_-]{0,14}"),
+            backend in prop_oneof![Just(BackendChoice::Auto), Just(BackendChoice::Guarded), Just(BackendChoice::Tc)],
             heartbeat in 1..=HeartbeatInterval::MAX.as_secs(),
             allow_host_network: bool,
         ) -> RunArgs {
@@ -140,6 +171,7 @@ mod tests {
                 deadline: deadline.map(|at| Timestamp::from_second(at).unwrap()),
                 run: run.map(|run| run.parse().unwrap()),
                 interface,
+                backend,
                 heartbeat: seconds(heartbeat).try_into().unwrap(),
                 allow_host_network,
             }
@@ -158,6 +190,7 @@ mod tests {
         let args = parse(&["run", "--loss", "10", "--ttl", "2m"].map(str::to_owned)).unwrap();
         assert_eq!(args.direction, Direction::Both);
         assert!(args.correlation.is_none());
+        assert_eq!(args.backend, BackendChoice::Auto);
         assert_eq!(args.heartbeat.to_string(), "5s");
         assert!(!args.allow_host_network && args.deadline.is_none() && args.run.is_none() && args.interface.is_none());
     }
@@ -172,6 +205,7 @@ mod tests {
             ("--correlation", "-1"),
             ("--correlation", "101"),
             ("--direction", "sideways"),
+            ("--backend", "ebpf"),
             ("--ttl", "0s"),
             ("--ttl", "99999999999999999999h"),
             ("--deadline", "tomorrow"),

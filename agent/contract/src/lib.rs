@@ -17,12 +17,13 @@ mod report;
 mod run_id;
 mod span;
 
-pub use args::{Direction, RunArgs};
+pub use args::{BackendChoice, Direction, RunArgs};
 pub use container::{CONTAINER_PREFIX, container_name};
 pub use exit::ExitCode;
 pub use loss::{Correlation, LossPercentage};
 pub use report::{
-    Applied, Asked, Backend, Cause, Event, Failed, Heartbeat, Holder, LINE_LIMIT, PerDirection, Record, Removed, SCHEMA, Stage, Traffic,
+    Applied, Asked, Backend, Cause, Event, Failed, Guard, Heartbeat, Holder, Kept, LINE_LIMIT, PerDirection, Record, Removed, SCHEMA,
+    Stage, Traffic,
 };
 pub use run_id::RunId;
 pub use span::{HeartbeatInterval, Ttl};

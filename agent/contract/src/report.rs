@@ -71,6 +71,8 @@ fn none<T>() -> Option<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Backend {
+    /// netem behind rules that the kernel takes away: with the agent where it can, and when the lease runs out everywhere.
+    Guarded,
     /// Plain netem qdiscs. Only the agent itself ends the loss: after a SIGKILL it stays.
     Tc,
 }
@@ -80,9 +82,35 @@ impl Backend {
     #[must_use]
     pub fn unguarded(self) -> bool {
         match self {
+            Self::Guarded => false,
             Self::Tc => true,
         }
     }
+}
+
+/// What makes the kernel end a guarded loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Guard {
+    /// The loss ends at once when the agent dies, however it dies. Otherwise it then ends when the lease runs out.
+    pub ends_with_agent: bool,
+    /// How long the loss goes on when the agent hangs, in seconds.
+    pub lease_seconds: u32,
+    /// Packets that are neither IPv4 nor IPv6, such as ARP, are sent without loss.
+    pub only_ip_egress: bool,
+}
+
+/// How well the lease of a guarded loss was kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Kept {
+    /// Seconds for which packets were lost. Less than the elapsed ones where the lease ran out before it was renewed.
+    pub armed_seconds: f64,
+    /// How often it did.
+    pub lapses: u32,
+    /// Why the last renewal failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// What was asked for.
@@ -111,8 +139,14 @@ pub struct Applied {
     pub interface_reason: String,
     /// How it was done.
     pub backend: Backend,
+    /// Why this way.
+    #[serde(default)]
+    pub backend_reason: String,
     /// True where a killed agent leaves the loss in place.
     pub unguarded: bool,
+    /// What makes the kernel end it, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
     /// What was asked for.
     pub asked: Asked,
     /// When the loss ends by itself at the latest: the earlier of ttl and deadline, by the node's clock.
@@ -150,6 +184,9 @@ pub struct Heartbeat {
     pub remaining_seconds: f64,
     /// What it has done so far.
     pub traffic: PerDirection<Traffic>,
+    /// How well the lease has been kept, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
     /// Whether everything is as it was applied.
     pub intact: bool,
     /// What is not as it was applied, in words.
@@ -201,6 +238,9 @@ pub struct Removed {
     pub elapsed_seconds: f64,
     /// What it has done. Read last before the removal.
     pub traffic: PerDirection<Traffic>,
+    /// How well the lease was kept, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
     /// What somebody else had changed when the removal began, in words; none where everything was as applied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
@@ -349,6 +389,7 @@ mod tests {
                 applied_at: "2026-11-23T11:58:00Z".parse().unwrap(),
                 elapsed_seconds: 120.0,
                 traffic: PerDirection { egress: Some(Traffic { packets: 1000, dropped: 98 }), ingress: None },
+                kept: None,
                 drift: Vec::new(),
                 lines_dropped: 0,
             }),

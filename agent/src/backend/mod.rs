@@ -1,12 +1,31 @@
 //! How loss is put into the kernel: what to do, what to expect afterwards and how to take it away, as values. Nothing here does I/O.
 
+mod drift;
+pub mod guarded;
+mod removal;
 pub mod tc;
 
+pub use removal::removal;
+
 use crate::{
+    marks,
     netem::Netem,
-    netlink::{Handle, Qdisc},
+    netlink::{Handle, Link, Qdisc, ROOT},
+    snapshot::Snapshot,
 };
+use netloss_contract::Direction;
 use std::fmt;
+
+/// What is asked for: which interface, which way, what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The interface.
+    pub link: Link,
+    /// Which way packets are lost.
+    pub direction: Direction,
+    /// How they are lost, in each direction.
+    pub netem: Netem,
+}
 
 /// An interface, as far as it is known when a plan is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,11 +41,19 @@ pub enum Device {
     Ifb,
 }
 
+impl Device {
+    /// One that is there.
+    #[must_use]
+    pub fn of(link: &Link) -> Self {
+        Self::Index { index: link.index, name: link.name.clone() }
+    }
+}
+
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Index { name, .. } => f.write_str(name),
-            Self::Ifb => f.write_str(crate::marks::IFB),
+            Self::Ifb => f.write_str(marks::IFB),
         }
     }
 }
@@ -36,10 +63,19 @@ impl fmt::Display for Device {
 pub enum Step {
     /// Makes the ifb and sets it up.
     CreateIfb,
-    /// Puts a netem at an interface's root.
-    AddRootNetem {
+    /// Puts a prio at an interface's root, all of whose traffic goes to the first band.
+    AddRootPrio {
         /// The interface.
         device: Device,
+        /// Our mark.
+        handle: Handle,
+    },
+    /// Puts a netem at an interface's root or into a class.
+    AddNetem {
+        /// The interface.
+        device: Device,
+        /// The place.
+        parent: Handle,
         /// Our mark.
         handle: Handle,
         /// What it does.
@@ -89,10 +125,11 @@ impl fmt::Display for Step {
     /// In words that go on after "cannot" and after "left:".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CreateIfb => write!(f, "create the interface {}", crate::marks::IFB),
-            Self::AddRootNetem { device, handle, .. } => write!(f, "add the netem qdisc {handle} to {device}"),
+            Self::CreateIfb => write!(f, "create the interface {}", marks::IFB),
+            Self::AddRootPrio { device, handle } => write!(f, "add the prio qdisc {handle} to {device}"),
+            Self::AddNetem { device, handle, .. } => write!(f, "add the netem qdisc {handle} to {device}"),
             Self::AddIngress { device } => write!(f, "add an ingress qdisc to {device}"),
-            Self::AddRedirect { device, .. } => write!(f, "redirect what {device} receives to {}", crate::marks::IFB),
+            Self::AddRedirect { device, .. } => write!(f, "redirect what {device} receives to {}", marks::IFB),
             Self::DeleteFilters { device, priority } => write!(f, "remove the redirect (pref {priority}) from {device}"),
             Self::DeleteQdisc { device, qdisc } => write!(f, "remove the {} qdisc {} from {device}", qdisc.kind, qdisc.handle),
             Self::DeleteLink { device } => write!(f, "remove the interface {device}"),
@@ -131,4 +168,24 @@ pub enum Refusal {
     /// An interface has the name that the ifb is to have.
     #[error("there is an interface {0} that is no ifb: rename it, or ask for --direction egress")]
     NameTaken(&'static str),
+}
+
+/// The ifb with its loss, to which nothing leads yet.
+fn ifb(netem: &Netem) -> [Step; 2] {
+    let netem = Step::AddNetem { device: Device::Ifb, parent: ROOT, handle: marks::INGRESS_NETEM, netem: netem.clone() };
+    [Step::CreateIfb, netem]
+}
+
+/// The ifb's name is free.
+fn free_ifb(snapshot: &Snapshot) -> Result<(), Refusal> {
+    let taken = snapshot.links.iter().any(|link| link.name == marks::IFB);
+    if taken { Err(Refusal::NameTaken(marks::IFB)) } else { Ok(()) }
+}
+
+/// The interface sends through the kernel's default qdisc.
+fn free_root(snapshot: &Snapshot, link: &Link) -> Result<(), Refusal> {
+    match snapshot.root(link.index).filter(|root| !root.is_default()) {
+        None => Ok(()),
+        Some(root) => Err(Refusal::ForeignRoot { interface: link.name.clone(), kind: root.kind.clone(), handle: root.handle }),
+    }
 }

@@ -1,8 +1,10 @@
 use super::*;
 use crate::{
-    netem::Probability,
-    netlink::{Filter, Handle, INGRESS_PARENT, QDISC_CLSACT, ROOT},
+    backend::removal,
+    netem::{Netem, Probability},
+    netlink::{Filter, Handle, INGRESS_PARENT, Link, QDISC_CLSACT, QDISC_INGRESS, QDISC_PRIO, Qdisc},
 };
+use netloss_contract::Direction;
 use proptest::{collection, prelude::*, sample};
 
 const ETH0: u32 = 2;
@@ -107,7 +109,7 @@ fn an_ingress_hook_is_shared_only_where_nobody_filters() {
         let empty = Snapshot { qdiscs: vec![hook(kind)], ..pod() };
         let steps = application(&empty, &target(Direction::Ingress)).unwrap();
         assert!(!steps.iter().any(|step| matches!(step, Step::AddIngress { .. })));
-        assert!(steps.contains(&Step::AddRedirect { device: device(&eth0()), priority: marks::REDIRECT }));
+        assert!(steps.contains(&Step::AddRedirect { device: Device::of(&eth0()), priority: marks::REDIRECT }));
 
         let used = Snapshot { filters: vec![foreign.clone()], ..empty };
         let refusal = application(&used, &target(Direction::Both)).unwrap_err().to_string();
@@ -207,8 +209,8 @@ fn play(snapshot: &mut Snapshot, step: &Step) {
 prop_compose! {
     fn any_snapshot()(
         links in sample::subsequence(vec![eth0(), ifb(), Link { index: 3, name: "net1".to_owned(), up: true, ..Link::default() }], 0..=3),
-        roots in collection::vec((sample::select(vec![ETH0, 3, NL_IN]), sample::select(vec!["netem", "htb", "noqueue"]),
-            sample::select(vec![0, 1, 0x7a12, 0x7a13, 0x7a14, 0x8001])), 0..3),
+        roots in collection::vec((sample::select(vec![ETH0, 3, NL_IN]), sample::select(vec!["netem", "prio", "htb", "noqueue"]),
+            sample::select(vec![0, 1, 0x7a11, 0x7a12, 0x7a13, 0x7a14, 0x7a15, 0x8001])), 0..3),
         hooks in collection::vec(sample::select(vec![QDISC_INGRESS, QDISC_CLSACT]), 0..=1),
         filters in collection::vec(sample::select(vec![1, marks::REDIRECT, marks::REDIRECT_OWN_QDISC]), 0..3),
     ) -> Snapshot {
@@ -232,7 +234,8 @@ proptest! {
             let links: Vec<_> = snapshot.links.iter().filter(|link| link.name != marks::IFB).map(|link| link.index).collect();
             let roots: Vec<_> = snapshot.qdiscs.iter()
                 .filter(|qdisc| qdisc.parent == ROOT && qdisc.ifindex != NL_IN)
-                .filter(|qdisc| qdisc.kind != QDISC_NETEM || !marks::is_egress_netem(qdisc.handle)).cloned().collect();
+                .filter(|qdisc| qdisc.kind != QDISC_NETEM || !marks::is_egress_netem(qdisc.handle))
+                .filter(|qdisc| qdisc.kind != QDISC_PRIO || !marks::is_prio(qdisc.handle)).cloned().collect();
             let filters: Vec<_> = snapshot.filters.iter().filter(|filter| !marks::is_redirect(filter.priority)).cloned().collect();
             let clsact: Vec<_> = snapshot.qdiscs.iter().filter(|qdisc| qdisc.kind == QDISC_CLSACT).cloned().collect();
             (links, roots, filters, clsact)
@@ -252,7 +255,7 @@ proptest! {
         let Ok(steps) = application(&before, &target(direction)) else { return Ok(()) };
         for step in steps {
             match step {
-                Step::AddRootNetem { device: Device::Index { index, .. }, .. } => {
+                Step::AddNetem { device: Device::Index { index, .. }, .. } => {
                     prop_assert!(before.root(index).is_none_or(Qdisc::is_default));
                 }
                 Step::AddRedirect { .. } => prop_assert!(before.foreign_filters(ETH0).next().is_none()),

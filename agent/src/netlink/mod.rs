@@ -7,7 +7,7 @@ mod route;
 
 pub use filter::{Filter, INGRESS_HOOK};
 pub use link::Link;
-pub use qdisc::{Handle, INGRESS_PARENT, QDISC_CLSACT, QDISC_INGRESS, QDISC_NETEM, Qdisc, ROOT};
+pub use qdisc::{Handle, INGRESS_PARENT, PRIO_BANDS, QDISC_CLSACT, QDISC_INGRESS, QDISC_NETEM, QDISC_PRIO, Qdisc, ROOT};
 pub use route::DefaultRoute;
 
 use futures::StreamExt;
@@ -75,7 +75,7 @@ impl Error {
         }
     }
 
-    fn kernel(error: &ErrorMessage) -> Self {
+    pub(crate) fn kernel(error: &ErrorMessage) -> Self {
         let errno = Errno::from_raw(error.raw_code().saturating_abs());
         let attributes = error.header.get(NLMSGHDR_LENGTH..).unwrap_or_default();
         let words = NlasIterator::new(attributes)

@@ -15,10 +15,15 @@ const TCA_OPTIONS: u16 = 2;
 
 /// Kind of the emulator of networks, tc-netem(8).
 pub const QDISC_NETEM: &str = "netem";
+/// Kind of the bands that a packet's priority chooses, tc-prio(8).
+pub const QDISC_PRIO: &str = "prio";
 /// Kind of the hook for received packets.
 pub const QDISC_INGRESS: &str = "ingress";
 /// Kind of the hook for received and sent packets. Takes the same place as [`QDISC_INGRESS`], which excludes it.
 pub const QDISC_CLSACT: &str = "clsact";
+
+/// Bands of our prio: the kernel's usual three, and one that nothing reaches by itself.
+pub const PRIO_BANDS: u16 = 4;
 
 /// Parent of the qdisc that an interface sends through (`TC_H_ROOT`).
 pub const ROOT: Handle = Handle(0xffff_ffff);
@@ -31,6 +36,12 @@ pub const INGRESS_PARENT: Handle = Handle(0xffff_fff1);
 pub struct Handle(pub u32);
 
 impl Handle {
+    /// A class of this qdisc.
+    #[must_use]
+    pub const fn class(self, minor: u16) -> Self {
+        Self(self.0 & 0xffff_0000 | minor as u32)
+    }
+
     /// The handle of a qdisc.
     #[must_use]
     pub const fn of_major(major: u16) -> Self {
@@ -117,16 +128,31 @@ impl Netlink {
         Ok(answers.iter().filter_map(Qdisc::from_answer).collect())
     }
 
-    /// Puts a netem at an interface's root.
+    /// Puts a netem at an interface's root or into a class.
     ///
     /// With a handle of our own the kernel refuses to replace somebody's root qdisc; without one it would replace it silently.
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn add_root_netem(&self, ifindex: u32, handle: Handle, netem: &Netem) -> Result<(), Error> {
-        let mut message = message(ifindex, ROOT, handle, QDISC_NETEM);
-        // A parsed answer must never be sent back: netlink-packet-route would nest the options twice.
-        message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, netem.encode())));
+    pub async fn add_netem(&self, ifindex: u32, parent: Handle, handle: Handle, netem: &Netem) -> Result<(), Error> {
+        self.add(message(ifindex, parent, handle, QDISC_NETEM), netem.encode()).await
+    }
+
+    /// Puts a prio with [`PRIO_BANDS`] bands at an interface's root. Every packet goes to the first band, unless its priority names a
+    /// class of this qdisc.
+    ///
+    /// # Errors
+    /// As any request (see [`Error`]).
+    pub async fn add_root_prio(&self, ifindex: u32, handle: Handle) -> Result<(), Error> {
+        // struct tc_prio_qopt: the number of bands, and the band of each of the 16 priorities.
+        let mut options = u32::from(PRIO_BANDS).to_ne_bytes().to_vec();
+        options.extend([0; 16]);
+        self.add(message(ifindex, ROOT, handle, QDISC_PRIO), options).await
+    }
+
+    async fn add(&self, mut message: TcMessage, options: Vec<u8>) -> Result<(), Error> {
+        // Raw: netlink-packet-route knows the options of neither, and would nest those of a parsed answer twice.
+        message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, options)));
         self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL).await
     }
 

@@ -131,6 +131,12 @@ impl PodStatus {
         self.applied_at.is_some()
     }
 
+    /// Whether the kernel ends the loss where the agent cannot.
+    #[must_use]
+    pub fn ends_by_itself(&self) -> bool {
+        self.unguarded == Some(false)
+    }
+
     /// `namespace/name`, as messages name a pod.
     #[must_use]
     pub fn display_name(&self) -> String {
@@ -162,13 +168,15 @@ pub enum Outcome {
     Clean,
     /// The agent has verified that the loss is gone, but it lasted less than 90 % of the duration.
     Shortened,
+    /// The agent has verified that the loss is gone, but it was in force for less than 95 % of the time: the agent was starved.
+    Degraded,
     /// There was an error; the pod is as it was before.
     Failed,
     /// The agent did nothing: it was not put into the pod, or it did not start before the deadline.
     NeverStarted,
     /// The pod ended or was replaced, and its network, with whatever was in it, is gone.
     PodEnded,
-    /// The agent did not say how it ended: loss may remain in the pod.
+    /// The agent did not say how it ended: loss may remain in the pod where it was unguarded.
     Unknown,
 }
 
@@ -176,7 +184,7 @@ impl Outcome {
     /// Whether the loss was in place and is known to be gone, or the pod is.
     #[must_use]
     pub fn is_recovery(self) -> bool {
-        matches!(self, Self::Clean | Self::Shortened | Self::PodEnded)
+        matches!(self, Self::Clean | Self::Shortened | Self::Degraded | Self::PodEnded)
     }
 }
 

@@ -14,6 +14,9 @@ use netloss_contract::{Applied, Backend, Event, ExitCode, Failed, Record, Remove
 /// The share of the duration under which a loss counts as shortened.
 const SHORTENED_BELOW: f64 = 0.9;
 
+/// The share of the time under which a loss that was not always armed counts as degraded.
+const DEGRADED_BELOW: f64 = 0.95;
+
 /// The loss was in place.
 pub(super) fn mark_applied(pod: &mut PodStatus, at: Timestamp, applied: &Applied) {
     if !pod.was_applied() {
@@ -34,13 +37,13 @@ pub(super) fn conclude(pod: &mut PodStatus, exit_code: i32, reason: Option<&str>
             let since = SignedDuration::try_from_secs_f64(-heartbeat.elapsed_seconds).ok().and_then(|elapsed| at.checked_add(elapsed).ok());
             pod.applied_at = pod.applied_at.take().or_else(|| since.map(Time));
             pod.observed = Some(heartbeat.traffic.into());
-            (Outcome::Unknown, Some(killed(exit_code, reason)))
+            (Outcome::Unknown, Some(killed(pod, exit_code, reason)))
         }
         Some((at, Event::Applied(applied))) => {
             mark_applied(pod, at, applied);
-            (Outcome::Unknown, Some(killed(exit_code, reason)))
+            (Outcome::Unknown, Some(killed(pod, exit_code, reason)))
         }
-        None => of_exit_code(exit_code, reason, words),
+        None => of_exit_code(pod, exit_code, reason, words),
     };
     pod.state = PodState::Ended;
     pod.outcome = Some(outcome);
@@ -59,6 +62,12 @@ fn of_removed(pod: &mut PodStatus, removed: &Removed) -> (Outcome, Option<String
         let message = format!("the loss lasted {:.1} s of {}: ended by {cause}", removed.elapsed_seconds, pod.asked.duration);
         return (Outcome::Shortened, Some(message));
     }
+    if let Some(kept) = removed.kept.as_ref().filter(|kept| kept.armed_seconds < DEGRADED_BELOW * removed.elapsed_seconds) {
+        let (armed, elapsed, lapses) = (kept.armed_seconds, removed.elapsed_seconds, kept.lapses);
+        let message =
+            format!("packets were lost for {armed:.1} s of {elapsed:.1} s: the agent was too slow to keep its lease {lapses} time(s)");
+        return (Outcome::Degraded, Some(message));
+    }
     let drift = (!removed.drift.is_empty()).then(|| format!("somebody else changed it meanwhile: {}", brief(&removed.drift.join("; "))));
     (Outcome::Clean, drift)
 }
@@ -73,7 +82,7 @@ fn of_failed(failed: &Failed) -> (Outcome, Option<String>) {
     (outcome, Some(message))
 }
 
-fn of_exit_code(exit_code: i32, reason: Option<&str>, words: Option<&str>) -> (Outcome, Option<String>) {
+fn of_exit_code(pod: &PodStatus, exit_code: i32, reason: Option<&str>, words: Option<&str>) -> (Outcome, Option<String>) {
     let words = words.map(brief).filter(|words| !words.is_empty());
     // The runtime's names for a process that could not be started at all.
     if matches!(reason, Some("StartError" | "ContainerCannotRun")) {
@@ -87,15 +96,20 @@ fn of_exit_code(exit_code: i32, reason: Option<&str>, words: Option<&str>) -> (O
         Some(ExitCode::Refused) => "the agent refused to act on this pod",
         Some(ExitCode::Unsupported) => "the node's kernel or the container lacks what is needed",
         Some(ExitCode::Failed) => "the agent failed and undid what it had done",
-        Some(ExitCode::Done | ExitCode::Incomplete) | None => return (Outcome::Unknown, Some(killed(exit_code, reason))),
+        Some(ExitCode::Done | ExitCode::Incomplete) | None => return (Outcome::Unknown, Some(killed(pod, exit_code, reason))),
     };
     let words = words.map(|words| format!(": {words}")).unwrap_or_default();
     (Outcome::Failed, Some(format!("{meaning} (exit code {exit_code}, no report){words}")))
 }
 
-fn killed(exit_code: i32, reason: Option<&str>) -> String {
+fn killed(pod: &PodStatus, exit_code: i32, reason: Option<&str>) -> String {
     let reason = reason.map(|reason| format!(", {}", brief(reason))).unwrap_or_default();
-    format!("the agent ended without its report (exit code {exit_code}{reason}): loss may remain until the pod ends")
+    let consequence = if pod.ends_by_itself() {
+        "the kernel ends a guarded loss without it, within seconds at the latest"
+    } else {
+        "loss may remain until the pod ends"
+    };
+    format!("the agent ended without its report (exit code {exit_code}{reason}): {consequence}")
 }
 
 /// As the reports spell it.

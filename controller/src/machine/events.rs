@@ -75,10 +75,13 @@ pub(super) fn of_transition(before: &PodStatus, after: &PodStatus, adopted: bool
     if let Some(outcome) = after.outcome.filter(|_| before.state != PodState::Ended) {
         let message = after.message.as_deref().unwrap_or("as asked for");
         let (severity, reason, note) = match outcome {
-            Outcome::Clean | Outcome::Shortened => (Severity::Normal, "Recovered", format!("Packet loss is gone: {message}")),
+            Outcome::Clean | Outcome::Shortened | Outcome::Degraded => {
+                (Severity::Normal, "Recovered", format!("Packet loss is gone: {message}"))
+            }
             Outcome::PodEnded => (Severity::Normal, "PodEnded", format!("Packet loss ended with the pod: {message}")),
             Outcome::NeverStarted => (Severity::Warning, "NeverStarted", format!("No packet loss: {message}")),
             Outcome::Failed => (Severity::Warning, "Failed", format!("No packet loss: {message}")),
+            Outcome::Unknown if after.ends_by_itself() => (Severity::Warning, "AgentLost", message.to_owned()),
             Outcome::Unknown => (Severity::Warning, "LossMayRemain", message.to_owned()),
         };
         if severity == Severity::Warning {

@@ -54,7 +54,9 @@ pub(crate) fn applied() -> Event {
         interface: "eth0".to_owned(),
         interface_reason: "default route".to_owned(),
         backend: Backend::Tc,
+        backend_reason: String::new(),
         unguarded: true,
+        guard: None,
         asked: asked(),
         ends_at: at(70),
         leftovers_removed: Vec::new(),
@@ -67,6 +69,7 @@ pub(crate) fn heartbeat() -> Event {
         remaining_seconds: 20.0,
         traffic: PerDirection { egress: Some(Traffic { packets: 100, dropped: 9 }), ingress: None },
         intact: true,
+        kept: None,
         drift: Vec::new(),
         lines_dropped: 0,
     })
@@ -81,6 +84,7 @@ pub(crate) fn removed() -> Event {
         applied_at: at(10),
         elapsed_seconds: 30.0,
         traffic: PerDirection { egress: Some(Traffic { packets: 1000, dropped: 98 }), ingress: None },
+        kept: None,
         drift: Vec::new(),
         lines_dropped: 0,
     })

@@ -8,7 +8,7 @@ use crate::{
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_contract::{Correlation, HeartbeatInterval, LossPercentage, RunArgs, RunId, Ttl, container_name};
+use netloss_contract::{BackendChoice, Correlation, HeartbeatInterval, LossPercentage, RunArgs, RunId, Ttl, container_name};
 use std::time::Duration;
 
 /// How often an agent reports.
@@ -129,6 +129,7 @@ fn freeze(experiment: &Experiment<'_>, request: &Request, target: &Target, now: 
         deadline: Some(deadline),
         run: Some(request.run_id.clone()),
         interface: experiment.spec.interface.clone(),
+        backend: BackendChoice::Auto,
         heartbeat: request.heartbeat,
         allow_host_network: false,
     };

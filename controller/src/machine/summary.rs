@@ -43,6 +43,6 @@ pub(super) fn message(status: &ChaosExperimentStatus, experiment: &Experiment<'_
 }
 
 fn recovery(pods: &[PodStatus]) -> String {
-    let unknown = pods.iter().filter(|pod| pod.was_applied() && pod.outcome == Some(Outcome::Unknown)).count();
+    let unknown = pods.iter().filter(|pod| pod.was_applied() && !pod.ends_by_itself() && pod.outcome == Some(Outcome::Unknown)).count();
     if unknown == 0 { "it has ended".to_owned() } else { format!("in {unknown} of them loss may remain") }
 }

@@ -5,7 +5,7 @@ use crate::{
     api::{Outcome, Phase, PodState},
     targets::EXCLUDE_LABEL,
 };
-use netloss_contract::{Event, ExitCode, Failed, Stage, Ttl};
+use netloss_contract::{Backend, Event, ExitCode, Failed, Kept, Stage, Ttl};
 
 fn plan(spec: &ChaosExperimentSpec, pods: Vec<Candidate>) -> Decision {
     decide(&experiment(spec, None), &Observed::Candidates { namespace_excluded: false, pods }, at(0), &settings())
@@ -35,7 +35,7 @@ fn a_plan_freezes_what_the_agent_will_be_told() {
     let pod = &status.pods[0];
     assert_eq!((pod.state, pod.image.as_str(), pod.container.as_str()), (PodState::Planned, "agent:1", "network-loss-d-r1-a1"));
     assert_eq!(pod.deadline.0, at(150), "2 min to start, 30 s of loss");
-    let argv = "run --loss=10 --correlation=0 --direction=both --ttl=30s --heartbeat=5s --deadline=2027-01-15T08:02:30Z --run=uid/1";
+    let argv = "run --loss=10 --correlation=0 --direction=both --ttl=30s --heartbeat=5s --backend=auto --deadline=2027-01-15T08:02:30Z --run=uid/1";
     assert_eq!(pod.argv.join(" "), argv);
     assert_eq!(status.message.unwrap(), "Injecting 10% packet loss into 2 pod(s)");
 }
@@ -208,6 +208,21 @@ fn every_end_has_an_outcome_and_a_reason() {
         }
         _ => None,
     };
+    let degraded = || match removed() {
+        Event::Removed(mut removed) => {
+            removed.backend = Backend::Guarded;
+            removed.kept = Some(Kept { armed_seconds: 20.0, lapses: 2, trouble: None });
+            Some(Event::Removed(removed))
+        }
+        _ => None,
+    };
+    let guarded = || match applied() {
+        Event::Applied(mut applied) => {
+            (applied.backend, applied.unguarded) = (Backend::Guarded, false);
+            Some(Event::Applied(applied))
+        }
+        _ => None,
+    };
     let overdue = at(150 + 60);
     let waiting = |reason: &str| AgentState::Waiting { reason: Some(reason.to_owned()), message: Some("not found".to_owned()) };
     let oom = AgentState::Terminated { exit_code: 137, reason: Some("OOMKilled".to_owned()), message: None, last: None };
@@ -217,6 +232,20 @@ fn every_end_has_an_outcome_and_a_reason() {
     for (state, now, outcome, words, phase) in [
         (terminated(0, Some(removed())), at(40), Outcome::Clean, "", Phase::Completed),
         (terminated(0, shortened()), at(40), Outcome::Shortened, "the loss lasted 12.0 s of 30s: ended by sigterm", Phase::Completed),
+        (
+            terminated(0, degraded()),
+            at(40),
+            Outcome::Degraded,
+            "packets were lost for 20.0 s of 30.0 s: the agent was too slow to keep its lease 2 time(s)",
+            Phase::Completed,
+        ),
+        (
+            terminated(137, guarded()),
+            at(9),
+            Outcome::Unknown,
+            "the agent ended without its report (exit code 137): the kernel ends a guarded loss without it, within seconds at the latest",
+            Phase::Completed,
+        ),
         (terminated(4, failed(ExitCode::Refused, &[])), at(9), Outcome::Failed, "why", Phase::Failed),
         (terminated(5, failed(ExitCode::DeadlinePassed, &[])), at(9), Outcome::NeverStarted, "why", Phase::Failed),
         (

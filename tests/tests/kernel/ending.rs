@@ -3,18 +3,22 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use netloss_contract::{Cause, Event, ExitCode, Record};
 use netloss_lab::guest::{Agent, NamespaceState, Pod, Way};
 use nix::sys::signal::Signal;
 
-use crate::assert_no_loss;
+use crate::{BACKENDS, assert_no_loss};
 
 /// Runs until `end` has made the agent end, then looks for remains, in packets and in the kernel's objects.
 fn check(ttl: &str, cause: Cause, end: impl Fn(&Agent) -> Result<()>) -> Result<()> {
+    BACKENDS.into_iter().try_for_each(|backend| check_with(backend, ttl, cause, &end).context(backend))
+}
+
+fn check_with(backend: &str, ttl: &str, cause: Cause, end: &impl Fn(&Agent) -> Result<()>) -> Result<()> {
     let pod = Pod::new()?;
     let before = NamespaceState::of(&pod.pod)?;
-    let mut agent = Agent::start_in_container(&pod.pod, &format!("run --loss 30 --ttl {ttl}"))?;
+    let mut agent = Agent::start_in_container(&pod.pod, &format!("run --loss 30 --ttl {ttl} --backend {backend}"))?;
     agent.applied()?;
     end(&agent)?;
     let ended = agent.finish()?;

@@ -1,16 +1,20 @@
 //! Nothing of others is touched: what is in the way is refused, and stays.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use netloss_contract::ExitCode;
 use netloss_lab::guest::{Agent, NamespaceState, Pod, Way};
 use nix::sys::signal::Signal;
 
-use crate::assert_loss;
+use crate::{BACKENDS, assert_loss};
 
 /// Expects a refusal that names what is in the way, and a namespace as it was.
-fn check_refused(pod: &Pod, direction: &str, named: &str) -> Result<()> {
+fn check_refused(backends: &[&str], pod: &Pod, direction: &str, named: &str) -> Result<()> {
+    backends.iter().try_for_each(|backend| check_refused_by(backend, pod, direction, named).context((*backend).to_owned()))
+}
+
+fn check_refused_by(backend: &str, pod: &Pod, direction: &str, named: &str) -> Result<()> {
     let before = NamespaceState::of(&pod.pod)?;
-    let end = Agent::start(&pod.pod, &format!("run --loss 10 --direction {direction} --ttl 1h"))?.finish()?;
+    let end = Agent::start(&pod.pod, &format!("run --loss 10 --direction {direction} --ttl 1h --backend {backend}"))?.finish()?;
     let failed = end.failed(ExitCode::Refused)?;
     ensure!(failed.message.contains(named) && failed.left.is_empty(), "the refusal does not name {named}: {failed:?}");
     before.assert_unchanged(&pod.pod)
@@ -21,22 +25,22 @@ fn a_foreign_htb_is_refused() -> Result<()> {
     let pod = Pod::new()?;
     pod.pod.tc("qdisc add dev eth0 root handle 1: htb default 10")?;
     pod.pod.tc("class add dev eth0 parent 1: classid 1:10 htb rate 1gbit")?;
-    check_refused(&pod, "egress", "htb")?;
-    check_refused(&pod, "both", "htb")
+    check_refused(&BACKENDS, &pod, "egress", "htb")?;
+    check_refused(&BACKENDS, &pod, "both", "htb")
 }
 
 #[test]
 fn a_foreign_prio_is_refused() -> Result<()> {
     let pod = Pod::new()?;
     pod.pod.tc("qdisc add dev eth0 root handle 1: prio")?;
-    check_refused(&pod, "egress", "prio")
+    check_refused(&BACKENDS, &pod, "egress", "prio")
 }
 
 #[test]
 fn a_foreign_netem_is_refused() -> Result<()> {
     let pod = Pod::new()?;
     pod.pod.tc("qdisc add dev eth0 root netem delay 1ms")?;
-    check_refused(&pod, "both", "netem")
+    check_refused(&BACKENDS, &pod, "both", "netem")
 }
 
 /// Ingress alone does not touch the root.
@@ -72,7 +76,7 @@ fn a_clsact_with_ingress_filters_is_refused() -> Result<()> {
     let pod = Pod::new()?;
     pod.pod.tc("qdisc add dev eth0 clsact")?;
     pod.pod.tc("filter add dev eth0 ingress matchall action gact pass")?;
-    check_refused(&pod, "ingress", "clsact")
+    check_refused(&["tc"], &pod, "ingress", "clsact")
 }
 
 #[test]
@@ -80,7 +84,7 @@ fn an_ingress_qdisc_with_filters_is_refused() -> Result<()> {
     let pod = Pod::new()?;
     pod.pod.tc("qdisc add dev eth0 ingress")?;
     pod.pod.tc("filter add dev eth0 ingress protocol ip u32 match u32 0 0 action gact pass")?;
-    check_refused(&pod, "both", "ingress")
+    check_refused(&["tc"], &pod, "both", "ingress")
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a killed agent leaves behind is found by its marks and cleaned by the next start.
+//! What an agent of the tc backend leaves behind when it is killed is found by its marks and cleaned by the next start.
 
 use anyhow::{Result, ensure};
 use netloss_lab::guest::{Agent, NamespaceState, Pod, Way};
@@ -9,7 +9,7 @@ use crate::{assert_loss, assert_no_loss};
 /// Kills an agent that lost 30 %, lets another one run with other arguments, and compares with the beginning.
 fn check(pod: &Pod, second: &str) -> Result<()> {
     let before = NamespaceState::of(&pod.pod)?;
-    let mut killed = Agent::start(&pod.pod, "run --loss 30 --ttl 1h")?;
+    let mut killed = Agent::start(&pod.pod, "run --loss 30 --ttl 1h --backend tc")?;
     killed.applied()?;
     killed.signal(Signal::SIGKILL)?;
     ensure!(killed.finish()?.code.is_none(), "it was not killed");

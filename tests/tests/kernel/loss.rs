@@ -1,16 +1,20 @@
 //! The loss that was asked for, counted on the arriving side.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use netloss_lab::guest::{Agent, Pod, Way};
 
-use crate::{assert_loss, assert_no_loss};
+use crate::{BACKENDS, assert_loss, assert_no_loss};
 
 /// Enough to tell 10 % from 12.5 %, with one false alarm in a million runs.
 const PACKETS: u32 = 4000;
 
 fn check(percent: u32, direction: &str) -> Result<()> {
+    BACKENDS.into_iter().try_for_each(|backend| check_with(backend, percent, direction).context(backend))
+}
+
+fn check_with(backend: &str, percent: u32, direction: &str) -> Result<()> {
     let pod = Pod::new()?;
-    let mut agent = Agent::start(&pod.pod, &format!("run --loss {percent} --direction {direction} --ttl 1h"))?;
+    let mut agent = Agent::start(&pod.pod, &format!("run --loss {percent} --direction {direction} --ttl 1h --backend {backend}"))?;
     let applied = agent.applied()?;
     ensure!(applied.interface == "eth0", "applied to {}", applied.interface);
     for (way, hit) in [(Way::Out, direction != "ingress"), (Way::In, direction != "egress")] {
@@ -55,11 +59,14 @@ fn loss_30_both() -> Result<()> {
 
 #[test]
 fn loss_hits_ipv6_too() -> Result<()> {
-    let pod = Pod::new()?;
-    let mut agent = Agent::start(&pod.pod, "run --loss 30 --ttl 1h")?;
-    agent.applied()?;
-    assert_loss(pod.send_ipv6(Way::Out, PACKETS)?, 30.0)?;
-    assert_loss(pod.send_ipv6(Way::In, PACKETS)?, 30.0)
+    for backend in BACKENDS {
+        let pod = Pod::new()?;
+        let mut agent = Agent::start(&pod.pod, &format!("run --loss 30 --ttl 1h --backend {backend}"))?;
+        agent.applied()?;
+        assert_loss(pod.send_ipv6(Way::Out, PACKETS)?, 30.0).context(backend)?;
+        assert_loss(pod.send_ipv6(Way::In, PACKETS)?, 30.0).context(backend)?;
+    }
+    Ok(())
 }
 
 /// netem's correlation lowers the rate (docs say by how much); that it does is the proof that it reached the kernel.

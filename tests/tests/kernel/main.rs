@@ -5,6 +5,7 @@
 mod counting;
 mod ending;
 mod foreign;
+mod guarded;
 mod heartbeat;
 mod host_network;
 mod interface;
@@ -15,6 +16,9 @@ mod restoring;
 use anyhow::{Context, Result, ensure};
 use netloss_lab::guest::Counted;
 use netloss_lab::statistics::acceptable;
+
+/// Both ways to put the loss into the kernel: what is true of one is true of the other, unless a test says so.
+const BACKENDS: [&str; 2] = ["guarded", "tc"];
 
 /// Checks that as many packets were lost as a correct netem loses, but for one run in a million.
 fn assert_loss(counted: Counted, percent: f64) -> Result<()> {

@@ -1,13 +1,19 @@
 //! Afterwards the namespace is as it was: qdiscs, filters, and every attribute of every link.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use netloss_lab::guest::{Agent, NamespaceState, Pod};
 use nix::sys::signal::Signal;
 
+use crate::BACKENDS;
+
 /// Applies and removes, and compares what iproute2 shows before and after.
 fn check(pod: &Pod, direction: &str) -> Result<()> {
+    BACKENDS.into_iter().try_for_each(|backend| check_with(backend, pod, direction).context(backend))
+}
+
+fn check_with(backend: &str, pod: &Pod, direction: &str) -> Result<()> {
     let before = NamespaceState::of(&pod.pod)?;
-    let mut agent = Agent::start(&pod.pod, &format!("run --loss 10 --direction {direction} --ttl 1h"))?;
+    let mut agent = Agent::start(&pod.pod, &format!("run --loss 10 --direction {direction} --ttl 1h --backend {backend}"))?;
     agent.applied()?;
     ensure!(before.assert_unchanged(&pod.pod).is_err(), "the loss is not visible to iproute2");
     agent.signal(Signal::SIGTERM)?;

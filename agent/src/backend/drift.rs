@@ -1,0 +1,54 @@
+//! What is not as it was applied: the parts that backends have in common. In words, for people.
+
+use super::Target;
+use crate::{
+    marks,
+    netem::Netem,
+    netlink::{Handle, Link, QDISC_NETEM, Qdisc},
+    snapshot::Snapshot,
+};
+
+/// Whether the interface is gone, with which everything on it went, and what else became of it.
+pub(super) fn interface_drift(snapshot: &Snapshot, link: &Link) -> (bool, Vec<String>) {
+    let name = &link.name;
+    match snapshot.link(link.index) {
+        None => (true, vec![format!("the interface {name} is gone")]),
+        Some(now) if now.name != *name => (false, vec![format!("the interface {name} is now called {}", now.name)]),
+        Some(_) => (false, Vec::new()),
+    }
+}
+
+/// Another root qdisc than ours.
+pub(super) fn root_drift(snapshot: &Snapshot, link: &Link, kind: &str, is_ours: impl Fn(Handle) -> bool) -> Option<String> {
+    let name = &link.name;
+    match snapshot.root(link.index) {
+        Some(root) if root.kind == kind && is_ours(root.handle) => None,
+        Some(root) if !root.is_default() => Some(format!("the {kind} qdisc of {name} was replaced by {} {}", root.kind, root.handle)),
+        _ => Some(format!("the {kind} qdisc of {name} is gone")),
+    }
+}
+
+/// Our netem for what is sent.
+pub(super) fn egress_netem_drift(snapshot: &Snapshot, target: &Target) -> Option<String> {
+    netem_drift(snapshot.egress_netem(target.link.index), &target.link.name, &target.netem)
+}
+
+/// The ifb and our netem on it.
+pub(super) fn ifb_drift(snapshot: &Snapshot, target: &Target) -> Vec<String> {
+    let Some(ifb) = snapshot.ifb() else { return vec![format!("the interface {} is gone", marks::IFB)] };
+    let down = (!ifb.up).then(|| format!("the interface {} is down: everything that {} receives is lost", marks::IFB, target.link.name));
+    let root = root_drift(snapshot, ifb, QDISC_NETEM, |handle| handle == marks::INGRESS_NETEM);
+    let netem = root.or_else(|| netem_drift(snapshot.ingress_netem(), marks::IFB, &target.netem));
+    down.into_iter().chain(netem).collect()
+}
+
+fn netem_drift(found: Option<&Qdisc>, interface: &str, asked: &Netem) -> Option<String> {
+    let Some(found) = found else { return Some(format!("the netem qdisc of {interface} is gone")) };
+    match &found.netem {
+        Some(netem) if netem.has_the_effect_of(asked) => None,
+        Some(netem) if netem.loss != asked.loss => {
+            Some(format!("the netem qdisc of {interface} loses {:.3} % and not {:.3} %", netem.loss.percent(), asked.loss.percent()))
+        }
+        _ => Some(format!("the netem qdisc of {interface} has other options than were set")),
+    }
+}

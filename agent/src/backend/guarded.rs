@@ -1,0 +1,103 @@
+//! The backend whose loss the kernel ends: netem only sees what a rule of the guard ([`crate::nft`]) sends there.
+//!
+//! Egress is a prio at the root with netem in a band that nothing reaches by itself; the rule sets the packet's priority to that
+//! band. It must not be an ifb: a packet that an ifb sends on skips the other end's ingress hooks, and with them the host's network
+//! policy. Ingress is an ifb with netem, to which the rule forwards.
+//!
+//! Without the guard all of this is inert, so what a killed agent leaves behind loses nothing.
+
+use super::{
+    Device, Refusal, Step, Target,
+    drift::{egress_netem_drift, ifb_drift, interface_drift, root_drift},
+    free_ifb, free_root,
+};
+use crate::{
+    marks,
+    netlink::{Handle, PRIO_BANDS, QDISC_PRIO},
+    nft::{Egress, EgressHook, Ruleset},
+    snapshot::Snapshot,
+};
+
+/// What a kernel can do for the guard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variant {
+    /// Whether the tables go with the agent (5.12).
+    pub owned: bool,
+    /// Where egress packets are given their band.
+    pub hook: EgressHook,
+}
+
+impl Variant {
+    /// In words.
+    #[must_use]
+    pub fn describe(self) -> String {
+        let owner = if self.owned { "nftables tables that go with the agent" } else { "nftables tables without an owner" };
+        let hook = match self.hook {
+            EgressHook::Device => "the interface's egress hook",
+            EgressHook::Postrouting => "IP's postrouting hook",
+        };
+        format!("{owner}, {hook}")
+    }
+}
+
+/// The variants, the best first.
+pub const LADDER: [Variant; 4] = [
+    Variant { owned: true, hook: EgressHook::Device },
+    Variant { owned: true, hook: EgressHook::Postrouting },
+    Variant { owned: false, hook: EgressHook::Device },
+    Variant { owned: false, hook: EgressHook::Postrouting },
+];
+
+fn prio(target: &Target) -> Handle {
+    if target.link.txqlen == 0 { marks::PRIO_TXQLEN_0 } else { marks::PRIO }
+}
+
+/// The steps that prepare the loss, in their order, on a namespace that carries none of our marks. No packet is lost by them.
+///
+/// # Errors
+/// Where something of others is in the way.
+pub fn application(snapshot: &Snapshot, target: &Target) -> Result<Vec<Step>, Refusal> {
+    let Target { link, direction, netem } = target;
+    let mut steps = Vec::new();
+    if direction.ingress() {
+        free_ifb(snapshot)?;
+        steps.extend(super::ifb(netem));
+    }
+    if direction.egress() {
+        free_root(snapshot, link)?;
+        let (device, prio) = (Device::of(link), prio(target));
+        steps.push(Step::AddRootPrio { device: device.clone(), handle: prio });
+        let netem = netem.clone();
+        steps.push(Step::AddNetem { device, parent: prio.class(PRIO_BANDS), handle: marks::EGRESS_NETEM, netem });
+    }
+    Ok(steps)
+}
+
+/// The guard that brings the loss. `ifb` is the ifb's index; a rehearsal, before there is one, takes any.
+#[must_use]
+pub fn ruleset(target: &Target, variant: Variant, ifb: u32) -> Ruleset {
+    let Target { link, direction, .. } = target;
+    Ruleset {
+        owned: variant.owned,
+        interface: link.name.clone(),
+        ingress: direction.ingress().then_some(ifb),
+        egress: direction.egress().then(|| Egress { hook: variant.hook, class: prio(target).class(PRIO_BANDS) }),
+    }
+}
+
+/// What is not as [`application`] made it, in words. Nothing where all is.
+#[must_use]
+pub fn drift(snapshot: &Snapshot, target: &Target) -> Vec<String> {
+    let (gone, mut drift) = interface_drift(snapshot, &target.link);
+    if gone {
+        return drift;
+    }
+    if target.direction.egress() {
+        let root = root_drift(snapshot, &target.link, QDISC_PRIO, marks::is_prio);
+        drift.extend(root.or_else(|| egress_netem_drift(snapshot, target)));
+    }
+    if target.direction.ingress() {
+        drift.extend(ifb_drift(snapshot, target));
+    }
+    drift
+}

@@ -1,0 +1,207 @@
+//! What the guard puts into nftables, as messages. No I/O.
+//!
+//! ```text
+//! table netdev netloss { flags owner;
+//!   set lease { type ifname; flags timeout; }
+//!   chain in { type filter hook ingress device eth0 priority 2147483647; iifname @lease counter fwd to nl-in }
+//!   chain eg { type filter hook egress  device eth0 priority 2147483647; oifname @lease counter meta priority set 7a11:4 } }
+//! ```
+//!
+//! Before 5.16 there is no egress hook; an inet table with a postrouting chain takes its place (IP only, no ARP).
+
+use super::expression::{Expression, counter, forward_to, is_in, load, set_priority};
+use crate::netlink::Handle;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    nftables::{
+        ChainAttribute, ChainMessage, DataAttribute, DevHookNumber, Hook, HookNumber, InetHookNumber, ListAttribute, MetaKey,
+        NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute, SetElementList, SetElementMessage, SetFlags,
+        SetMessage, TableAttribute, TableFlags, TableMessage,
+    },
+};
+use std::time::Duration;
+
+/// Name of our tables, in each family: the mark by which they are known.
+pub const TABLE: &str = "netloss";
+
+const LEASE: &str = "lease";
+const INGRESS_CHAIN: &str = "in";
+const EGRESS_CHAIN: &str = "eg";
+
+/// nft's number for the type `ifname` (`TYPE_IFNAME` in nftables' datatype.h); the kernel only keeps it for nft to show.
+const TYPE_IFNAME: u32 = 41;
+
+/// `IFNAMSIZ`: an interface's name, padded with zeros.
+const IFNAMSIZ: u32 = 16;
+
+/// `NF_ACCEPT`.
+const ACCEPT: u32 = 1;
+
+/// Behind every other chain: what others drop or count, they still do.
+const LAST: u32 = i32::MAX.cast_unsigned();
+
+/// Where egress packets are given their class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EgressHook {
+    /// The interface's own egress hook (5.16): everything that it sends.
+    Device,
+    /// IP's postrouting hook: not ARP.
+    Postrouting,
+}
+
+/// Loss of what is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Egress {
+    /// Where.
+    pub hook: EgressHook,
+    /// The class whose qdisc is netem.
+    pub class: Handle,
+}
+
+/// The guard of one interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ruleset {
+    /// Whether the tables go with the socket that makes them.
+    pub owned: bool,
+    /// The interface's name.
+    pub interface: String,
+    /// Index of the ifb that received packets are sent through.
+    pub ingress: Option<u32>,
+    /// Loss of what is sent.
+    pub egress: Option<Egress>,
+}
+
+/// One message of a transaction.
+pub(super) type Message = NetlinkMessage<NetfilterMessage>;
+
+impl Ruleset {
+    /// The families in which there is a table.
+    fn families(&self) -> impl Iterator<Item = NetfilterProtoFamily> {
+        let postrouting = self.egress.is_some_and(|egress| egress.hook == EgressHook::Postrouting);
+        let device = self.ingress.is_some() || self.egress.is_some_and(|egress| egress.hook == EgressHook::Device);
+        let netdev = device.then_some(NetfilterProtoFamily::NetDev);
+        netdev.into_iter().chain(postrouting.then_some(NetfilterProtoFamily::Inet))
+    }
+
+    /// Makes everything, with nothing in the lease: no packet is lost yet.
+    #[must_use]
+    pub fn creation(&self) -> Vec<Message> {
+        let mut messages: Vec<Message> = self.families().flat_map(|family| [self.table(family), lease(family)]).collect();
+        if let Some(ifb) = self.ingress {
+            let hook = self.device_hook(DevHookNumber::Ingress);
+            let rule = [load(MetaKey::Iifname), is_in(LEASE), counter()].into_iter().chain(forward_to(ifb)).collect();
+            messages.extend(chain(NetfilterProtoFamily::NetDev, INGRESS_CHAIN, hook, rule));
+        }
+        if let Some(egress) = self.egress {
+            let (family, hook) = match egress.hook {
+                EgressHook::Device => (NetfilterProtoFamily::NetDev, self.device_hook(DevHookNumber::Egress)),
+                EgressHook::Postrouting => {
+                    let number = HookNumber::Inet(InetHookNumber::PostRouting);
+                    (NetfilterProtoFamily::Inet, vec![Hook::Number(number), Hook::Priority(LAST)])
+                }
+            };
+            let rule = [load(MetaKey::Oifname), is_in(LEASE), counter()].into_iter().chain(set_priority(egress.class.0)).collect();
+            messages.extend(chain(family, EGRESS_CHAIN, hook, rule));
+        }
+        messages
+    }
+
+    /// Arms the guard, or keeps it armed, for `lease` from now; at once for all packets, with none slipping through in between.
+    ///
+    /// A plain addition would not extend an element that is there, and a deletion fails where it has expired: so the set is emptied
+    /// and filled in one transaction.
+    #[must_use]
+    pub fn renewal(&self, lease: Duration) -> Vec<Message> {
+        let milliseconds = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        let mut key = self.interface.clone().into_bytes();
+        key.resize(IFNAMSIZ as usize, 0);
+        let fill = |family| {
+            let key = SetElementAttribute::Key(DataAttribute::Value(key.clone()));
+            let element = ListAttribute::Element(vec![key, SetElementAttribute::Timeout(milliseconds)]);
+            elements(family, NfTablesMessage::NewSetElement, Some(SetElementList::Elements(vec![element])), NLM_F_CREATE)
+        };
+        let empty = |family| elements(family, NfTablesMessage::DeleteSetElement, None, 0);
+        self.families().flat_map(|family| [empty(family), fill(family)]).collect()
+    }
+
+    /// Takes everything away.
+    #[must_use]
+    pub fn removal(&self) -> Vec<Message> {
+        self.families().map(delete_table).collect()
+    }
+
+    fn table(&self, family: NetfilterProtoFamily) -> Message {
+        let flags = if self.owned { TableFlags::Owner } else { TableFlags::default() };
+        let attributes = vec![TableAttribute::Name(TABLE.to_owned()), TableAttribute::Flags(flags)];
+        message(family, NfTablesMessage::NewTable(TableMessage { attributes }), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    fn device_hook(&self, hook: DevHookNumber) -> Vec<Hook> {
+        vec![Hook::Number(HookNumber::Dev(hook)), Hook::Priority(LAST), Hook::NetDeviceName(self.interface.clone())]
+    }
+}
+
+fn message(family: NetfilterProtoFamily, message: NfTablesMessage, flags: u16) -> Message {
+    let mut message = NetlinkMessage::from(NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message));
+    message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+    message
+}
+
+fn lease(family: NetfilterProtoFamily) -> Message {
+    let attributes = vec![
+        SetAttribute::Table(TABLE.to_owned()),
+        SetAttribute::Name(LEASE.to_owned()),
+        SetAttribute::Flags(SetFlags::Timeout),
+        SetAttribute::KeyType(TYPE_IFNAME),
+        SetAttribute::KeyLen(IFNAMSIZ),
+        SetAttribute::Id(1),
+    ];
+    message(family, NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+fn chain(family: NetfilterProtoFamily, name: &str, hook: Vec<Hook>, rule: Vec<Expression>) -> [Message; 2] {
+    let chain = vec![
+        ChainAttribute::Table(TABLE.to_owned()),
+        ChainAttribute::Name(name.to_owned()),
+        ChainAttribute::Hook(hook),
+        ChainAttribute::Policy(ACCEPT),
+        ChainAttribute::Type("filter".to_owned()),
+    ];
+    let rule = vec![RuleAttribute::Table(TABLE.to_owned()), RuleAttribute::Chain(name.to_owned()), RuleAttribute::Expressions(rule)];
+    [
+        message(family, NfTablesMessage::NewChain(ChainMessage { attributes: chain }), NLM_F_CREATE | NLM_F_EXCL),
+        message(family, NfTablesMessage::NewRule(RuleMessage { attributes: rule }), NLM_F_CREATE | NLM_F_APPEND),
+    ]
+}
+
+fn elements(
+    family: NetfilterProtoFamily,
+    kind: impl Fn(SetElementMessage) -> NfTablesMessage,
+    elements: Option<SetElementList>,
+    flags: u16,
+) -> Message {
+    let mut attributes = vec![SetElementList::Table(TABLE.to_owned()), SetElementList::Set(LEASE.to_owned())];
+    attributes.extend(elements);
+    message(family, kind(SetElementMessage { attributes }), flags)
+}
+
+/// Asks for all tables of all families.
+pub(super) fn list_tables() -> Message {
+    let mut message = message(NetfilterProtoFamily::Unspec, NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() }), 0);
+    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    message
+}
+
+/// The family of a listed table, if it bears our mark.
+pub(super) fn our_table(answer: &NetfilterMessage) -> Option<NetfilterProtoFamily> {
+    let NetfilterMessageInner::NfTables(NfTablesMessage::NewTable(table)) = &answer.inner else { return None };
+    let ours = table.attributes.iter().any(|attribute| matches!(attribute, TableAttribute::Name(name) if name == TABLE));
+    ours.then_some(answer.header.family)
+}
+
+/// Takes our table of a family away.
+pub(super) fn delete_table(family: NetfilterProtoFamily) -> Message {
+    let attributes = vec![TableAttribute::Name(TABLE.to_owned())];
+    message(family, NfTablesMessage::DeleteTable(TableMessage { attributes }), 0)
+}

@@ -1,0 +1,159 @@
+//! An nfnetlink socket and transactions over it. Blocking, with a time limit: it is used from a thread of its own, which must not
+//! wait for rtnetlink, for standard output or for anything else.
+
+use super::ruleset::{Message, TABLE, delete_table, list_tables, our_table};
+use crate::netlink;
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily, none::ControlMessage};
+use netlink_sys::{SocketAddr, protocols::NETLINK_NETFILTER};
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{setsockopt, sockopt::ReceiveTimeout},
+        time::{TimeVal, TimeValLike},
+    },
+};
+use std::{io, time::Duration};
+
+/// How long one transaction may take: nf_tables' lock is this namespace's own, so hardly ever any time.
+const TIME_LIMIT: Duration = Duration::from_secs(5);
+
+/// `NLMSG_ALIGNTO`: where the next message of a datagram begins.
+const NLMSG_ALIGNTO: usize = 4;
+
+/// `NFNL_SUBSYS_NFTABLES` (include/uapi/linux/netfilter/nfnetlink.h).
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+
+/// Why a transaction failed. Nothing of it holds then.
+pub type Error = netlink::Error;
+
+/// A socket that can own tables: those go when it is closed, however that happens.
+///
+/// Close-on-exec, so that no child keeps the loss alive.
+#[derive(Debug)]
+pub struct Socket {
+    netlink: netlink_sys::Socket,
+    sequence: u32,
+    answers: Vec<u8>,
+}
+
+impl Socket {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// Where the kernel has no nfnetlink, or no socket is to be had.
+    pub fn open() -> Result<Self, Error> {
+        let mut netlink = netlink_sys::Socket::new(NETLINK_NETFILTER)?;
+        netlink.bind_auto()?;
+        netlink.connect(&SocketAddr::new(0, 0))?;
+        netlink.set_ext_ack(true)?;
+        netlink.set_cap_ack(true)?;
+        let limit = TimeVal::milliseconds(i64::try_from(TIME_LIMIT.as_millis()).unwrap_or(i64::MAX));
+        setsockopt(&netlink, ReceiveTimeout, &limit).map_err(io::Error::from)?;
+        Ok(Self { netlink, sequence: 0, answers: Vec::with_capacity(16 * 1024) })
+    }
+
+    /// Does all that the messages say, or nothing.
+    ///
+    /// # Errors
+    /// The first refusal, or that no answer came in time.
+    pub fn transact(&mut self, messages: Vec<Message>) -> Result<(), Error> {
+        self.send(messages, true)
+    }
+
+    /// Asks whether [`Self::transact`] would be refused, and does nothing: a transaction without its end is checked, message by
+    /// message, and then dropped.
+    ///
+    /// # Errors
+    /// The first refusal, or that no answer came in time.
+    pub fn rehearse(&mut self, messages: Vec<Message>) -> Result<(), Error> {
+        self.send(messages, false)
+    }
+
+    /// Takes away tables of our name that somebody left who is not there any more, and says which.
+    ///
+    /// # Errors
+    /// Where they cannot be listed or taken away. A kernel without nf_tables has none.
+    pub fn remove_leftovers(&mut self) -> Result<Vec<String>, Error> {
+        let first = self.write(std::iter::once(list_tables()))?;
+        let mut families = Vec::new();
+        let listed = self.read(first, |payload| match payload {
+            NetlinkPayload::InnerMessage(table) => {
+                families.extend(our_table(table));
+                false
+            }
+            NetlinkPayload::Done(_) => true,
+            _ => false,
+        });
+        match listed {
+            Err(error) if matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EINVAL)) => return Ok(Vec::new()),
+            listed => listed?,
+        }
+        if families.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.transact(families.iter().copied().map(delete_table).collect())?;
+        Ok(families.iter().map(|family| format!("remove the nftables table {family:?} {TABLE}").to_lowercase()).collect())
+    }
+
+    fn send(&mut self, messages: Vec<Message>, commit: bool) -> Result<(), Error> {
+        let mut unanswered = messages.len();
+        let end = commit.then(|| control(ControlMessage::BatchEnd));
+        let first = self.write(std::iter::once(control(ControlMessage::BatchBegin)).chain(messages).chain(end))?;
+        self.read(first, |payload| {
+            unanswered -= usize::from(matches!(payload, NetlinkPayload::Error(_)));
+            unanswered == 0
+        })
+    }
+
+    /// Sends messages as one datagram; returns the first sequence number.
+    fn write(&mut self, messages: impl Iterator<Item = Message>) -> Result<u32, Error> {
+        let first = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        for mut message in messages {
+            self.sequence = self.sequence.wrapping_add(1);
+            message.header.sequence_number = self.sequence;
+            message.finalize();
+            let start = bytes.len();
+            bytes.resize(start + message.buffer_len(), 0);
+            message.serialize(&mut bytes[start..]);
+        }
+        self.netlink.send(&bytes, 0)?;
+        Ok(first)
+    }
+
+    /// Hands the answers to all messages since `first` to `is_last`, until that says so. An error to any message, the begin and the
+    /// end of a transaction included, fails all.
+    fn read(&mut self, first: u32, mut is_last: impl FnMut(&NetlinkPayload<NetfilterMessage>) -> bool) -> Result<(), Error> {
+        let own = self.sequence.wrapping_sub(first);
+        loop {
+            self.answers.clear();
+            self.netlink.recv(&mut self.answers, 0).map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::TimedOut,
+                _ => Error::Socket(error),
+            })?;
+            let mut rest = self.answers.as_slice();
+            while let Ok(buffer) = NetlinkBuffer::new_checked(rest) {
+                let length = (buffer.length() as usize).next_multiple_of(NLMSG_ALIGNTO);
+                let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(|_| Error::ConnectionLost)?;
+                rest = rest.get(length..).unwrap_or_default();
+                // Late answers to a transaction that was given up.
+                if message.header.sequence_number.wrapping_sub(first) > own {
+                    continue;
+                }
+                match message.payload {
+                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(Error::kernel(&error)),
+                    payload if is_last(&payload) => return Ok(()),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn control(message: ControlMessage) -> Message {
+    let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, NFNL_SUBSYS_NFTABLES);
+    let mut message = NetlinkMessage::from(NetfilterMessage::new(header, message));
+    message.header.flags = NLM_F_REQUEST;
+    message
+}

@@ -1,0 +1,181 @@
+//! The loss in its place: chosen, brought, watched and taken away, whichever backend it is.
+
+use crate::{
+    apply::{self, StepFailed},
+    backend::{
+        Refusal, Step, Target,
+        guarded::{self, Variant},
+        tc,
+    },
+    clock::Limit,
+    guard::{self, Account, Guard},
+    marks,
+    netlink::{self, Netlink},
+    nft::{self, EgressHook, Socket},
+    snapshot::Snapshot,
+};
+use netloss_contract::{Backend, BackendChoice};
+
+/// What is going to be done. Nothing has been changed yet.
+#[derive(Debug)]
+pub struct Plan {
+    target: Target,
+    steps: Vec<Step>,
+    guard: Option<(Socket, Variant)>,
+    reason: String,
+}
+
+/// Why nothing is going to be done.
+#[derive(Debug, thiserror::Error)]
+pub enum NoPlan {
+    /// For safety.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The guard was asked for, and the kernel cannot do it.
+    #[error(
+        "--backend guarded does not work here ({0}): ask for --backend tc, whose loss stays when the agent is killed, or use another node"
+    )]
+    NoGuard(String),
+}
+
+/// Why the loss could not be brought.
+#[derive(Debug, thiserror::Error)]
+pub enum NotBrought {
+    /// The kernel did not take a step.
+    #[error(transparent)]
+    Step(#[from] StepFailed),
+    /// The kernel did not take the guard.
+    #[error("cannot arm the guard: {0}")]
+    Guard(nft::Error),
+    /// The kernel's state could not be read back.
+    #[error("cannot read the kernel's state: {0}")]
+    Unreadable(netlink::Error),
+    /// What was read back is something else.
+    #[error("what the kernel shows is not what was set: {}", .0.join("; "))]
+    Different(Vec<String>),
+}
+
+impl Plan {
+    /// Chooses a backend, by asking the kernel what it would do.
+    ///
+    /// # Errors
+    /// Where something of others is in the way, or what was asked for does not work here.
+    pub fn make(choice: BackendChoice, before: &Snapshot, target: Target) -> Result<Self, NoPlan> {
+        let (guard, reason) = match choice {
+            BackendChoice::Tc => (None, "asked for with --backend tc".to_owned()),
+            BackendChoice::Auto | BackendChoice::Guarded => match probe(&target) {
+                Ok((socket, variant)) => (Some((socket, variant)), format!("works here: {}", variant.describe())),
+                Err(why) if choice == BackendChoice::Guarded => return Err(NoPlan::NoGuard(why)),
+                Err(why) => (None, format!("the guarded backend does not work here ({why})")),
+            },
+        };
+        let steps = if guard.is_some() { guarded::application(before, &target) } else { tc::application(before, &target) }?;
+        Ok(Self { target, steps, guard, reason })
+    }
+
+    /// Why this backend.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The interface on which this makes an ingress qdisc (see [`crate::backend::removal`]).
+    #[must_use]
+    pub fn made_hook(&self) -> Option<u32> {
+        self.steps.iter().any(|step| matches!(step, Step::AddIngress { .. })).then_some(self.target.link.index)
+    }
+
+    /// Does it, and reads it back. `limit` is asked when the loss begins.
+    ///
+    /// # Errors
+    /// Where the kernel does not do it. What has been done by then is still there: [`apply::remove`] takes it away.
+    pub async fn bring(self, netlink: &Netlink, limit: impl FnOnce() -> Limit) -> Result<(Placement, Limit, Snapshot), NotBrought> {
+        apply::apply(netlink, &self.steps).await?;
+        let guard = match self.guard {
+            None => None,
+            Some((socket, variant)) => {
+                let ifb = netlink.link(marks::IFB).await.map_err(NotBrought::Unreadable)?;
+                // Without an ifb there is no loss of what is received, and no rule that would need its index.
+                Some((socket, variant, guarded::ruleset(&self.target, variant, ifb.map_or(0, |ifb| ifb.index))))
+            }
+        };
+        let limit = limit();
+        let guard = match guard {
+            None => None,
+            Some((socket, variant, ruleset)) => Some((Guard::arm(socket, ruleset, limit).map_err(NotBrought::Guard)?, variant)),
+        };
+        let placement = Placement { target: self.target, guard };
+        let after = Snapshot::take(netlink).await.map_err(NotBrought::Unreadable)?;
+        let drift = placement.drift(&after);
+        if drift.is_empty() { Ok((placement, limit, after)) } else { Err(NotBrought::Different(drift)) }
+    }
+}
+
+/// The loss in its place. Dropped, it lets a guard end the loss.
+#[derive(Debug)]
+pub struct Placement {
+    target: Target,
+    guard: Option<(Guard, Variant)>,
+}
+
+impl Placement {
+    /// What was asked for.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// How it was done.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        if self.guard.is_some() { Backend::Guarded } else { Backend::Tc }
+    }
+
+    /// What makes the kernel end it, where it does.
+    #[must_use]
+    pub fn guard(&self) -> Option<netloss_contract::Guard> {
+        let (_, variant) = self.guard.as_ref()?;
+        let lease_seconds = u32::try_from(guard::LEASE.as_secs()).unwrap_or(u32::MAX);
+        let only_ip_egress = self.target.direction.egress() && variant.hook == EgressHook::Postrouting;
+        Some(netloss_contract::Guard { ends_with_agent: variant.owned, lease_seconds, only_ip_egress })
+    }
+
+    /// How well the lease has been kept, where there is one.
+    #[must_use]
+    pub fn account(&self) -> Option<Account> {
+        self.guard.as_ref().map(|(guard, _)| guard.account())
+    }
+
+    /// What is not as it was brought, in words.
+    #[must_use]
+    pub fn drift(&self, snapshot: &Snapshot) -> Vec<String> {
+        let Some((guard, _)) = &self.guard else { return tc::drift(snapshot, &self.target) };
+        let mut drift = guarded::drift(snapshot, &self.target);
+        drift.extend(guard.account().trouble.map(|trouble| format!("the lease could not be renewed: {trouble}")));
+        drift
+    }
+
+    /// Ends the loss, so far as a guard does; what is left is for [`apply::remove`]. Returns how the lease was kept.
+    pub fn disarm(&mut self) -> Option<Account> {
+        let (guard, _) = self.guard.take()?;
+        let (account, ended) = guard.disarm();
+        if let Err(error) = ended {
+            tracing::warn!(%error, "the tables were not taken away with the guard");
+        }
+        Some(account)
+    }
+}
+
+/// The first variant of the guard that the kernel would take.
+fn probe(target: &Target) -> Result<(Socket, Variant), String> {
+    let mut socket = Socket::open().map_err(|error| error.to_string())?;
+    let mut refusals = Vec::new();
+    for variant in guarded::LADDER {
+        // The loopback stands in for the ifb, which is not there yet.
+        match socket.rehearse(guarded::ruleset(target, variant, 1).creation()) {
+            Ok(()) => return Ok((socket, variant)),
+            Err(error) => refusals.push(format!("{}: {error}", variant.describe())),
+        }
+    }
+    Err(refusals.join("; "))
+}

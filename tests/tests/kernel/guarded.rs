@@ -1,0 +1,123 @@
+//! What only the guarded backend promises: the kernel ends the loss, whatever becomes of the agent.
+
+use anyhow::{Context, Result, ensure};
+use netloss_contract::Backend;
+use netloss_lab::guest::{Agent, Counted, NamespaceState, Pod, Way};
+use nix::sys::signal::Signal;
+
+use crate::{BACKENDS, assert_loss, assert_no_loss};
+
+/// Rounds of packets that are waited for a lease to run out.
+const PATIENCE: u32 = 10_000;
+
+fn start(pod: &Pod, loss: u32) -> Result<Agent> {
+    let mut agent = Agent::start(&pod.pod, &format!("run --loss {loss} --ttl 1h --heartbeat 1s"))?;
+    let applied = agent.applied()?;
+    // Every kernel of the matrix has what it takes, and auto finds out.
+    ensure!(applied.backend == Backend::Guarded && !applied.unguarded, "{applied:?}");
+    ensure!(applied.guard.is_some_and(|guard| guard.ends_with_agent), "{applied:?}");
+    Ok(agent)
+}
+
+fn kill(agent: &mut Agent, signal: Signal) -> Result<()> {
+    agent.signal(signal)?;
+    ensure!(agent.finish()?.code.is_none(), "it ended by itself");
+    Ok(())
+}
+
+/// The process is gone when its end is seen, and its socket with it, and the tables with that: no lease has to run out first.
+#[test]
+fn a_killed_agent_takes_the_loss_with_it() -> Result<()> {
+    for signal in [Signal::SIGKILL, Signal::SIGABRT] {
+        let pod = Pod::new()?;
+        let mut agent = start(&pod, 50)?;
+        assert_loss(pod.send(Way::Out, 1000)?, 50.0)?;
+        kill(&mut agent, signal)?;
+        assert_no_loss(pod.send(Way::Out, 1000)?).with_context(|| signal.to_string())?;
+        assert_no_loss(pod.send(Way::In, 1000)?).with_context(|| signal.to_string())?;
+    }
+    Ok(())
+}
+
+/// A stopped agent renews nothing.
+#[test]
+fn a_stopped_agents_loss_ends_with_its_lease() -> Result<()> {
+    let pod = Pod::new()?;
+    let before = NamespaceState::of(&pod.pod)?;
+    let mut agent = start(&pod, 50)?;
+    agent.signal(Signal::SIGSTOP)?;
+    assert_loss(pod.send(Way::Out, 200)?, 50.0).context("the loss ended before its lease")?;
+    let mut rounds = 0;
+    // By chance, 200 packets pass half a loss once in 10^60 times.
+    while pod.send(Way::Out, 200)?.lost > 0 {
+        rounds += 1;
+        ensure!(rounds < PATIENCE, "the loss went on without an agent");
+    }
+    assert_no_loss(pod.send(Way::Out, 1000)?)?;
+    assert_no_loss(pod.send(Way::In, 1000)?)?;
+
+    agent.signal(Signal::SIGCONT)?;
+    let renewed = agent.heartbeat(|heartbeat| heartbeat.kept.as_ref().is_some_and(|kept| kept.lapses > 0))?;
+    ensure!(renewed.kept.is_some_and(|kept| kept.armed_seconds < renewed.elapsed_seconds), "a lapse was counted as armed");
+    agent.signal(Signal::SIGTERM)?;
+    let removed = agent.finish()?.removed()?;
+    ensure!(removed.kept.is_some_and(|kept| kept.lapses > 0), "the lapse is not in the final report");
+    before.assert_unchanged(&pod.pod)
+}
+
+/// What is left of a killed agent loses nothing, and the next one takes it away.
+#[test]
+fn what_a_killed_agent_leaves_is_inert_and_goes_with_the_next_start() -> Result<()> {
+    for txqlen in [1000, 0] {
+        let pod = Pod::new()?;
+        pod.pod.ip(&format!("link set eth0 txqueuelen {txqlen}"))?;
+        let before = NamespaceState::of(&pod.pod)?;
+        kill(&mut start(&pod, 30)?, Signal::SIGKILL)?;
+        ensure!(before.assert_unchanged(&pod.pod).is_err(), "nothing is left: this test is about what is");
+        for backend in BACKENDS {
+            let mut next = Agent::start(&pod.pod, &format!("run --loss 30 --ttl 1h --backend {backend}"))?;
+            let applied = next.applied()?;
+            ensure!(applied.leftovers_removed.is_empty() == (backend != BACKENDS[0]), "{applied:?}");
+            assert_loss(pod.send(Way::Out, 4000)?, 30.0)?;
+            next.signal(Signal::SIGTERM)?;
+            next.finish()?.removed()?;
+            before.assert_unchanged(&pod.pod).with_context(|| format!("txqueuelen {txqlen}, {backend}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The rules come after everybody's filters, so those still see what they saw.
+#[test]
+fn ingress_filters_of_others_go_on_working() -> Result<()> {
+    let pod = Pod::new()?;
+    pod.pod.tc("qdisc add dev eth0 clsact")?;
+    pod.pod.tc("filter add dev eth0 ingress pref 5 matchall action gact pass")?;
+    let before = NamespaceState::of(&pod.pod)?;
+    let mut agent = start(&pod, 30)?;
+    assert_loss(pod.send(Way::In, 4000)?, 30.0)?;
+    agent.signal(Signal::SIGTERM)?;
+    agent.finish()?.removed()?;
+    before.assert_unchanged(&pod.pod)
+}
+
+/// A network policy of the host, at its end of the pod's interface, is obeyed with every backend as without one: here it drops the
+/// packets with the numbers 0 to 255, which stand behind the headers of IPv4 and UDP.
+#[test]
+fn a_policy_at_the_hosts_end_is_not_bypassed() -> Result<()> {
+    const DROPPED: u32 = 256;
+    const PASSED: u32 = 2000;
+    for backend in BACKENDS {
+        let pod = Pod::new()?;
+        pod.peer.tc("qdisc add dev peer0 clsact")?;
+        pod.peer.tc("filter add dev peer0 ingress protocol ip u32 match u32 0x00000000 0xffffff00 at 28 action gact drop")?;
+        let without = pod.send(Way::Out, DROPPED + PASSED)?;
+        ensure!(without.lost == DROPPED, "the policy itself drops {} packets", without.lost);
+        let mut agent = Agent::start(&pod.pod, &format!("run --loss 5 --ttl 1h --backend {backend}"))?;
+        agent.applied()?;
+        let with = pod.send(Way::Out, DROPPED + PASSED)?;
+        let others = with.lost.checked_sub(DROPPED).with_context(|| format!("packets came past the policy with {backend}"))?;
+        assert_loss(Counted { sent: PASSED, lost: others }, 5.0).context(backend)?;
+    }
+    Ok(())
+}
