@@ -43,32 +43,34 @@ fn a_foreign_netem_is_refused() -> Result<()> {
     check_refused(&BACKENDS, &pod, "both", "netem")
 }
 
+/// Expects loss of what is received, with each backend, and a namespace as it was.
+fn check_lives_with_it(pod: &Pod, direction: &str) -> Result<()> {
+    for backend in BACKENDS {
+        let before = NamespaceState::of(&pod.pod)?;
+        let mut agent = Agent::start(&pod.pod, &format!("run --loss 30 --direction {direction} --ttl 1h --backend {backend}"))?;
+        agent.applied()?;
+        assert_loss(pod.send(Way::In, 4000)?, 30.0).context(backend)?;
+        agent.signal(Signal::SIGTERM)?;
+        agent.finish()?.removed()?;
+        before.assert_unchanged(&pod.pod).context(backend)?;
+    }
+    Ok(())
+}
+
 /// Ingress alone does not touch the root.
 #[test]
 fn ingress_alone_lives_with_a_foreign_root() -> Result<()> {
     let pod = Pod::new()?;
     pod.pod.tc("qdisc add dev eth0 root handle 1: prio")?;
-    let before = NamespaceState::of(&pod.pod)?;
-    let mut agent = Agent::start(&pod.pod, "run --loss 30 --direction ingress --ttl 1h")?;
-    agent.applied()?;
-    assert_loss(pod.send(Way::In, 4000)?, 30.0)?;
-    agent.signal(Signal::SIGTERM)?;
-    agent.finish()?.removed()?;
-    before.assert_unchanged(&pod.pod)
+    check_lives_with_it(&pod, "ingress")
 }
 
 #[test]
-fn a_clsact_without_ingress_filters_is_used_and_left() -> Result<()> {
+fn a_clsact_without_ingress_filters_is_left() -> Result<()> {
     let pod = Pod::new()?;
     pod.pod.tc("qdisc add dev eth0 clsact")?;
     pod.pod.tc("filter add dev eth0 egress matchall action gact pass")?;
-    let before = NamespaceState::of(&pod.pod)?;
-    let mut agent = Agent::start(&pod.pod, "run --loss 30 --direction both --ttl 1h")?;
-    agent.applied()?;
-    assert_loss(pod.send(Way::In, 4000)?, 30.0)?;
-    agent.signal(Signal::SIGTERM)?;
-    agent.finish()?.removed()?;
-    before.assert_unchanged(&pod.pod)
+    check_lives_with_it(&pod, "both")
 }
 
 #[test]

@@ -4,10 +4,16 @@ use anyhow::{Context, Result, ensure};
 use netloss_lab::guest::{Agent, Pod, Way};
 use nix::sys::signal::Signal;
 
+use crate::BACKENDS;
+
 #[test]
 fn heartbeats_count_what_was_dropped() -> Result<()> {
+    BACKENDS.into_iter().try_for_each(|backend| check_counts(backend).context(backend))
+}
+
+fn check_counts(backend: &str) -> Result<()> {
     let pod = Pod::new()?;
-    let mut agent = Agent::start(&pod.pod, "run --loss 30 --ttl 1h --heartbeat 1s")?;
+    let mut agent = Agent::start(&pod.pod, &format!("run --loss 30 --ttl 1h --heartbeat 1s --backend {backend}"))?;
     agent.applied()?;
     let (out, back) = (pod.send(Way::Out, 1000)?, pod.send(Way::In, 1000)?);
     let dropped = |traffic: Option<netloss_contract::Traffic>| traffic.map_or(0, |traffic| traffic.dropped);
@@ -27,8 +33,12 @@ fn heartbeats_count_what_was_dropped() -> Result<()> {
 
 #[test]
 fn heartbeats_notice_a_loss_that_somebody_took_away() -> Result<()> {
+    BACKENDS.into_iter().try_for_each(|backend| check_notices(backend).context(backend))
+}
+
+fn check_notices(backend: &str) -> Result<()> {
     let pod = Pod::new()?;
-    let mut agent = Agent::start(&pod.pod, "run --loss 30 --direction egress --ttl 1h --heartbeat 1s")?;
+    let mut agent = Agent::start(&pod.pod, &format!("run --loss 30 --direction egress --ttl 1h --heartbeat 1s --backend {backend}"))?;
     agent.applied()?;
     agent.heartbeat(|beat| beat.intact)?;
     pod.pod.tc("qdisc del dev eth0 root")?;

@@ -72,10 +72,14 @@ fn loss_hits_ipv6_too() -> Result<()> {
 /// netem's correlation lowers the rate (docs say by how much); that it does is the proof that it reached the kernel.
 #[test]
 fn correlation_reaches_the_kernel() -> Result<()> {
-    let pod = Pod::new()?;
-    let mut agent = Agent::start(&pod.pod, "run --loss 30 --correlation 25 --direction egress --ttl 1h")?;
-    agent.applied()?;
-    let counted = pod.send(Way::Out, PACKETS)?;
-    ensure!((600..1060).contains(&counted.lost), "{} of {PACKETS} lost; 30 % with a correlation of 25 % is some 23 %", counted.lost);
+    for backend in BACKENDS {
+        let pod = Pod::new()?;
+        let arguments = format!("run --loss 30 --correlation 25 --direction egress --ttl 1h --backend {backend}");
+        let mut agent = Agent::start(&pod.pod, &arguments)?;
+        agent.applied()?;
+        let counted = pod.send(Way::Out, PACKETS)?;
+        let lost = counted.lost;
+        ensure!((600..1060).contains(&lost), "{backend}: {lost} of {PACKETS} lost; 30 % with a correlation of 25 % is some 23 %");
+    }
     Ok(())
 }
