@@ -41,6 +41,10 @@ const ACCEPT: u32 = 1;
 /// Behind every other chain: what others drop or count, they still do.
 const LAST: u32 = i32::MAX.cast_unsigned();
 
+/// The shortest lease that is asked for. A timeout of 0 would mean that the element never expires, and the kernel rounds down to
+/// jiffies, of up to 10 ms.
+const SHORTEST_LEASE: Duration = Duration::from_millis(20);
+
 /// Where egress packets are given their class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EgressHook {
@@ -113,7 +117,7 @@ impl Ruleset {
     /// and filled in one transaction.
     #[must_use]
     pub fn renewal(&self, lease: Duration) -> Vec<Message> {
-        let milliseconds = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        let milliseconds = u64::try_from(lease.max(SHORTEST_LEASE).as_millis()).unwrap_or(u64::MAX);
         let mut key = self.interface.clone().into_bytes();
         key.resize(IFNAMSIZ as usize, 0);
         let fill = |family| {
@@ -204,4 +208,40 @@ pub(super) fn our_table(answer: &NetfilterMessage) -> Option<NetfilterProtoFamil
 pub(super) fn delete_table(family: NetfilterProtoFamily) -> Message {
     let attributes = vec![TableAttribute::Name(TABLE.to_owned())];
     message(family, NfTablesMessage::DeleteTable(TableMessage { attributes }), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ruleset(hook: EgressHook) -> Ruleset {
+        let egress = Some(Egress { hook, class: Handle(0x7a11_0004) });
+        Ruleset { owned: true, interface: "eth0".to_owned(), ingress: Some(7), egress }
+    }
+
+    fn timeouts(messages: &[Message]) -> Vec<u64> {
+        let text = format!("{messages:?}");
+        text.split("Timeout(").skip(1).filter_map(|rest| rest.split(')').next()?.parse().ok()).collect()
+    }
+
+    /// A timeout of 0 is one that never comes: the loss would not end with the lease.
+    #[test]
+    fn a_lease_always_ends() {
+        for nanoseconds in [0, 1, 999_999, 1_000_000, 19_999_999] {
+            let renewal = ruleset(EgressHook::Device).renewal(Duration::from_nanos(nanoseconds));
+            assert_eq!(timeouts(&renewal), [20], "{nanoseconds}");
+        }
+        assert_eq!(timeouts(&ruleset(EgressHook::Device).renewal(Duration::from_secs(10))), [10_000]);
+    }
+
+    #[test]
+    fn each_table_has_a_lease_that_is_renewed_and_goes() {
+        for (hook, tables) in [(EgressHook::Device, 1), (EgressHook::Postrouting, 2)] {
+            let ruleset = ruleset(hook);
+            // For each table: the table, its set; and a chain and a rule for each direction.
+            assert_eq!(ruleset.creation().len(), 2 * tables + 4);
+            assert_eq!(ruleset.renewal(Duration::from_secs(10)).len(), 2 * tables);
+            assert_eq!(ruleset.removal().len(), tables);
+        }
+    }
 }
