@@ -1,6 +1,6 @@
 //! The agent's reports: one JSON object a line on standard output; the last one also as the container's termination message.
 
-use crate::{Correlation, Direction, ExitCode, LossPercentage, RunId};
+use crate::{Direction, ExitCode, LossModel, Predicted, RunId, Traffic};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -40,13 +40,23 @@ pub enum Event {
     Removed(Removed),
     /// Final: something went wrong, and in what state that leaves the pod.
     Failed(Failed),
+    /// Final, of `plan`: what `run` would do.
+    Planned(Planned),
+    /// Final, of `check`: what there is and what is missing.
+    Checked(Checked),
+    /// Of `status`, and first of `stop`: the agent that works here, and how it goes.
+    Status(Box<Status>),
+    /// Final, of `stop`: no agent works here any more.
+    Stopped(Stopped),
+    /// Final, of `cleanup`: nothing of a dead agent is here any more.
+    Cleaned(Cleaned),
 }
 
 impl Event {
     /// Whether no record follows this one.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Removed(_) | Self::Failed(_))
+        !matches!(self, Self::Applied(_) | Self::Heartbeat(_) | Self::Status(_))
     }
 }
 
@@ -108,21 +118,161 @@ pub struct Kept {
     pub armed_seconds: f64,
     /// How often it did.
     pub lapses: u32,
+    /// That packets were lost for less than 95 % of the time: an agent that the machine hardly let run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub degraded: bool,
     /// Why the last renewal failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+}
+
+impl Kept {
+    /// Share of the time for which packets have to be lost, in percent, so that the loss is not [`Kept::degraded`].
+    pub const WELL: f64 = 95.0;
 }
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Asked {
-    /// In percent, for each direction.
-    pub loss_percentage: LossPercentage,
-    /// In percent.
-    pub correlation: Correlation,
+    /// How many packets, and how they are chosen; for each direction.
+    #[serde(flatten)]
+    pub model: LossModel,
     /// Which way.
     pub direction: Direction,
+    /// Seed of the random numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// That single segments are lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub per_segment: bool,
+}
+
+/// Which packets the loss is kept to, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Filtered {
+    /// Remote ends whose packets alone are lost; empty where all are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
+    /// Remote ends whose packets are never lost, with the reason where they were not named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spared: Vec<String>,
+}
+
+impl Filtered {
+    /// Whether every packet may be lost.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What `run` would do: it was looked at and rehearsed, and nothing was changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Planned {
+    /// The interface that the loss would be on.
+    pub interface: String,
+    /// Why this one: by which rule it was found.
+    pub interface_reason: String,
+    /// How it would be done.
+    pub backend: Backend,
+    /// Why this way.
+    pub backend_reason: String,
+    /// True where a killed agent would leave the loss in place.
+    pub unguarded: bool,
+    /// What would make the kernel end it, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
+    /// What was asked for.
+    pub asked: Asked,
+    /// What that will really lose, where it is another thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<Predicted>,
+    /// Which packets the loss would be kept to.
+    #[serde(default, skip_serializing_if = "Filtered::is_empty")]
+    pub filtered: Filtered,
+    /// When the loss would end at the latest, if it began now.
+    pub ends_at: Timestamp,
+    /// The requests to the kernel in their order, in words.
+    pub steps: Vec<String>,
+    /// What a person should know before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// How good it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// Works, with less than could be had.
+    Warning,
+    /// Does not work.
+    Bad,
+}
+
+/// One thing that was checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// What was looked at, in a few words that stay the same: `capability`, `sch_netem`, `interface` …
+    pub what: String,
+    /// How good it is.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What to do about it, where something is to be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way_out: Option<String>,
+}
+
+/// What there is and what is missing for a loss here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Checked {
+    /// The worst of the findings.
+    pub verdict: Verdict,
+    /// One by one.
+    pub findings: Vec<Finding>,
+}
+
+/// The agent that works here, and how it goes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Who it is; none where no agent works here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
+    /// What it put in place; none before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<Applied>,
+    /// How that goes now; none before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<Heartbeat>,
+}
+
+/// No agent works here any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stopped {
+    /// The one that worked here; none where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
+    /// How it ended; none where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ExitCode>,
+}
+
+/// Nothing of a dead agent is here any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cleaned {
+    /// What was taken away, in words; empty where nothing was there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
 }
 
 /// The loss is in place.
@@ -149,29 +299,20 @@ pub struct Applied {
     pub guard: Option<Guard>,
     /// What was asked for.
     pub asked: Asked,
+    /// What that really loses, where it is another thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<Predicted>,
+    /// Which packets the loss is kept to.
+    #[serde(default, skip_serializing_if = "Filtered::is_empty")]
+    pub filtered: Filtered,
+    /// What a person should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// When the loss ends by itself at the latest: the earlier of ttl and deadline, by the node's clock.
     pub ends_at: Timestamp,
     /// What a dead agent had left here and this one removed first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leftovers_removed: Vec<String>,
-}
-
-/// Packets of one direction since the loss was applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Traffic {
-    /// Packets that met the loss, dropped ones included.
-    pub packets: u64,
-    /// Packets that it dropped.
-    pub dropped: u64,
-}
-
-impl Traffic {
-    /// The share that was lost, in percent; none where nothing came.
-    #[must_use]
-    pub fn observed_percentage(self) -> Option<f64> {
-        (self.packets > 0).then(|| 100.0 * self.dropped as f64 / self.packets as f64)
-    }
 }
 
 /// The loss is still in place, or what has become of it.
@@ -192,6 +333,12 @@ pub struct Heartbeat {
     /// What is not as it was applied, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
+    /// What was not as it was applied and has been put right since, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repaired: Vec<String>,
+    /// What a person should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Lines that were dropped because standard output was full or closed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lines_dropped: u64,
@@ -218,6 +365,10 @@ pub enum Cause {
     Sighup,
     /// SIGQUIT: Ctrl-\.
     Sigquit,
+    /// `netloss-agent stop` asked for it.
+    Stopped,
+    /// The interface was deleted or renamed.
+    InterfaceLost,
 }
 
 /// The loss has ended and is verified to be gone.
@@ -232,6 +383,9 @@ pub struct Removed {
     pub backend: Backend,
     /// What was asked for.
     pub asked: Asked,
+    /// What that really loses, where it is another thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<Predicted>,
     /// When the loss was in place.
     pub applied_at: Timestamp,
     /// Seconds from applied to the begin of the removal.
@@ -244,6 +398,12 @@ pub struct Removed {
     /// What somebody else had changed when the removal began, in words; none where everything was as applied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
+    /// What was not as it was applied and was put right, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repaired: Vec<String>,
+    /// What a person should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Lines that were dropped because standard output was full or closed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lines_dropped: u64,
@@ -331,12 +491,39 @@ impl Record {
                 truncate(&mut failed.message, bytes);
                 shorten(&mut failed.left, bytes);
             }
-            Event::Removed(removed) => shorten(&mut removed.drift, bytes),
-            Event::Heartbeat(heartbeat) => shorten(&mut heartbeat.drift, bytes),
-            Event::Applied(applied) => shorten(&mut applied.leftovers_removed, bytes),
+            Event::Removed(removed) => {
+                [&mut removed.drift, &mut removed.repaired, &mut removed.warnings].into_iter().for_each(|words| shorten(words, bytes));
+            }
+            Event::Heartbeat(heartbeat) => shorten_heartbeat(heartbeat, bytes),
+            Event::Applied(applied) => shorten_applied(applied, bytes),
+            Event::Planned(planned) => {
+                let Filtered { targets, spared } = &mut planned.filtered;
+                [targets, spared, &mut planned.steps, &mut planned.warnings].into_iter().for_each(|words| shorten(words, bytes));
+            }
+            Event::Checked(checked) => {
+                for finding in &mut checked.findings {
+                    truncate(&mut finding.found, bytes / 4);
+                    finding.way_out.iter_mut().for_each(|way_out| truncate(way_out, bytes / 4));
+                }
+            }
+            Event::Status(status) => {
+                status.applied.iter_mut().for_each(|applied| shorten_applied(applied, bytes / 2));
+                status.now.iter_mut().for_each(|heartbeat| shorten_heartbeat(heartbeat, bytes / 2));
+            }
+            Event::Stopped(_) => {}
+            Event::Cleaned(cleaned) => shorten(&mut cleaned.removed, bytes),
         }
         short
     }
+}
+
+fn shorten_applied(applied: &mut Applied, bytes: usize) {
+    let Filtered { targets, spared } = &mut applied.filtered;
+    [targets, spared, &mut applied.leftovers_removed, &mut applied.warnings].into_iter().for_each(|words| shorten(words, bytes));
+}
+
+fn shorten_heartbeat(heartbeat: &mut Heartbeat, bytes: usize) {
+    [&mut heartbeat.drift, &mut heartbeat.repaired, &mut heartbeat.warnings].into_iter().for_each(|words| shorten(words, bytes));
 }
 
 /// At most `bytes` in all, and the number of entries left out.
@@ -358,91 +545,5 @@ fn truncate(text: &mut String, bytes: usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn failed(message: String, left: Vec<String>) -> Record {
-        Record {
-            schema: SCHEMA,
-            time: Timestamp::from_second(1_800_000_000).unwrap(),
-            run: Some("r".repeat(128).parse().unwrap()),
-            event: Event::Failed(Failed { stage: Stage::Apply, message, exit: ExitCode::Failed, left, holder: None }),
-        }
-    }
-
-    #[test]
-    fn the_form_is_the_documented_one() {
-        let record = Record {
-            schema: SCHEMA,
-            time: "2026-11-23T12:00:00Z".parse().unwrap(),
-            run: Some("uid/1".parse().unwrap()),
-            event: Event::Removed(Removed {
-                cause: Cause::Ttl,
-                interface: "eth0".to_owned(),
-                backend: Backend::Tc,
-                asked: Asked {
-                    loss_percentage: 10.0.try_into().unwrap(),
-                    correlation: Correlation::default(),
-                    direction: Direction::Egress,
-                },
-                applied_at: "2026-11-23T11:58:00Z".parse().unwrap(),
-                elapsed_seconds: 120.0,
-                traffic: PerDirection { egress: Some(Traffic { packets: 1000, dropped: 98 }), ingress: None },
-                kept: None,
-                drift: Vec::new(),
-                lines_dropped: 0,
-            }),
-        };
-        let line = concat!(
-            r#"{"schema":1,"time":"2026-11-23T12:00:00Z","run":"uid/1","event":"removed","cause":"ttl","interface":"eth0","backend":"tc","#,
-            r#""asked":{"lossPercentage":10.0,"correlation":0.0,"direction":"egress"},"appliedAt":"2026-11-23T11:58:00Z","#,
-            r#""elapsedSeconds":120.0,"traffic":{"egress":{"packets":1000,"dropped":98}}}"#
-        );
-        assert_eq!(record.to_line(), line);
-        assert_eq!(Record::from_line(line), Some(record));
-    }
-
-    #[test]
-    fn what_is_no_record_is_none() {
-        for line in ["", "{}", "hello", r#"{"schema":2,"time":"2026-11-23T12:00:00Z","event":"failed"}"#] {
-            assert_eq!(Record::from_line(line), None, "{line}");
-        }
-    }
-
-    #[test]
-    fn unknown_fields_are_skipped() {
-        let mut value = serde_json::to_value(failed("m".to_owned(), Vec::new())).unwrap();
-        value["fromTheFuture"] = 1.into();
-        assert!(Record::from_line(&value.to_string()).is_some());
-    }
-
-    #[test]
-    fn a_long_line_says_what_was_left_out() {
-        let record = failed("ü".repeat(5000), vec!["q".repeat(200); 40]);
-        let Some(Record { event: Event::Failed(failed), .. }) = Record::from_line(&record.to_line()) else { panic!() };
-        assert!(failed.message.ends_with('…'));
-        assert_eq!(failed.left.last().unwrap(), "and 35 more");
-    }
-
-    proptest! {
-        #[test]
-        fn a_line_fits_and_reads_back(message in ".{0,6000}", left in proptest::collection::vec(".{0,300}", 0..60)) {
-            let message = failed(message, left).to_line();
-            prop_assert!(message.len() <= LINE_LIMIT, "{}", message.len());
-            prop_assert!(Record::from_line(&message).is_some());
-        }
-
-        #[test]
-        fn a_line_reads_back(message in ".{0,200}", left in proptest::collection::vec(".{0,30}", 0..3)) {
-            let record = failed(message, left);
-            prop_assert_eq!(Record::from_line(&record.to_line()), Some(record));
-        }
-    }
-
-    #[test]
-    fn a_share_of_nothing_is_no_share() {
-        assert_eq!(Traffic::default().observed_percentage(), None);
-        assert_eq!(Traffic { packets: 200, dropped: 50 }.observed_percentage(), Some(25.0));
-    }
-}
+#[path = "report_tests.rs"]
+mod tests;

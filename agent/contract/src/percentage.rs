@@ -1,4 +1,4 @@
-//! How much is lost: percentages with their ranges.
+//! Percentages with their ranges.
 
 use crate::Invalid;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,28 @@ pub struct LossPercentage(f64);
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Default, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Correlation(f64);
+
+/// A probability, in percent: 0 ≤ p ≤ 100.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Default, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Share(f64);
+
+impl Share {
+    /// All.
+    pub const ALL: Self = Self(100.0);
+
+    /// In percent.
+    #[must_use]
+    pub fn percent(self) -> f64 {
+        self.0
+    }
+
+    /// From 0 to 1.
+    #[must_use]
+    pub fn fraction(self) -> f64 {
+        self.0 / 100.0
+    }
+}
 
 impl LossPercentage {
     /// In percent.
@@ -65,6 +87,19 @@ impl TryFrom<f64> for Correlation {
     }
 }
 
+impl TryFrom<f64> for Share {
+    type Error = Invalid;
+
+    fn try_from(percent: f64) -> Result<Self, Invalid> {
+        if (0.0..=100.0).contains(&percent) {
+            // Minus zero would print as "-0".
+            Ok(Self(percent.abs()))
+        } else {
+            Err(Invalid::new(format!("a probability of {percent} % is out of range: give a percentage from 0 to 100, such as 10 or 0.5")))
+        }
+    }
+}
+
 /// A trailing percent sign is understood, as `tc` does.
 fn number(text: &str) -> Result<f64, Invalid> {
     let digits = text.trim().trim_end_matches('%').trim_end();
@@ -97,6 +132,7 @@ macro_rules! percentage {
 
 percentage!(LossPercentage);
 percentage!(Correlation);
+percentage!(Share);
 
 #[cfg(test)]
 mod tests {
