@@ -3,8 +3,12 @@
 //! The number of packets that met the loss is that of the packets that left the interface plus those that netem dropped: netem's own
 //! "sent" counts segments where "dropped" counts packets.
 
-use crate::{backend::Target, netlink::Qdisc, snapshot::Snapshot};
+use crate::{backend::Target, netem::Netem, netlink::Qdisc, snapshot::Snapshot};
 use netloss_contract::{PerDirection, Traffic};
+use std::collections::BTreeMap;
+
+/// From so many waiting packets on, a netem's queue may have been full between two looks.
+const NEARLY_FULL: u32 = Netem::LIMIT / 10 * 9;
 
 /// Counters of both directions.
 #[derive(Debug, Clone)]
@@ -12,6 +16,10 @@ pub struct Meter {
     egress: Option<Gauge>,
     ingress: Option<Gauge>,
     target: Target,
+    /// In percent.
+    expected: f64,
+    /// Of netem queues that were nearly full, by interface: how many packets waited at most.
+    full: BTreeMap<String, u32>,
 }
 
 /// What the kernel's counters of one direction show.
@@ -29,12 +37,12 @@ struct Gauge {
 }
 
 impl Meter {
-    /// Counts from what `snapshot` shows.
+    /// Counts from what `snapshot` shows. `expected` is the rate that the counts are held against, in percent.
     #[must_use]
-    pub fn start(snapshot: &Snapshot, target: &Target) -> Self {
+    pub fn start(snapshot: &Snapshot, target: &Target, expected: f64) -> Self {
         let gauge = |reading: Option<Reading>| reading.map(|last| Gauge { last, passed: 0, dropped: 0 });
         let (egress, ingress) = readings(snapshot, target);
-        Self { egress: gauge(egress), ingress: gauge(ingress), target: target.clone() }
+        Self { egress: gauge(egress), ingress: gauge(ingress), target: target.clone(), expected, full: BTreeMap::new() }
     }
 
     /// Adds what has come since. Counters that cannot be read now count nothing.
@@ -45,12 +53,29 @@ impl Meter {
                 gauge.advance(reading);
             }
         }
+        for netem in netems(snapshot, &self.target).into_iter().flatten().filter(|netem| netem.waiting >= NEARLY_FULL) {
+            let name = snapshot.link(netem.ifindex).map_or_else(String::new, |link| link.name.clone());
+            let most = self.full.entry(name).or_default();
+            *most = (*most).max(netem.waiting);
+        }
+    }
+
+    /// That a full queue may have dropped packets that the model did not, in words.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let warning = |(name, waiting): (&String, &u32)| {
+            let limit = Netem::LIMIT;
+            format!(
+                "up to {waiting} packets waited in the netem of {name}, which holds {limit}: some may have been dropped because it was full"
+            )
+        };
+        self.full.iter().map(warning).collect()
     }
 
     /// The counts.
     #[must_use]
     pub fn traffic(&self) -> PerDirection<Traffic> {
-        let traffic = |gauge: Gauge| Traffic { packets: gauge.passed + gauge.dropped, dropped: gauge.dropped };
+        let traffic = |gauge: Gauge| Traffic::new(gauge.passed + gauge.dropped, gauge.dropped, self.expected);
         PerDirection { egress: self.egress.map(traffic), ingress: self.ingress.map(traffic) }
     }
 }
@@ -65,14 +90,20 @@ impl Gauge {
     }
 }
 
+/// Our netems of egress and ingress, where they are asked for.
+fn netems<'a>(snapshot: &'a Snapshot, target: &Target) -> [Option<&'a Qdisc>; 2] {
+    let egress = target.direction.egress().then(|| snapshot.egress_netem(target.link.index)).flatten();
+    let ingress = target.direction.ingress().then(|| snapshot.ingress_netem()).flatten();
+    [egress, ingress]
+}
+
 /// Of egress and ingress.
 fn readings(snapshot: &Snapshot, target: &Target) -> (Option<Reading>, Option<Reading>) {
     let reading = |netem: &Qdisc| {
         let link = snapshot.link(netem.ifindex)?;
         Some(Reading { passed: link.tx_packets, dropped: netem.drops })
     };
-    let egress = target.direction.egress().then(|| reading(snapshot.egress_netem(target.link.index)?)).flatten();
-    let ingress = target.direction.ingress().then(|| reading(snapshot.ingress_netem()?)).flatten();
+    let [egress, ingress] = netems(snapshot, target).map(|netem| netem.and_then(reading));
     (egress, ingress)
 }
 
@@ -81,7 +112,6 @@ mod tests {
     use super::*;
     use crate::{
         marks,
-        netem::Netem,
         netlink::{Link, ROOT},
     };
     use netloss_contract::Direction;
@@ -89,19 +119,19 @@ mod tests {
     fn snapshot(tx_packets: u64, drops: u32) -> Snapshot {
         let link = Link { index: 2, name: "eth0".to_owned(), tx_packets, ..Link::default() };
         let handle = marks::EGRESS_NETEM;
-        let root = Qdisc { ifindex: 2, parent: ROOT, handle, kind: "netem".to_owned(), netem: Some(Netem::default()), drops };
+        let root = Qdisc { ifindex: 2, parent: ROOT, handle, kind: "netem".to_owned(), netem: Some(Netem::default()), drops, waiting: 0 };
         Snapshot { links: vec![link], qdiscs: vec![root], filters: vec![] }
     }
 
     fn meter(start: &Snapshot) -> Meter {
-        Meter::start(start, &Target { link: start.links[0].clone(), direction: Direction::Egress, netem: Netem::default() })
+        Meter::start(start, &Target { link: start.links[0].clone(), direction: Direction::Egress, netem: Netem::default() }, 10.0)
     }
 
     #[test]
     fn what_was_there_before_does_not_count() {
         let mut meter = meter(&snapshot(1000, 0));
         meter.update(&snapshot(1090, 10));
-        assert_eq!(meter.traffic(), PerDirection { egress: Some(Traffic { packets: 100, dropped: 10 }), ingress: None });
+        assert_eq!(meter.traffic(), PerDirection { egress: Some(Traffic::new(100, 10, 10.0)), ingress: None });
     }
 
     #[test]
@@ -109,7 +139,7 @@ mod tests {
         let mut meter = meter(&snapshot(0, u32::MAX - 4));
         meter.update(&snapshot(0, 5));
         meter.update(&snapshot(0, 6));
-        assert_eq!(meter.traffic().egress, Some(Traffic { packets: 11, dropped: 11 }));
+        assert_eq!(meter.traffic().egress, Some(Traffic::new(11, 11, 10.0)));
     }
 
     #[test]
@@ -117,7 +147,7 @@ mod tests {
         let mut meter = meter(&snapshot(0, 0));
         meter.update(&snapshot(0, 100));
         meter.update(&snapshot(0, 3));
-        assert_eq!(meter.traffic().egress, Some(Traffic { packets: 103, dropped: 103 }));
+        assert_eq!(meter.traffic().egress, Some(Traffic::new(103, 103, 10.0)));
     }
 
     #[test]
@@ -125,6 +155,21 @@ mod tests {
         let mut meter = meter(&snapshot(0, 0));
         meter.update(&snapshot(10, 1));
         meter.update(&Snapshot::default());
-        assert_eq!(meter.traffic().egress, Some(Traffic { packets: 11, dropped: 1 }));
+        assert_eq!(meter.traffic().egress, Some(Traffic::new(11, 1, 10.0)));
+    }
+
+    #[test]
+    fn a_queue_that_was_nearly_full_is_warned_of() {
+        let mut meter = meter(&snapshot(0, 0));
+        let with = |waiting: u32| {
+            let mut snapshot = snapshot(10, 1);
+            snapshot.qdiscs[0].waiting = waiting;
+            snapshot
+        };
+        meter.update(&with(8999));
+        assert_eq!(meter.warnings(), Vec::<String>::new());
+        meter.update(&with(9500));
+        meter.update(&with(9100));
+        assert!(meter.warnings()[0].starts_with("up to 9500 packets waited in the netem of eth0"), "{:?}", meter.warnings());
     }
 }

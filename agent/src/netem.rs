@@ -4,6 +4,7 @@
 //! are in host byte order, as everywhere in rtnetlink.
 
 use netlink_packet_core::{NLA_ALIGNTO, NLA_F_NESTED, NLA_HEADER_SIZE, NlasIterator};
+use netloss_contract::{LossModel as Asked, Share};
 
 /// `struct tc_netem_qopt` in bytes.
 const QOPT_LENGTH: usize = 24;
@@ -87,30 +88,55 @@ pub struct Netem {
 pub struct Malformed(&'static str);
 
 impl Netem {
-    /// iproute2's default length of the queue. Long enough: without delay nothing waits in it.
-    pub const DEFAULT_LIMIT: u32 = 1000;
+    /// Length of the queue. Ten times iproute2's default: what a full queue drops would count as loss.
+    pub const LIMIT: u32 = 10_000;
 
-    /// Random loss, complete: every part that a change could otherwise leave as it was is said.
+    /// Loss of that model, complete: every part that a change could otherwise leave as it was is said.
     #[must_use]
-    pub fn random_loss(loss: Probability, correlation: Probability) -> Self {
-        Self {
-            limit: Self::DEFAULT_LIMIT,
-            loss,
-            correlations: Some(Correlations { loss: correlation, ..Correlations::default() }),
-            ..Self::default()
+    pub fn of(model: &Asked, seed: Option<u64>) -> Self {
+        let share = |share: Share| Probability::from_percent(share.percent());
+        let mut netem = Self { limit: Self::LIMIT, correlations: Some(Correlations::default()), seed, ..Self::default() };
+        match *model {
+            Asked::Random { loss_percentage, correlation } => {
+                netem.loss = Probability::from_percent(loss_percentage.percent());
+                let loss = Probability::from_percent(correlation.percent());
+                netem.correlations = Some(Correlations { loss, ..Correlations::default() });
+            }
+            Asked::Gilbert { loss_percentage, mean_burst } => {
+                let loss = loss_percentage.percent() / 100.0;
+                let r = 1.0 / mean_burst.packets();
+                let p = r * loss / (1.0 - loss);
+                let [p, r] = [p, r].map(|fraction| Probability::from_percent(100.0 * fraction));
+                netem.model = Some(LossModel::GilbertElliot([p, r, Probability(0), Probability(0)]));
+            }
+            Asked::Gemodel { p, r, h, k } => {
+                // The kernel has the probability of h, that a packet passes in the bad state; tc and its users that of 1-h.
+                let h = Probability(u32::MAX - share(h).0);
+                netem.model = Some(LossModel::GilbertElliot([share(p), share(r), h, share(k)]));
+            }
+            Asked::State { p13, p31, p32, p23, p14 } => {
+                netem.model = Some(LossModel::GilbertIntuitive([p13, p31, p32, p14, p23].map(share)));
+            }
         }
+        netem
+    }
+
+    /// The same, with other random numbers where they are seeded: two directions are not to lose in step.
+    #[must_use]
+    pub fn reseeded(&self) -> Self {
+        Self { seed: self.seed.map(|seed| seed.wrapping_add(1)), ..self.clone() }
     }
 
     /// Whether both lose packets in the same way and do nothing else to them.
     ///
-    /// The kernel answers with more than it was told: attributes that are all zero, and a seed of its own.
+    /// The kernel answers with more than it was told: attributes that are all zero, and a seed of its own where `other` has none.
     #[must_use]
     pub fn has_the_effect_of(&self, other: &Self) -> bool {
         let effect = |netem: &Self| {
             let mut others: Vec<_> = netem.others.iter().filter(|(_, value)| value.iter().any(|byte| *byte != 0)).cloned().collect();
             others.sort();
             let correlations = Some(netem.correlations.unwrap_or_default());
-            Self { correlations, seed: None, others, ..netem.clone() }
+            Self { correlations, seed: netem.seed.filter(|_| other.seed.is_some()), others, ..netem.clone() }
         };
         effect(self) == effect(other)
     }

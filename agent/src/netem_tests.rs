@@ -86,9 +86,53 @@ fn decodes_what_iproute2_sends() {
     }
 }
 
+/// The model that these arguments ask for.
+fn of(arguments: &[&str], seed: Option<u64>) -> Netem {
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        model: Asked,
+    }
+    let line: Line = clap::Parser::parse_from(std::iter::once(&"").chain(arguments));
+    Netem::of(&line.model, seed)
+}
+
+/// What the agent sends for its models is what iproute2 sends for the same words, but for the length of the queue.
+#[test]
+#[cfg(target_endian = "little")]
+fn the_models_are_those_of_tc() {
+    // tc's own default for P32 makes two ways out of one state add up to 130 %, which no arguments of ours do.
+    let [p13, p31, p32, p23, p14] = [2.0, 30.0, 100.0, 0.0, 1.0].map(|percent| Share::try_from(percent).unwrap());
+    for (ours, tc) in [
+        (of(&["--model", "gemodel", "1.31579", "25"], None), "loss gemodel 1.31579% 25%"),
+        (of(&["--model", "gemodel", "5", "20", "90", "1"], None), "loss gemodel 5% 20% 90% 1%"),
+        (Netem::of(&Asked::State { p13, p31, p32, p23, p14 }, None), "loss state 2% 30% 100% 0% 1%"),
+    ] {
+        let (_, _, netem) = captured().into_iter().find(|(known, _, _)| *known == tc).unwrap_or_else(|| panic!("{tc}"));
+        assert_eq!(ours, Netem { limit: Netem::LIMIT, correlations: Some(Correlations::default()), ..netem }, "{tc}");
+    }
+}
+
+#[test]
+fn gilbert_leaves_a_burst_after_its_mean_length() {
+    let Some(LossModel::GilbertElliot([p, r, h, k])) = of(&["--loss", "20", "--model", "gilbert", "--burst", "4"], None).model else {
+        panic!()
+    };
+    assert_eq!((r, h, k), (percent(25.0), Probability(0), Probability(0)));
+    assert_eq!(p, percent(6.25));
+}
+
+#[test]
+fn a_seed_that_was_asked_for_belongs_to_the_effect() {
+    let asked = of(&["--loss", "10"], Some(7));
+    assert!(asked.has_the_effect_of(&asked) && !asked.reseeded().has_the_effect_of(&asked));
+    assert!(!Netem { seed: None, ..asked.clone() }.has_the_effect_of(&asked));
+    assert_eq!(of(&["--loss", "10"], Some(u64::MAX)).reseeded().seed, Some(0));
+}
+
 #[test]
 fn a_zero_answer_has_the_same_effect_and_any_other_has_not() {
-    let asked = Netem::random_loss(percent(10.0), Probability(0));
+    let asked = of(&["--loss", "10"], None);
     let answer = Netem { correlations: None, seed: Some(7), others: vec![(3, vec![0; 8]), (4, vec![0; 8])], ..asked.clone() };
     assert!(answer.has_the_effect_of(&asked));
     let changed = [

@@ -10,7 +10,7 @@ use crate::{
     clock::Limit,
     guard::{self, Account, Guard},
     marks,
-    netlink::{self, Netlink},
+    netlink::{self, Netlink, Qdisc},
     nft::{self, EgressHook, Socket},
     snapshot::Snapshot,
 };
@@ -50,6 +50,9 @@ pub enum NotBrought {
     /// The kernel's state could not be read back.
     #[error("cannot read the kernel's state: {0}")]
     Unreadable(netlink::Error),
+    /// The kernel took the seed and has none.
+    #[error("this kernel's netem knows no seed (Linux 6.7): leave --seed out, or use another node")]
+    NoSeed,
     /// What was read back is something else.
     #[error("what the kernel shows is not what was set: {}", .0.join("; "))]
     Different(Vec<String>),
@@ -106,6 +109,11 @@ impl Plan {
         };
         let placement = Placement { target: self.target, guard };
         let after = Snapshot::take(netlink).await.map_err(NotBrought::Unreadable)?;
+        let unseeded = |netem: &Qdisc| netem.netem.as_ref().is_some_and(|netem| netem.seed.is_none());
+        let netem = after.egress_netem(placement.target.link.index).or_else(|| after.ingress_netem());
+        if placement.target.netem.seed.is_some() && netem.is_some_and(unseeded) {
+            return Err(NotBrought::NoSeed);
+        }
         let drift = placement.drift(&after);
         if drift.is_empty() { Ok((placement, limit, after)) } else { Err(NotBrought::Different(drift)) }
     }

@@ -4,11 +4,11 @@ use crate::{
     apply,
     backend::Target,
     clock::{self, Alarms, Limit, Moment, until},
-    guard::Account,
+    guard::{self, Account},
     host, interface,
     lock::{Lock, LockError},
     meter::Meter,
-    netem::{Netem, Probability},
+    netem::Netem,
     netlink::{self, Netlink},
     placement::{NoPlan, NotBrought, Placement, Plan},
     reporter::Reporter,
@@ -107,8 +107,7 @@ impl<'a> Session<'a> {
         let choice = interface::choose(&before.links, &routes, args.interface.as_deref())
             .map_err(|error| failed(Stage::Plan, ExitCode::Refused, error.to_string()))?;
 
-        let netem =
-            Netem::random_loss(Probability::from_percent(args.loss.percent()), Probability::from_percent(args.correlation.percent()));
+        let netem = Netem::of(&args.model, args.seed);
         let target = Target { link: choice.link, direction: args.direction, netem };
         let plan = Plan::make(args.backend, &before, target).map_err(|error| not_planned(&error))?;
         let (made_hook, backend_reason) = (plan.made_hook(), plan.reason().to_owned());
@@ -131,10 +130,12 @@ impl<'a> Session<'a> {
             unguarded: placement.backend().unguarded(),
             guard: placement.guard(),
             asked: asked(args),
+            predicted: args.model.predicted(),
+            warnings: args.model.warning().into_iter().collect(),
             ends_at: limit.at(),
             leftovers_removed,
         }));
-        let meter = Meter::start(&after, placement.target());
+        let meter = Meter::start(&after, placement.target(), expected(args));
         Ok(Self { args, netlink, placement, made_hook, meter, limit, alarms, applied_at: clock::now() })
     }
 
@@ -181,9 +182,10 @@ impl<'a> Session<'a> {
             elapsed_seconds: seconds(self.limit.elapsed()),
             remaining_seconds: seconds(self.limit.remaining()),
             traffic: self.meter.traffic(),
-            kept: self.placement.account().map(kept),
+            kept: self.placement.account().map(|account| kept(account, self.limit.elapsed())),
             intact: drift.is_empty(),
             drift,
+            warnings: self.meter.warnings(),
             lines_dropped,
         }
     }
@@ -198,11 +200,13 @@ impl<'a> Session<'a> {
                 interface: self.placement.target().link.name.clone(),
                 backend,
                 asked: asked(self.args),
+                predicted: self.args.model.predicted(),
                 applied_at: self.applied_at,
                 elapsed_seconds: seconds(elapsed),
                 traffic: self.meter.traffic(),
-                kept: account.map(kept),
+                kept: account.map(|account| kept(account, elapsed)),
                 drift,
+                warnings: self.meter.warnings(),
                 lines_dropped: 0,
             }),
             Err(left) => {
@@ -246,17 +250,25 @@ fn not_brought(error: &NotBrought) -> Failed {
     let (stage, exit) = match error {
         NotBrought::Step(step) => (Stage::Apply, step.exit()),
         NotBrought::Guard(_) => (Stage::Apply, ExitCode::Failed),
+        NotBrought::NoSeed => (Stage::Verify, ExitCode::Unsupported),
         NotBrought::Unreadable(_) | NotBrought::Different(_) => (Stage::Verify, ExitCode::Failed),
     };
     failed(stage, exit, error.to_string())
 }
 
-fn kept(account: Account) -> Kept {
-    Kept { armed_seconds: seconds(account.armed), lapses: account.lapses, trouble: account.trouble }
+/// The last renewal's lease has not been counted yet, so a single one that is missing is no degradation.
+fn kept(account: Account, elapsed: Duration) -> Kept {
+    let degraded = (account.armed + guard::RENEWAL).as_secs_f64() < elapsed.as_secs_f64() * Kept::WELL / 100.0;
+    Kept { armed_seconds: seconds(account.armed), lapses: account.lapses, degraded, trouble: account.trouble }
+}
+
+/// The rate that the counts are held against, in percent.
+fn expected(args: &RunArgs) -> f64 {
+    args.model.predicted().map_or(args.model.asked_percentage(), |predicted| predicted.loss_percentage)
 }
 
 fn asked(args: &RunArgs) -> Asked {
-    Asked { loss_percentage: args.loss, correlation: args.correlation, direction: args.direction }
+    Asked { model: args.model, direction: args.direction, seed: args.seed }
 }
 
 /// To the millisecond.

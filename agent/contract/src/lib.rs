@@ -2,8 +2,8 @@
 //!
 //! The agent knows no Kubernetes and the controller no netlink; this crate is where they meet (docs/ARCHITECTURE.md, invariant 2):
 //!
-//! * [`RunArgs`], [`StopArgs`], [`CleanupArgs`]: the arguments of `netloss-agent`, in both directions (argv ⇄ types), with the models of
-//!   loss ([`LossModel`]) and what each of them really loses;
+//! * [`RunArgs`]: the arguments of `netloss-agent run`, in both directions (argv ⇄ types), with the models of loss ([`LossModel`]) and
+//!   what each of them really loses;
 //! * [`Record`]: the JSON lines on the agent's standard output and its final report in the termination message;
 //! * [`ExitCode`]: what the agent's exit code means;
 //! * [`container_name`]: the name under which an agent is put into a pod.
@@ -12,8 +12,6 @@
 
 mod args;
 mod container;
-mod control;
-mod endpoint;
 mod estimate;
 mod exit;
 mod model;
@@ -23,17 +21,14 @@ mod report;
 mod run_id;
 mod span;
 
-pub use args::{BackendChoice, CleanupArgs, Direction, Filters, Meant, RunArgs, StopArgs};
+pub use args::{BackendChoice, Direction, RunArgs};
 pub use container::{CONTAINER_PREFIX, container_name};
-pub use control::{REQUEST_LIMIT, Request};
-pub use endpoint::{Endpoint, Protocol};
 pub use estimate::{Interval, Traffic, wilson};
 pub use exit::ExitCode;
 pub use model::{LossModel, MeanBurst, Predicted};
 pub use percentage::{Correlation, LossPercentage, Share};
 pub use report::{
-    Applied, Asked, Backend, Cause, Checked, Cleaned, Event, Failed, Filtered, Finding, Guard, Heartbeat, Holder, Kept, LINE_LIMIT, PerDirection,
-    Planned, Record, Removed, SCHEMA, Stage, Status, Stopped, Verdict,
+    Applied, Asked, Backend, Cause, Event, Failed, Guard, Heartbeat, Holder, Kept, LINE_LIMIT, PerDirection, Record, Removed, SCHEMA, Stage,
 };
 pub use run_id::RunId;
 pub use span::{HeartbeatInterval, Ttl};

@@ -31,7 +31,10 @@ impl TryFrom<f64> for MeanBurst {
         if (1.0..=Self::MAX).contains(&packets) {
             Ok(Self(packets))
         } else {
-            Err(Invalid::new(format!("a mean burst of {packets} packets is out of range: give a number from 1 to {}, such as 4", Self::MAX)))
+            Err(Invalid::new(format!(
+                "a mean burst of {packets} packets is out of range: give a number from 1 to {}, such as 4",
+                Self::MAX
+            )))
         }
     }
 }
@@ -152,7 +155,9 @@ impl LossModel {
             Self::Random { .. } | Self::Gemodel { .. } => {}
         }
         if self.predicted().is_some_and(|predicted| predicted.loss_percentage == 0.0 && !matches!(self, Self::Random { .. })) {
-            return Err(Invalid::new("with these probabilities no packet is ever lost: raise the one that leads to loss (P, 1-K, P13 or P14)"));
+            return Err(Invalid::new(
+                "with these probabilities no packet is ever lost: raise the one that leads to loss (P, 1-K, P13 or P14)",
+            ));
         }
         Ok(())
     }
@@ -189,12 +194,8 @@ impl LossModel {
             }
             Self::State { p13, p31, p32, p23, p14 } => {
                 let [p13, p31, p32, p23, p14] = [p13, p31, p32, p23, p14].map(Share::fraction);
-                let next = [
-                    [1.0 - p13 - p14, 0.0, p13, p14],
-                    [0.0, 1.0 - p23, p23, 0.0],
-                    [p31, p32, 1.0 - p31 - p32, 0.0],
-                    [1.0, 0.0, 0.0, 0.0],
-                ];
+                let next =
+                    [[1.0 - p13 - p14, 0.0, p13, p14], [0.0, 1.0 - p23, p23, 0.0], [p31, p32, 1.0 - p31 - p32, 0.0], [1.0, 0.0, 0.0, 0.0]];
                 Some(of_chain(Chain { next, loss: [0.0, 0.0, 1.0, 1.0] }.long_run()))
             }
         }
@@ -278,7 +279,8 @@ impl TryFrom<LossArgs> for LossModel {
     type Error = Invalid;
 
     fn try_from(args: LossArgs) -> Result<Self, Invalid> {
-        let (name, numbers) = args.model.split_first().ok_or_else(|| Invalid::new("--model has no value: give random, gilbert, gemodel or state"))?;
+        let (name, numbers) =
+            args.model.split_first().ok_or_else(|| Invalid::new("--model has no value: give random, gilbert, gemodel or state"))?;
         let model = match name.as_str() {
             "random" | "gilbert" => {
                 if let Some(number) = numbers.first() {
@@ -291,7 +293,8 @@ impl TryFrom<LossArgs> for LossModel {
                     Self::Random { loss_percentage, correlation: args.correlation.unwrap_or_default() }
                 } else {
                     refuse("--correlation", args.correlation.is_some(), name, "leave it out: bursts are what --burst says")?;
-                    let missing = || Invalid::new("--burst is missing: the model gilbert needs the mean length of a burst, such as --burst 4");
+                    let missing =
+                        || Invalid::new("--burst is missing: the model gilbert needs the mean length of a burst, such as --burst 4");
                     Self::Gilbert { loss_percentage, mean_burst: args.burst.ok_or_else(missing)? }
                 }
             }

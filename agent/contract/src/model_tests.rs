@@ -104,13 +104,11 @@ pub(crate) fn any_model() -> impl Strategy<Value = LossModel> {
     let share = || (0.0..=50.0f64).prop_map(|percent| Share::try_from(percent).unwrap());
     let loss = || (1e-6..=50.0f64).prop_map(|percent| LossPercentage::try_from(percent).unwrap());
     prop_oneof![
-        (loss(), 0.0..=100.0f64)
-            .prop_map(|(loss_percentage, c)| LossModel::Random { loss_percentage, correlation: c.try_into().unwrap() }),
+        (loss(), 0.0..=100.0f64).prop_map(|(loss_percentage, c)| LossModel::Random { loss_percentage, correlation: c.try_into().unwrap() }),
         (loss(), 1.0..=1000.0f64)
             .prop_map(|(loss_percentage, b)| LossModel::Gilbert { loss_percentage, mean_burst: b.try_into().unwrap() }),
         (share(), share(), share(), share()).prop_map(|(p, r, h, k)| LossModel::Gemodel { p, r, h, k }),
-        (share(), share(), share(), share(), share())
-            .prop_map(|(p13, p31, p32, p23, p14)| LossModel::State { p13, p31, p32, p23, p14 }),
+        (share(), share(), share(), share(), share()).prop_map(|(p13, p31, p32, p23, p14)| LossModel::State { p13, p31, p32, p23, p14 }),
     ]
     .prop_filter("fits together", |model| model.check().is_ok())
 }

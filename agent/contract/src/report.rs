@@ -40,23 +40,13 @@ pub enum Event {
     Removed(Removed),
     /// Final: something went wrong, and in what state that leaves the pod.
     Failed(Failed),
-    /// Final, of `plan`: what `run` would do.
-    Planned(Planned),
-    /// Final, of `check`: what there is and what is missing.
-    Checked(Checked),
-    /// Of `status`, and first of `stop`: the agent that works here, and how it goes.
-    Status(Box<Status>),
-    /// Final, of `stop`: no agent works here any more.
-    Stopped(Stopped),
-    /// Final, of `cleanup`: nothing of a dead agent is here any more.
-    Cleaned(Cleaned),
 }
 
 impl Event {
     /// Whether no record follows this one.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::Applied(_) | Self::Heartbeat(_) | Self::Status(_))
+        matches!(self, Self::Removed(_) | Self::Failed(_))
     }
 }
 
@@ -143,136 +133,6 @@ pub struct Asked {
     /// Seed of the random numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// That single segments are lost.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub per_segment: bool,
-}
-
-/// Which packets the loss is kept to, in words.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Filtered {
-    /// Remote ends whose packets alone are lost; empty where all are.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub targets: Vec<String>,
-    /// Remote ends whose packets are never lost, with the reason where they were not named.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub spared: Vec<String>,
-}
-
-impl Filtered {
-    /// Whether every packet may be lost.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// What `run` would do: it was looked at and rehearsed, and nothing was changed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Planned {
-    /// The interface that the loss would be on.
-    pub interface: String,
-    /// Why this one: by which rule it was found.
-    pub interface_reason: String,
-    /// How it would be done.
-    pub backend: Backend,
-    /// Why this way.
-    pub backend_reason: String,
-    /// True where a killed agent would leave the loss in place.
-    pub unguarded: bool,
-    /// What would make the kernel end it, where it does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub guard: Option<Guard>,
-    /// What was asked for.
-    pub asked: Asked,
-    /// What that will really lose, where it is another thing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub predicted: Option<Predicted>,
-    /// Which packets the loss would be kept to.
-    #[serde(default, skip_serializing_if = "Filtered::is_empty")]
-    pub filtered: Filtered,
-    /// When the loss would end at the latest, if it began now.
-    pub ends_at: Timestamp,
-    /// The requests to the kernel in their order, in words.
-    pub steps: Vec<String>,
-    /// What a person should know before.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
-}
-
-/// How good it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Verdict {
-    /// As it should be.
-    Good,
-    /// Works, with less than could be had.
-    Warning,
-    /// Does not work.
-    Bad,
-}
-
-/// One thing that was checked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Finding {
-    /// What was looked at, in a few words that stay the same: `capability`, `sch_netem`, `interface` …
-    pub what: String,
-    /// How good it is.
-    pub verdict: Verdict,
-    /// What was found.
-    pub found: String,
-    /// What to do about it, where something is to be done.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub way_out: Option<String>,
-}
-
-/// What there is and what is missing for a loss here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Checked {
-    /// The worst of the findings.
-    pub verdict: Verdict,
-    /// One by one.
-    pub findings: Vec<Finding>,
-}
-
-/// The agent that works here, and how it goes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Status {
-    /// Who it is; none where no agent works here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub holder: Option<Holder>,
-    /// What it put in place; none before that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub applied: Option<Applied>,
-    /// How that goes now; none before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub now: Option<Heartbeat>,
-}
-
-/// No agent works here any more.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Stopped {
-    /// The one that worked here; none where there was none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub holder: Option<Holder>,
-    /// How it ended; none where there was none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exit: Option<ExitCode>,
-}
-
-/// Nothing of a dead agent is here any more.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Cleaned {
-    /// What was taken away, in words; empty where nothing was there.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub removed: Vec<String>,
 }
 
 /// The loss is in place.
@@ -302,9 +162,6 @@ pub struct Applied {
     /// What that really loses, where it is another thing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted: Option<Predicted>,
-    /// Which packets the loss is kept to.
-    #[serde(default, skip_serializing_if = "Filtered::is_empty")]
-    pub filtered: Filtered,
     /// What a person should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -333,9 +190,6 @@ pub struct Heartbeat {
     /// What is not as it was applied, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
-    /// What was not as it was applied and has been put right since, in words.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub repaired: Vec<String>,
     /// What a person should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -365,10 +219,6 @@ pub enum Cause {
     Sighup,
     /// SIGQUIT: Ctrl-\.
     Sigquit,
-    /// `netloss-agent stop` asked for it.
-    Stopped,
-    /// The interface was deleted or renamed.
-    InterfaceLost,
 }
 
 /// The loss has ended and is verified to be gone.
@@ -398,9 +248,6 @@ pub struct Removed {
     /// What somebody else had changed when the removal began, in words; none where everything was as applied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
-    /// What was not as it was applied and was put right, in words.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub repaired: Vec<String>,
     /// What a person should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -492,38 +339,27 @@ impl Record {
                 shorten(&mut failed.left, bytes);
             }
             Event::Removed(removed) => {
-                [&mut removed.drift, &mut removed.repaired, &mut removed.warnings].into_iter().for_each(|words| shorten(words, bytes));
+                for words in [&mut removed.drift, &mut removed.warnings] {
+                    shorten(words, bytes);
+                }
             }
             Event::Heartbeat(heartbeat) => shorten_heartbeat(heartbeat, bytes),
             Event::Applied(applied) => shorten_applied(applied, bytes),
-            Event::Planned(planned) => {
-                let Filtered { targets, spared } = &mut planned.filtered;
-                [targets, spared, &mut planned.steps, &mut planned.warnings].into_iter().for_each(|words| shorten(words, bytes));
-            }
-            Event::Checked(checked) => {
-                for finding in &mut checked.findings {
-                    truncate(&mut finding.found, bytes / 4);
-                    finding.way_out.iter_mut().for_each(|way_out| truncate(way_out, bytes / 4));
-                }
-            }
-            Event::Status(status) => {
-                status.applied.iter_mut().for_each(|applied| shorten_applied(applied, bytes / 2));
-                status.now.iter_mut().for_each(|heartbeat| shorten_heartbeat(heartbeat, bytes / 2));
-            }
-            Event::Stopped(_) => {}
-            Event::Cleaned(cleaned) => shorten(&mut cleaned.removed, bytes),
         }
         short
     }
 }
 
 fn shorten_applied(applied: &mut Applied, bytes: usize) {
-    let Filtered { targets, spared } = &mut applied.filtered;
-    [targets, spared, &mut applied.leftovers_removed, &mut applied.warnings].into_iter().for_each(|words| shorten(words, bytes));
+    for words in [&mut applied.leftovers_removed, &mut applied.warnings] {
+        shorten(words, bytes);
+    }
 }
 
 fn shorten_heartbeat(heartbeat: &mut Heartbeat, bytes: usize) {
-    [&mut heartbeat.drift, &mut heartbeat.repaired, &mut heartbeat.warnings].into_iter().for_each(|words| shorten(words, bytes));
+    for words in [&mut heartbeat.drift, &mut heartbeat.warnings] {
+        shorten(words, bytes);
+    }
 }
 
 /// At most `bytes` in all, and the number of entries left out.

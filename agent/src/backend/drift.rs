@@ -38,7 +38,7 @@ pub(super) fn ifb_drift(snapshot: &Snapshot, target: &Target) -> Vec<String> {
     let Some(ifb) = snapshot.ifb() else { return vec![format!("the interface {} is gone", marks::IFB)] };
     let down = (!ifb.up).then(|| format!("the interface {} is down: everything that {} receives is lost", marks::IFB, target.link.name));
     let root = root_drift(snapshot, ifb, QDISC_NETEM, |handle| handle == marks::INGRESS_NETEM);
-    let netem = root.or_else(|| netem_drift(snapshot.ingress_netem(), marks::IFB, &target.netem));
+    let netem = root.or_else(|| netem_drift(snapshot.ingress_netem(), marks::IFB, &target.ingress_netem()));
     down.into_iter().chain(netem).collect()
 }
 

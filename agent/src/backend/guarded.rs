@@ -61,7 +61,7 @@ pub fn application(snapshot: &Snapshot, target: &Target) -> Result<Vec<Step>, Re
     let mut steps = Vec::new();
     if direction.ingress() {
         free_ifb(snapshot)?;
-        steps.extend(super::ifb(netem));
+        steps.extend(super::ifb(target));
     }
     if direction.egress() {
         free_root(snapshot, link)?;

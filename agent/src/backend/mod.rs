@@ -23,8 +23,16 @@ pub struct Target {
     pub link: Link,
     /// Which way packets are lost.
     pub direction: Direction,
-    /// How they are lost, in each direction.
+    /// How they are lost when they are sent.
     pub netem: Netem,
+}
+
+impl Target {
+    /// How packets are lost when they are received.
+    #[must_use]
+    pub fn ingress_netem(&self) -> Netem {
+        self.netem.reseeded()
+    }
 }
 
 /// An interface, as far as it is known when a plan is made.
@@ -171,8 +179,8 @@ pub enum Refusal {
 }
 
 /// The ifb with its loss, to which nothing leads yet.
-fn ifb(netem: &Netem) -> [Step; 2] {
-    let netem = Step::AddNetem { device: Device::Ifb, parent: ROOT, handle: marks::INGRESS_NETEM, netem: netem.clone() };
+fn ifb(target: &Target) -> [Step; 2] {
+    let netem = Step::AddNetem { device: Device::Ifb, parent: ROOT, handle: marks::INGRESS_NETEM, netem: target.ingress_netem() };
     [Step::CreateIfb, netem]
 }
 

@@ -35,7 +35,7 @@ pub fn application(snapshot: &Snapshot, target: &Target) -> Result<Vec<Step>, Re
             });
         }
         // The loss is ready before the redirect leads to it, and a redirect never leads to an ifb that is not there: that would be 100 %.
-        steps.extend(super::ifb(netem));
+        steps.extend(super::ifb(target));
         let priority = if hook.is_none() {
             steps.push(Step::AddIngress { device: Device::of(link) });
             marks::REDIRECT_OWN_QDISC

@@ -1,17 +1,22 @@
 use super::*;
 use crate::{
     backend::removal,
-    netem::{Netem, Probability},
+    netem::Netem,
     netlink::{Filter, Handle, INGRESS_PARENT, Link, QDISC_CLSACT, QDISC_INGRESS, QDISC_PRIO, Qdisc},
 };
-use netloss_contract::Direction;
+use netloss_contract::{Correlation, Direction, LossModel};
 use proptest::{collection, prelude::*, sample};
 
 const ETH0: u32 = 2;
 const NL_IN: u32 = 7;
 
+fn losing(percent: f64) -> Netem {
+    let model = LossModel::Random { loss_percentage: percent.try_into().unwrap(), correlation: Correlation::default() };
+    Netem::of(&model, None)
+}
+
 fn netem() -> Netem {
-    Netem::random_loss(Probability::from_percent(10.0), Probability(0))
+    losing(10.0)
 }
 
 fn eth0() -> Link {
@@ -171,7 +176,7 @@ fn each_drift_is_named() {
         ("netem qdisc of eth0 is gone", |snapshot| snapshot.qdiscs[0] = root(ETH0, "noqueue", Handle::default())),
         ("netem qdisc of nl-in was replaced by fq 8001:", |snapshot| snapshot.qdiscs[1] = root(NL_IN, "fq", Handle::of_major(0x8001))),
         ("loses 20.000 % and not 10.000 %", |snapshot| {
-            snapshot.qdiscs[0].netem = Some(Netem::random_loss(Probability::from_percent(20.0), Probability(0)));
+            snapshot.qdiscs[0].netem = Some(losing(20.0));
         }),
         ("the redirect of what eth0 receives is gone", |snapshot| snapshot.filters.clear()),
         ("does not lead to nl-in", |snapshot| snapshot.filters[0].redirects_to = Some(99)),

@@ -72,6 +72,8 @@ pub struct Qdisc {
     pub netem: Option<Netem>,
     /// Packets dropped, modulo 2³².
     pub drops: u32,
+    /// Packets that wait in it.
+    pub waiting: u32,
 }
 
 impl Qdisc {
@@ -95,8 +97,9 @@ impl Qdisc {
                 TcAttribute::Kind(kind) => qdisc.kind.clone_from(kind),
                 TcAttribute::Options(parsed) => options = parsed,
                 TcAttribute::Stats2(stats) => {
-                    qdisc.drops =
-                        stats.iter().find_map(|stat| if let TcStats2::Queue(queue) = stat { Some(queue.drops) } else { None }).unwrap_or(0);
+                    for queue in stats.iter().filter_map(|stat| if let TcStats2::Queue(queue) = stat { Some(queue) } else { None }) {
+                        (qdisc.drops, qdisc.waiting) = (queue.drops, queue.qlen);
+                    }
                 }
                 _ => {}
             }

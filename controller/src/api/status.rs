@@ -233,7 +233,7 @@ pub struct ObservedTraffic {
 
 impl From<Traffic> for ObservedTraffic {
     fn from(traffic: Traffic) -> Self {
-        let loss_percentage = traffic.observed_percentage().map(|percent| (percent * 100.0).round() / 100.0);
+        let loss_percentage = traffic.observed_percentage.map(|percent| (percent * 100.0).round() / 100.0);
         Self { packets: traffic.packets, dropped: traffic.dropped, loss_percentage }
     }
 }

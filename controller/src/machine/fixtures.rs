@@ -6,7 +6,9 @@ use crate::{
     targets::Target,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_contract::{Asked, Backend, Cause, Correlation, Direction, Event, Heartbeat, PerDirection, Removed, SCHEMA, Traffic};
+use netloss_contract::{
+    Asked, Backend, Cause, Correlation, Direction, Event, Heartbeat, LossModel, PerDirection, Removed, SCHEMA, Traffic,
+};
 
 /// A pod that is planned, in the first run of the experiment `uid`.
 pub(crate) fn entry() -> PodStatus {
@@ -44,7 +46,8 @@ pub(crate) fn record(event: Event) -> Record {
 }
 
 fn asked() -> Asked {
-    Asked { loss_percentage: 10.0.try_into().unwrap(), correlation: Correlation::default(), direction: Direction::Both }
+    let model = LossModel::Random { loss_percentage: 10.0.try_into().unwrap(), correlation: Correlation::default() };
+    Asked { model, direction: Direction::Both, seed: None }
 }
 
 pub(crate) fn applied() -> Event {
@@ -58,8 +61,10 @@ pub(crate) fn applied() -> Event {
         unguarded: true,
         guard: None,
         asked: asked(),
+        predicted: None,
         ends_at: at(70),
         leftovers_removed: Vec::new(),
+        warnings: vec![],
     })
 }
 
@@ -67,11 +72,12 @@ pub(crate) fn heartbeat() -> Event {
     Event::Heartbeat(Heartbeat {
         elapsed_seconds: 10.0,
         remaining_seconds: 20.0,
-        traffic: PerDirection { egress: Some(Traffic { packets: 100, dropped: 9 }), ingress: None },
+        traffic: PerDirection { egress: Some(Traffic::new(100, 9, 10.0)), ingress: None },
         intact: true,
         kept: None,
         drift: Vec::new(),
         lines_dropped: 0,
+        warnings: vec![],
     })
 }
 
@@ -81,12 +87,14 @@ pub(crate) fn removed() -> Event {
         interface: "eth0".to_owned(),
         backend: Backend::Tc,
         asked: asked(),
+        predicted: None,
         applied_at: at(10),
         elapsed_seconds: 30.0,
-        traffic: PerDirection { egress: Some(Traffic { packets: 1000, dropped: 98 }), ingress: None },
+        traffic: PerDirection { egress: Some(Traffic::new(1000, 98, 10.0)), ingress: None },
         kept: None,
         drift: Vec::new(),
         lines_dropped: 0,
+        warnings: vec![],
     })
 }
 

@@ -8,7 +8,7 @@ use crate::{
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_contract::{BackendChoice, Correlation, HeartbeatInterval, LossPercentage, RunArgs, RunId, Ttl, container_name};
+use netloss_contract::{BackendChoice, Correlation, HeartbeatInterval, LossModel, LossPercentage, RunArgs, RunId, Ttl, container_name};
 use std::time::Duration;
 
 /// How often an agent reports.
@@ -122,9 +122,9 @@ fn freeze(experiment: &Experiment<'_>, request: &Request, target: &Target, now: 
     const ATTEMPT: u32 = 1;
     let deadline = deadline(now, settings.start_timeout + request.ttl.duration());
     let args = RunArgs {
-        loss: request.loss,
-        correlation: request.correlation,
+        model: LossModel::Random { loss_percentage: request.loss, correlation: request.correlation },
         direction: experiment.spec.direction,
+        seed: None,
         ttl: request.ttl,
         deadline: Some(deadline),
         run: Some(request.run_id.clone()),

@@ -211,7 +211,7 @@ fn every_end_has_an_outcome_and_a_reason() {
     let degraded = || match removed() {
         Event::Removed(mut removed) => {
             removed.backend = Backend::Guarded;
-            removed.kept = Some(Kept { armed_seconds: 20.0, lapses: 2, trouble: None });
+            removed.kept = Some(Kept { armed_seconds: 20.0, lapses: 2, degraded: true, trouble: None });
             Some(Event::Removed(removed))
         }
         _ => None,

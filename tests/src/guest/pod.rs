@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{Counted, Namespace, PATIENCE, traffic};
 
@@ -89,7 +89,28 @@ impl Pod {
     ///
     /// If counting itself goes wrong, so that the numbers would say nothing about loss.
     pub fn send(&self, way: Way, packets: u32) -> Result<Counted> {
+        Counted::of(&self.trace(way, packets)?)
+    }
+
+    /// Sends numbered packets over IPv4 and sees which of them arrive, in the order in which they were sent.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pod::send`].
+    pub fn trace(&self, way: Way, packets: u32) -> Result<Vec<bool>> {
         self.send_to(way, IPV4, packets)
+    }
+
+    /// Switches IPv6 off at both ends, with which go the packets that nobody sent: router solicitations, multicast reports.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn silence(&self) -> Result<()> {
+        for namespace in [&self.pod, &self.peer] {
+            namespace.run(|| std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").context("cannot switch IPv6 off"))?;
+        }
+        Ok(())
     }
 
     /// The same over IPv6.
@@ -98,10 +119,10 @@ impl Pod {
     ///
     /// As [`Pod::send`].
     pub fn send_ipv6(&self, way: Way, packets: u32) -> Result<Counted> {
-        self.send_to(way, IPV6, packets)
+        Counted::of(&self.send_to(way, IPV6, packets)?)
     }
 
-    fn send_to(&self, way: Way, addresses: [&str; 2], packets: u32) -> Result<Counted> {
+    fn send_to(&self, way: Way, addresses: [&str; 2], packets: u32) -> Result<Vec<bool>> {
         let [pod, peer]: [IpAddr; 2] = [addresses[0].parse()?, addresses[1].parse()?];
         match way {
             Way::Out => traffic::send((&self.pod, pod), (&self.peer, peer), packets),

@@ -9,6 +9,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::{Namespace, PATIENCE};
 
+/// Which of the packets arrived, in the order in which they were sent.
+pub(super) type Trace = Vec<bool>;
+
 /// What came of sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counted {
@@ -16,6 +19,13 @@ pub struct Counted {
     pub sent: u32,
     /// Packets that did not arrive.
     pub lost: u32,
+}
+
+impl Counted {
+    pub(super) fn of(trace: &[bool]) -> Result<Self> {
+        let lost = trace.iter().filter(|arrived| !**arrived).count();
+        Ok(Self { sent: trace.len().try_into()?, lost: lost.try_into()? })
+    }
 }
 
 /// So many packets fit into the receiver's buffer many times over.
@@ -27,11 +37,11 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// The number of the packets that only say: all before have passed.
 const MARKER: u32 = u32::MAX;
 
-/// Sends packets to the receiver and counts those that did not arrive.
+/// Sends packets to the receiver and sees which of them arrive.
 ///
 /// The end is known by markers, sent until one gets through: packets do not overtake each other here, so what has not
 /// arrived before a marker never will. No time is measured.
-pub(super) fn send(from: (&Namespace, IpAddr), to: (&Namespace, IpAddr), packets: u32) -> Result<Counted> {
+pub(super) fn send(from: (&Namespace, IpAddr), to: (&Namespace, IpAddr), packets: u32) -> Result<Trace> {
     let sender = from.0.run(|| UdpSocket::bind((from.1, 0)).context("cannot open the sender's socket"))?;
     let socket = to.0.run(|| UdpSocket::bind((to.1, 0)).context("cannot open the receiver's socket"))?;
     setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).context("cannot enlarge the receive buffer")?;
@@ -53,8 +63,7 @@ pub(super) fn send(from: (&Namespace, IpAddr), to: (&Namespace, IpAddr), packets
     }
     let overflows = receive_buffer_overflows(to.0)? - overflows;
     ensure!(overflows == 0, "{overflows} packets overflowed the receiver's buffer, which is no loss on the way");
-    let arrived = receiver.arrived.iter().filter(|arrived| **arrived).count();
-    Ok(Counted { sent: packets, lost: packets - u32::try_from(arrived)? })
+    Ok(receiver.arrived)
 }
 
 struct Receiver {

@@ -4,7 +4,9 @@ use crate::world::World;
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use netloss_contract::{Applied, Asked, Backend, Cause, Direction, Event, PerDirection, Record, Removed, SCHEMA, Traffic};
+use netloss_contract::{
+    Applied, Asked, Backend, Cause, Correlation, Direction, Event, LossModel, PerDirection, Record, Removed, SCHEMA, Traffic,
+};
 use netloss_controller::api::PodStatus;
 use serde_json::{Value, json};
 
@@ -68,8 +70,10 @@ impl World {
                 unguarded: true,
                 guard: None,
                 asked: asked(),
+                predicted: None,
                 ends_at: self.at(35),
                 leftovers_removed: Vec::new(),
+                warnings: vec![],
             }),
         )
     }
@@ -83,15 +87,14 @@ impl World {
                 interface: "eth0".to_owned(),
                 backend: Backend::Tc,
                 asked: asked(),
+                predicted: None,
                 applied_at: self.at(5),
                 elapsed_seconds: 30.0,
-                traffic: PerDirection {
-                    egress: Some(Traffic { packets: 1000, dropped: 98 }),
-                    ingress: Some(Traffic { packets: 800, dropped: 84 }),
-                },
+                traffic: PerDirection { egress: Some(Traffic::new(1000, 98, 10.0)), ingress: Some(Traffic::new(800, 84, 10.0)) },
                 kept: None,
                 drift: Vec::new(),
                 lines_dropped: 0,
+                warnings: vec![],
             }),
         )
     }
@@ -102,7 +105,8 @@ impl World {
 }
 
 fn asked() -> Asked {
-    Asked { loss_percentage: 10.0.try_into().unwrap(), correlation: 0.0.try_into().unwrap(), direction: Direction::Both }
+    let model = LossModel::Random { loss_percentage: 10.0.try_into().unwrap(), correlation: Correlation::default() };
+    Asked { model, direction: Direction::Both, seed: None }
 }
 
 /// The name of the run, as the agent was given it.

@@ -11,6 +11,7 @@ mod host_network;
 mod interface;
 mod leftovers;
 mod loss;
+mod models;
 mod restoring;
 
 use anyhow::{Context, Result, ensure};
