@@ -183,7 +183,9 @@ impl LossModel {
             Self::Random { correlation, .. } if correlation.is_none() => None,
             Self::Random { loss_percentage, correlation } => {
                 let loss = predict::correlated(loss_percentage.percent() / 100.0, correlation.percent() / 100.0);
-                Some(Predicted { loss_percentage: percent(loss), mean_burst: None })
+                // Far below the threshold the cells of the distribution say nothing any more.
+                let ten_thousandths = (percent(loss) * 1e4).round() / 1e4;
+                Some(Predicted { loss_percentage: ten_thousandths, mean_burst: None })
             }
             Self::Gilbert { loss_percentage, mean_burst } => {
                 Some(Predicted { loss_percentage: loss_percentage.percent(), mean_burst: Some(mean_burst.packets()) })
