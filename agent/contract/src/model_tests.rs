@@ -134,7 +134,7 @@ fn the_documented_table_is_what_is_predicted() {
     let mut table = String::new();
     for asked in ["1", "5", "10", "20", "40"] {
         let rate = |correlation: &str| predicted(&format!("--loss {asked} --correlation {correlation}")).loss_percentage;
-        table += &format!("| {asked} | {} | {} | {} |\n", rate("10"), rate("25"), rate("50"));
+        table.push_str(&format!("| {asked} | {} | {} | {} |\n", rate("10"), rate("25"), rate("50")));
     }
     let document = include_str!("../../../docs/AGENT.md");
     assert!(document.contains(&table), "docs/AGENT.md does not have\n{table}");
