@@ -89,11 +89,11 @@ mod tests {
     }
 
     fn v4(ifindex: u32, metric: u32) -> DefaultRoute {
-        DefaultRoute { ifindex, metric, v6: false }
+        DefaultRoute { ifindex, metric, v6: false, gateway: None }
     }
 
     fn v6(ifindex: u32, metric: u32) -> DefaultRoute {
-        DefaultRoute { ifindex, metric, v6: true }
+        DefaultRoute { ifindex, metric, v6: true, gateway: None }
     }
 
     fn chosen(links: &[Link], routes: &[DefaultRoute]) -> String {

@@ -3,7 +3,7 @@
 //! ```text
 //! main ─ cli ─ run ─┬─ signals, clock, lock      when it ends, and that there is one
 //!                   ├─ snapshot ── netlink/*     what the kernel shows
-//!                   ├─ host, interface           whether and where (pure)
+//!                   ├─ host, interface, ends     whether, where and to whom (pure)
 //!                   ├─ backend/* ── netem, marks what to do, to expect and to take away (pure)
 //!                   ├─ placement ─┬ apply        the one place that changes the kernel
 //!                   │             └ guard, nft/* the lease that the kernel itself ends, in a thread of its own
@@ -18,6 +18,7 @@ pub mod apply;
 pub mod backend;
 pub mod cli;
 pub mod clock;
+pub mod ends;
 pub mod guard;
 pub mod host;
 pub mod interface;

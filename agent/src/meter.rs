@@ -1,7 +1,7 @@
 //! What the loss has done so far, counted from the moment that it was in place. Pure.
 //!
-//! The number of packets that met the loss is that of the packets that left the interface plus those that netem dropped: netem's own
-//! "sent" counts segments where "dropped" counts packets.
+//! The number of packets that met the loss is what the guard's rules have counted; where there is no guard, that of the packets that left
+//! the interface plus those that netem dropped. netem's own "sent" counts segments where "dropped" counts packets.
 
 use crate::{backend::Target, netem::Netem, netlink::Qdisc, snapshot::Snapshot};
 use netloss_contract::{PerDirection, Traffic};
@@ -25,29 +25,38 @@ pub struct Meter {
 /// What the kernel's counters of one direction show.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
-    passed: u64,
+    met: Met,
     dropped: u32,
+}
+
+/// How the packets that met the loss are counted.
+#[derive(Debug, Clone, Copy)]
+enum Met {
+    /// As those that passed it, dropped ones left out.
+    Passed(u64),
+    /// All of them.
+    All(u64),
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Gauge {
     last: Reading,
-    passed: u64,
+    packets: u64,
     dropped: u64,
 }
 
 impl Meter {
-    /// Counts from what `snapshot` shows. `expected` is the rate that the counts are held against, in percent.
+    /// Counts from what `snapshot` shows and a guard's rules have `counted`. `expected` is the rate that the counts are held against, in percent.
     #[must_use]
-    pub fn start(snapshot: &Snapshot, target: &Target, expected: f64) -> Self {
-        let gauge = |reading: Option<Reading>| reading.map(|last| Gauge { last, passed: 0, dropped: 0 });
-        let (egress, ingress) = readings(snapshot, target);
+    pub fn start(snapshot: &Snapshot, counted: Option<PerDirection<u64>>, target: &Target, expected: f64) -> Self {
+        let gauge = |reading: Option<Reading>| reading.map(|last| Gauge { last, packets: 0, dropped: 0 });
+        let [egress, ingress] = readings(snapshot, counted, target);
         Self { egress: gauge(egress), ingress: gauge(ingress), target: target.clone(), expected, full: BTreeMap::new() }
     }
 
     /// Adds what has come since. Counters that cannot be read now count nothing.
-    pub fn update(&mut self, snapshot: &Snapshot) {
-        let (egress, ingress) = readings(snapshot, &self.target);
+    pub fn update(&mut self, snapshot: &Snapshot, counted: Option<PerDirection<u64>>) {
+        let [egress, ingress] = readings(snapshot, counted, &self.target);
         for (gauge, reading) in [(&mut self.egress, egress), (&mut self.ingress, ingress)] {
             if let (Some(gauge), Some(reading)) = (gauge, reading) {
                 gauge.advance(reading);
@@ -75,17 +84,23 @@ impl Meter {
     /// The counts.
     #[must_use]
     pub fn traffic(&self) -> PerDirection<Traffic> {
-        let traffic = |gauge: Gauge| Traffic::new(gauge.passed + gauge.dropped, gauge.dropped, self.expected);
+        let traffic = |gauge: Gauge| Traffic::new(gauge.packets, gauge.dropped, self.expected);
         PerDirection { egress: self.egress.map(traffic), ingress: self.ingress.map(traffic) }
     }
 }
 
 impl Gauge {
     fn advance(&mut self, now: Reading) {
-        self.passed += now.passed.saturating_sub(self.last.passed);
         // 32 bits wide in the kernel, so it wraps. Half of that between two looks is none: somebody made the qdisc anew.
         let since = now.dropped.wrapping_sub(self.last.dropped);
-        self.dropped += u64::from(if since <= u32::MAX / 2 { since } else { now.dropped });
+        let dropped = u64::from(if since <= u32::MAX / 2 { since } else { now.dropped });
+        self.dropped += dropped;
+        self.packets += match (now.met, self.last.met) {
+            (Met::Passed(now), Met::Passed(last)) => now.saturating_sub(last) + dropped,
+            (Met::All(now), Met::All(last)) => now.saturating_sub(last),
+            // The way of counting does not change during a run.
+            _ => dropped,
+        };
         self.last = now;
     }
 }
@@ -98,13 +113,17 @@ fn netems<'a>(snapshot: &'a Snapshot, target: &Target) -> [Option<&'a Qdisc>; 2]
 }
 
 /// Of egress and ingress.
-fn readings(snapshot: &Snapshot, target: &Target) -> (Option<Reading>, Option<Reading>) {
-    let reading = |netem: &Qdisc| {
-        let link = snapshot.link(netem.ifindex)?;
-        Some(Reading { passed: link.tx_packets, dropped: netem.drops })
-    };
-    let [egress, ingress] = netems(snapshot, target).map(|netem| netem.and_then(reading));
-    (egress, ingress)
+fn readings(snapshot: &Snapshot, counted: Option<PerDirection<u64>>, target: &Target) -> [Option<Reading>; 2] {
+    let [egress, ingress] = netems(snapshot, target);
+    let counted = counted.unwrap_or_default();
+    [(egress, counted.egress), (ingress, counted.ingress)].map(|(netem, counted)| {
+        let netem = netem?;
+        let met = match counted {
+            Some(all) => Met::All(all),
+            None => Met::Passed(snapshot.link(netem.ifindex)?.tx_packets),
+        };
+        Some(Reading { met, dropped: netem.drops })
+    })
 }
 
 #[cfg(test)]
@@ -113,6 +132,7 @@ mod tests {
     use crate::{
         marks,
         netlink::{Link, ROOT},
+        nft::Ends,
     };
     use netloss_contract::Direction;
 
@@ -124,37 +144,42 @@ mod tests {
     }
 
     fn meter(start: &Snapshot) -> Meter {
-        Meter::start(start, &Target { link: start.links[0].clone(), direction: Direction::Egress, netem: Netem::default() }, 10.0)
+        Meter::start(
+            start,
+            None,
+            &Target { link: start.links[0].clone(), direction: Direction::Egress, netem: Netem::default(), ends: Ends::default() },
+            10.0,
+        )
     }
 
     #[test]
     fn what_was_there_before_does_not_count() {
         let mut meter = meter(&snapshot(1000, 0));
-        meter.update(&snapshot(1090, 10));
+        meter.update(&snapshot(1090, 10), None);
         assert_eq!(meter.traffic(), PerDirection { egress: Some(Traffic::new(100, 10, 10.0)), ingress: None });
     }
 
     #[test]
     fn a_counter_that_wraps_goes_on() {
         let mut meter = meter(&snapshot(0, u32::MAX - 4));
-        meter.update(&snapshot(0, 5));
-        meter.update(&snapshot(0, 6));
+        meter.update(&snapshot(0, 5), None);
+        meter.update(&snapshot(0, 6), None);
         assert_eq!(meter.traffic().egress, Some(Traffic::new(11, 11, 10.0)));
     }
 
     #[test]
     fn a_qdisc_that_was_made_anew_counts_from_zero() {
         let mut meter = meter(&snapshot(0, 0));
-        meter.update(&snapshot(0, 100));
-        meter.update(&snapshot(0, 3));
+        meter.update(&snapshot(0, 100), None);
+        meter.update(&snapshot(0, 3), None);
         assert_eq!(meter.traffic().egress, Some(Traffic::new(103, 103, 10.0)));
     }
 
     #[test]
     fn what_cannot_be_read_counts_nothing() {
         let mut meter = meter(&snapshot(0, 0));
-        meter.update(&snapshot(10, 1));
-        meter.update(&Snapshot::default());
+        meter.update(&snapshot(10, 1), None);
+        meter.update(&Snapshot::default(), None);
         assert_eq!(meter.traffic().egress, Some(Traffic::new(11, 1, 10.0)));
     }
 
@@ -166,10 +191,21 @@ mod tests {
             snapshot.qdiscs[0].waiting = waiting;
             snapshot
         };
-        meter.update(&with(8999));
+        meter.update(&with(8999), None);
         assert_eq!(meter.warnings(), Vec::<String>::new());
-        meter.update(&with(9500));
-        meter.update(&with(9100));
+        meter.update(&with(9500), None);
+        meter.update(&with(9100), None);
         assert!(meter.warnings()[0].starts_with("up to 9500 packets waited in the netem of eth0"), "{:?}", meter.warnings());
+    }
+
+    #[test]
+    fn a_guards_rules_count_what_met_the_loss() {
+        let counted = |packets| Some(PerDirection { egress: Some(packets), ingress: None });
+        let start = snapshot(1000, 0);
+        let target = Target { link: start.links[0].clone(), direction: Direction::Egress, netem: Netem::default(), ends: Ends::default() };
+        let mut meter = Meter::start(&start, counted(500), &target, 10.0);
+        // 9000 others were spared.
+        meter.update(&snapshot(11_000, 100), counted(1500));
+        assert_eq!(meter.traffic().egress, Some(Traffic::new(1000, 100, 10.0)));
     }
 }

@@ -11,10 +11,10 @@ use crate::{
     guard::{self, Account, Guard},
     marks,
     netlink::{self, Netlink, Qdisc},
-    nft::{self, EgressHook, Socket},
+    nft::{self, EgressHook, Ends, Ruleset, Socket},
     snapshot::Snapshot,
 };
-use netloss_contract::{Backend, BackendChoice};
+use netloss_contract::{Backend, BackendChoice, PerDirection};
 
 /// What is going to be done. Nothing has been changed yet.
 #[derive(Debug)]
@@ -36,6 +36,11 @@ pub enum NoPlan {
         "--backend guarded does not work here ({0}): ask for --backend tc, whose loss stays when the agent is killed, or use another node"
     )]
     NoGuard(String),
+    /// Filters were asked for, which are the guard's, and the kernel cannot do it.
+    #[error(
+        "filters need the guarded backend, which does not work here ({0}): leave --target and the --spare arguments out, or use another node"
+    )]
+    NoFilters(String),
 }
 
 /// Why the loss could not be brought.
@@ -69,6 +74,7 @@ impl Plan {
             BackendChoice::Auto | BackendChoice::Guarded => match probe(&target) {
                 Ok((socket, variant)) => (Some((socket, variant)), format!("works here: {}", variant.describe())),
                 Err(why) if choice == BackendChoice::Guarded => return Err(NoPlan::NoGuard(why)),
+                Err(why) if target.ends != Ends::default() => return Err(NoPlan::NoFilters(why)),
                 Err(why) => (None, format!("the guarded backend does not work here ({why})")),
             },
         };
@@ -105,7 +111,11 @@ impl Plan {
         let limit = limit();
         let guard = match guard {
             None => None,
-            Some((socket, variant, ruleset)) => Some((Guard::arm(socket, ruleset, limit).map_err(NotBrought::Guard)?, variant)),
+            Some((socket, variant, ruleset)) => {
+                let counters = Counters { socket: Socket::open().map_err(NotBrought::Guard)?, ruleset: ruleset.clone() };
+                let guard = Guard::arm(socket, ruleset, limit).map_err(NotBrought::Guard)?;
+                Some(Guarded { guard, variant, counters })
+            }
         };
         let placement = Placement { target: self.target, guard };
         let after = Snapshot::take(netlink).await.map_err(NotBrought::Unreadable)?;
@@ -123,7 +133,21 @@ impl Plan {
 #[derive(Debug)]
 pub struct Placement {
     target: Target,
-    guard: Option<(Guard, Variant)>,
+    guard: Option<Guarded>,
+}
+
+#[derive(Debug)]
+struct Guarded {
+    guard: Guard,
+    variant: Variant,
+    counters: Counters,
+}
+
+/// The counters of the guard's rules, read over a socket that the lease does not wait for.
+#[derive(Debug)]
+struct Counters {
+    socket: Socket,
+    ruleset: Ruleset,
 }
 
 impl Placement {
@@ -142,7 +166,7 @@ impl Placement {
     /// What makes the kernel end it, where it does.
     #[must_use]
     pub fn guard(&self) -> Option<netloss_contract::Guard> {
-        let (_, variant) = self.guard.as_ref()?;
+        let Guarded { variant, .. } = self.guard.as_ref()?;
         let lease_seconds = u32::try_from(guard::LEASE.as_secs()).unwrap_or(u32::MAX);
         let only_ip_egress = self.target.direction.egress() && variant.hook == EgressHook::Postrouting;
         Some(netloss_contract::Guard { ends_with_agent: variant.owned, lease_seconds, only_ip_egress })
@@ -151,13 +175,19 @@ impl Placement {
     /// How well the lease has been kept, where there is one.
     #[must_use]
     pub fn account(&self) -> Option<Account> {
-        self.guard.as_ref().map(|(guard, _)| guard.account())
+        self.guard.as_ref().map(|guarded| guarded.guard.account())
+    }
+
+    /// How many packets met the loss, as the guard's rules have counted them; none where there is no guard, or nothing can be read.
+    pub fn counted(&mut self) -> Option<PerDirection<u64>> {
+        let Counters { socket, ruleset } = &mut self.guard.as_mut()?.counters;
+        socket.counted(ruleset).inspect_err(|error| tracing::warn!(%error, "the guard's counters cannot be read")).ok()
     }
 
     /// What is not as it was brought, in words.
     #[must_use]
     pub fn drift(&self, snapshot: &Snapshot) -> Vec<String> {
-        let Some((guard, _)) = &self.guard else { return tc::drift(snapshot, &self.target) };
+        let Some(Guarded { guard, .. }) = &self.guard else { return tc::drift(snapshot, &self.target) };
         let mut drift = guarded::drift(snapshot, &self.target);
         drift.extend(guard.account().trouble.map(|trouble| format!("the lease could not be renewed: {trouble}")));
         drift
@@ -165,7 +195,7 @@ impl Placement {
 
     /// Ends the loss, so far as a guard does; what is left is for [`apply::remove`]. Returns how the lease was kept.
     pub fn disarm(&mut self) -> Option<Account> {
-        let (guard, _) = self.guard.take()?;
+        let Guarded { guard, .. } = self.guard.take()?;
         let (account, ended) = guard.disarm();
         if let Err(error) = ended {
             tracing::warn!(%error, "the tables were not taken away with the guard");

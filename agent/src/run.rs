@@ -4,6 +4,7 @@ use crate::{
     apply,
     backend::Target,
     clock::{self, Alarms, Limit, Moment, until},
+    ends,
     guard::{self, Account},
     host, interface,
     lock::{Lock, LockError},
@@ -63,6 +64,7 @@ struct Session<'a> {
 }
 
 async fn session(args: &RunArgs, signals: &Signals, reporter: &mut Reporter) -> Result<Removed, Failed> {
+    args.check().map_err(|error| failed(Stage::Start, ExitCode::Usage, error.to_string()))?;
     if let Some(deadline) = args.deadline.filter(|deadline| until(*deadline).is_zero()) {
         let message = format!("the deadline {deadline} has passed (it is {} here), so nothing was changed", clock::now());
         return Err(failed(Stage::Start, ExitCode::DeadlinePassed, message));
@@ -108,7 +110,9 @@ impl<'a> Session<'a> {
             .map_err(|error| failed(Stage::Plan, ExitCode::Refused, error.to_string()))?;
 
         let netem = Netem::of(&args.model, args.seed);
-        let target = Target { link: choice.link, direction: args.direction, netem };
+        let filtered = ends::describe(&args.filters, &routes, choice.link.index);
+        let ends = ends::resolve(&args.filters, &routes, choice.link.index);
+        let target = Target { link: choice.link, direction: args.direction, netem, ends };
         let plan = Plan::make(args.backend, &before, target).map_err(|error| not_planned(&error))?;
         let (made_hook, backend_reason) = (plan.made_hook(), plan.reason().to_owned());
         let brought = plan.bring(&netlink, || Limit::new(Moment::now(), args.ttl, args.deadline)).await;
@@ -116,10 +120,12 @@ impl<'a> Session<'a> {
             Ok(alarms) => Ok((placement, limit, after, alarms)),
             Err(error) => Err(failed(Stage::Apply, ExitCode::Failed, format!("cannot set a timer: {error}"))),
         });
-        let (placement, limit, after, alarms) = match set {
+        let (mut placement, limit, after, alarms) = match set {
             Ok(set) => set,
             Err(failure) => return Err(undo(&netlink, made_hook, failure).await),
         };
+        // Before anybody hears of the loss and begins to count.
+        let meter = Meter::start(&after, placement.counted(), placement.target(), expected(args));
         reporter.report(Event::Applied(Applied {
             agent_version: VERSION.to_owned(),
             kernel: kernel_release(),
@@ -131,11 +137,11 @@ impl<'a> Session<'a> {
             guard: placement.guard(),
             asked: asked(args),
             predicted: args.model.predicted(),
+            filtered,
             warnings: args.model.warning().into_iter().collect(),
             ends_at: limit.at(),
             leftovers_removed,
         }));
-        let meter = Meter::start(&after, placement.target(), expected(args));
         Ok(Self { args, netlink, placement, made_hook, meter, limit, alarms, applied_at: clock::now() })
     }
 
@@ -170,7 +176,7 @@ impl<'a> Session<'a> {
     async fn look(&mut self) -> Vec<String> {
         match Snapshot::take(&self.netlink).await {
             Ok(snapshot) => {
-                self.meter.update(&snapshot);
+                self.meter.update(&snapshot, self.placement.counted());
                 self.placement.drift(&snapshot)
             }
             Err(error) => vec![format!("the kernel's state cannot be read: {error}")],
@@ -241,7 +247,7 @@ async fn undo(netlink: &Netlink, made_hook: Option<u32>, mut failure: Failed) ->
 fn not_planned(error: &NoPlan) -> Failed {
     let exit = match error {
         NoPlan::Refused(_) => ExitCode::Refused,
-        NoPlan::NoGuard(_) => ExitCode::Unsupported,
+        NoPlan::NoGuard(_) | NoPlan::NoFilters(_) => ExitCode::Unsupported,
     };
     failed(Stage::Plan, exit, error.to_string())
 }

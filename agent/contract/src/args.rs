@@ -1,9 +1,10 @@
 //! The arguments of `netloss-agent run`.
 
-use crate::{HeartbeatInterval, LossModel, RunId, Ttl};
+use crate::{Endpoint, HeartbeatInterval, Invalid, LossModel, RunId, Ttl};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// Which way packets are lost, seen from the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
@@ -67,6 +68,46 @@ impl BackendChoice {
     }
 }
 
+/// Which packets are lost, told by their remote end: where they go to, or come from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+#[group(skip)]
+pub struct Filters {
+    /// Lose only packets to and from CIDR[:PORT[-PORT]][/PROTO], such as 10.0.0.0/8:443/tcp, [2001:db8::/32]:80-90 or any:53/udp; repeatable
+    #[arg(long = "target", value_name = "END")]
+    pub targets: Vec<Endpoint>,
+
+    /// Never lose packets to and from these, in the same form, whatever the targets say; repeatable
+    #[arg(long = "spare", value_name = "END")]
+    pub spares: Vec<Endpoint>,
+
+    /// Never lose packets to and from the node, so that the kubelet's probes pass: its addresses, and with them the default gateways
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub spare_node: Vec<IpAddr>,
+
+    /// Never lose ARP and NDP, by which the namespace finds its neighbours
+    #[arg(long)]
+    pub spare_neighbour: bool,
+}
+
+impl Filters {
+    /// How many ends there may be in all: each is a rule or two that every packet meets, in each direction.
+    pub const MAX: usize = 100;
+
+    /// Whether there are none: every packet is lost or not by the model alone.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn to_argv(&self) -> Vec<String> {
+        let mut argv: Vec<String> = self.targets.iter().map(|end| format!("--target={end}")).collect();
+        argv.extend(self.spares.iter().map(|end| format!("--spare={end}")));
+        argv.extend(self.spare_node.iter().map(|address| format!("--spare-node={address}")));
+        argv.extend(self.spare_neighbour.then(|| "--spare-neighbour".to_owned()));
+        argv
+    }
+}
+
 /// What to lose, where, and until when.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct RunArgs {
@@ -81,6 +122,10 @@ pub struct RunArgs {
     /// Seed of netem's random numbers, for losing the same packets again; what is received has the seed N + 1. Needs Linux 6.7
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub seed: Option<u64>,
+
+    /// Which packets, and which not
+    #[command(flatten)]
+    pub filters: Filters,
 
     /// How long the loss lasts once applied: 1s to 168h, such as 90s, 2m or 1h30m
     #[arg(long, value_name = "DURATION")]
@@ -112,6 +157,26 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
+    /// Whether the arguments fit together, beyond what each of them is by itself.
+    ///
+    /// # Errors
+    /// Where they do not: filters with the backend tc, which has none, or more than [`Filters::MAX`].
+    pub fn check(&self) -> Result<(), Invalid> {
+        let Filters { targets, spares, spare_node, .. } = &self.filters;
+        let (count, max) = (targets.len() + spares.len() + spare_node.len(), Filters::MAX);
+        if count > max {
+            return Err(Invalid::new(format!(
+                "--target, --spare and --spare-node name {count} ends in all, and at most {max} are possible: give wider networks"
+            )));
+        }
+        if self.backend == BackendChoice::Tc && !self.filters.is_empty() {
+            return Err(Invalid::new(
+                "--backend tc loses packets whatever their remote end is: leave --target and the --spare arguments out, or ask for --backend guarded",
+            ));
+        }
+        Ok(())
+    }
+
     /// The arguments that [`clap`] reads back to the same value, beginning with the subcommand `run`.
     ///
     /// Every value is written out, defaults too: what a pod's manifest shows is then what happens, whatever the agent's version.
@@ -126,6 +191,7 @@ impl RunArgs {
         ];
         argv.extend(self.model.to_argv());
         argv.extend(self.seed.map(|seed| format!("--seed={seed}")));
+        argv.extend(self.filters.to_argv());
         argv.extend(self.deadline.map(|deadline| format!("--deadline={deadline}")));
         argv.extend(self.run.as_ref().map(|run| format!("--run={run}")));
         argv.extend(self.interface.as_ref().map(|name| format!("--interface={name}")));
@@ -137,9 +203,9 @@ impl RunArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::tests::any_model;
+    use crate::{endpoint::tests::any_endpoint, model::tests::any_model};
     use clap::Parser;
-    use proptest::{option, prelude::*};
+    use proptest::{collection, option, prelude::*};
 
     #[derive(Debug, Parser)]
     enum Command {
@@ -151,9 +217,21 @@ mod tests {
     }
 
     prop_compose! {
+        fn filters()(
+            targets in collection::vec(any_endpoint(), 0..4),
+            spares in collection::vec(any_endpoint(), 0..4),
+            spare_node in collection::vec(any::<IpAddr>(), 0..3),
+            spare_neighbour: bool,
+        ) -> Filters {
+            Filters { targets, spares, spare_node, spare_neighbour }
+        }
+    }
+
+    prop_compose! {
         fn run_args()(
             model in any_model(),
             seed: Option<u64>,
+            filters in filters(),
             direction in prop_oneof![Just(Direction::Egress), Just(Direction::Ingress), Just(Direction::Both)],
             ttl in 1..=Ttl::MAX.as_secs(),
             deadline in option::of(0..=4_000_000_000i64),
@@ -168,6 +246,7 @@ mod tests {
                 model,
                 direction,
                 seed,
+                filters,
                 ttl: seconds(ttl).try_into().unwrap(),
                 deadline: deadline.map(|at| Timestamp::from_second(at).unwrap()),
                 run: run.map(|run| run.parse().unwrap()),
@@ -191,10 +270,23 @@ mod tests {
         let args = parse(&["run", "--loss", "10", "--ttl", "2m"].map(str::to_owned)).unwrap();
         assert_eq!(args.direction, Direction::Both);
         assert_eq!(args.model.to_argv(), ["--model=random", "--loss=10", "--correlation=0"]);
-        assert!(args.seed.is_none());
+        assert!(args.seed.is_none() && args.filters.is_empty());
         assert_eq!(args.backend, BackendChoice::Auto);
         assert_eq!(args.heartbeat.to_string(), "5s");
         assert!(!args.allow_host_network && args.deadline.is_none() && args.run.is_none() && args.interface.is_none());
+    }
+
+    #[test]
+    fn arguments_that_do_not_fit_together_are_refused() {
+        let args =
+            |words: &str| parse(&format!("run --loss 10 --ttl 2m {words}").split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        for filter in ["--target any:53/udp", "--spare 10.0.0.0/8", "--spare-node 192.0.2.1", "--spare-neighbour"] {
+            assert!(args(filter).unwrap().check().is_ok());
+            let error = args(&format!("{filter} --backend tc")).unwrap().check().unwrap_err().to_string();
+            assert!(error.contains("--backend guarded"), "{error}");
+        }
+        let many = "--target 10.0.0.0/8 ".repeat(Filters::MAX + 1);
+        assert!(args(&many).unwrap().check().unwrap_err().to_string().contains("101 ends"));
     }
 
     #[test]
@@ -213,6 +305,9 @@ mod tests {
             ("--deadline", "tomorrow"),
             ("--run", "a b"),
             ("--heartbeat", "2h"),
+            ("--target", "10.0.0.1/8"),
+            ("--spare", "any:80/icmp"),
+            ("--spare-node", "node-1"),
             ("--model", "markov"),
             ("--seed", "-1"),
             ("--seed", "18446744073709551616"),

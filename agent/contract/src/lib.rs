@@ -12,6 +12,7 @@
 
 mod args;
 mod container;
+mod endpoint;
 mod estimate;
 mod exit;
 mod model;
@@ -21,14 +22,16 @@ mod report;
 mod run_id;
 mod span;
 
-pub use args::{BackendChoice, Direction, RunArgs};
+pub use args::{BackendChoice, Direction, Filters, RunArgs};
 pub use container::{CONTAINER_PREFIX, container_name};
+pub use endpoint::{Endpoint, Protocol};
 pub use estimate::{Interval, Traffic, wilson};
 pub use exit::ExitCode;
 pub use model::{LossModel, MeanBurst, Predicted};
 pub use percentage::{Correlation, LossPercentage, Share};
 pub use report::{
-    Applied, Asked, Backend, Cause, Event, Failed, Guard, Heartbeat, Holder, Kept, LINE_LIMIT, PerDirection, Record, Removed, SCHEMA, Stage,
+    Applied, Asked, Backend, Cause, Event, Failed, Filtered, Guard, Heartbeat, Holder, Kept, LINE_LIMIT, PerDirection, Record, Removed,
+    SCHEMA, Stage,
 };
 pub use run_id::RunId;
 pub use span::{HeartbeatInterval, Ttl};

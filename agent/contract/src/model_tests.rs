@@ -1,6 +1,7 @@
 use super::*;
 use clap::Parser;
 use proptest::prelude::*;
+use std::fmt::Write as _;
 
 #[derive(Debug, Parser)]
 struct Line {
@@ -134,7 +135,7 @@ fn the_documented_table_is_what_is_predicted() {
     let mut table = String::new();
     for asked in ["1", "5", "10", "20", "40"] {
         let rate = |correlation: &str| predicted(&format!("--loss {asked} --correlation {correlation}")).loss_percentage;
-        table.push_str(&format!("| {asked} | {} | {} | {} |\n", rate("10"), rate("25"), rate("50")));
+        writeln!(table, "| {asked} | {} | {} | {} |", rate("10"), rate("25"), rate("50")).unwrap();
     }
     let document = include_str!("../../../docs/AGENT.md");
     assert!(document.contains(&table), "docs/AGENT.md does not have\n{table}");

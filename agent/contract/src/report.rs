@@ -135,6 +135,26 @@ pub struct Asked {
     pub seed: Option<u64>,
 }
 
+/// Which packets the loss is kept to, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Filtered {
+    /// Remote ends whose packets alone are lost; empty where all are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
+    /// Remote ends whose packets are never lost, with the reason where they were not named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spared: Vec<String>,
+}
+
+impl Filtered {
+    /// Whether every packet may be lost.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// The loss is in place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -162,6 +182,9 @@ pub struct Applied {
     /// What that really loses, where it is another thing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted: Option<Predicted>,
+    /// Which packets the loss is kept to.
+    #[serde(default, skip_serializing_if = "Filtered::is_empty")]
+    pub filtered: Filtered,
     /// What a person should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -351,7 +374,8 @@ impl Record {
 }
 
 fn shorten_applied(applied: &mut Applied, bytes: usize) {
-    for words in [&mut applied.leftovers_removed, &mut applied.warnings] {
+    let Filtered { targets, spared } = &mut applied.filtered;
+    for words in [targets, spared, &mut applied.leftovers_removed, &mut applied.warnings] {
         shorten(words, bytes);
     }
 }

@@ -57,7 +57,7 @@ fn prio(target: &Target) -> Handle {
 /// # Errors
 /// Where something of others is in the way.
 pub fn application(snapshot: &Snapshot, target: &Target) -> Result<Vec<Step>, Refusal> {
-    let Target { link, direction, netem } = target;
+    let Target { link, direction, netem, .. } = target;
     let mut steps = Vec::new();
     if direction.ingress() {
         free_ifb(snapshot)?;
@@ -82,6 +82,7 @@ pub fn ruleset(target: &Target, variant: Variant, ifb: u32) -> Ruleset {
         interface: link.name.clone(),
         ingress: direction.ingress().then_some(ifb),
         egress: direction.egress().then(|| Egress { hook: variant.hook, class: prio(target).class(PRIO_BANDS) }),
+        ends: target.ends.clone(),
     }
 }
 

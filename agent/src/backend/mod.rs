@@ -11,6 +11,7 @@ use crate::{
     marks,
     netem::Netem,
     netlink::{Handle, Link, Qdisc, ROOT},
+    nft::Ends,
     snapshot::Snapshot,
 };
 use netloss_contract::Direction;
@@ -25,6 +26,8 @@ pub struct Target {
     pub direction: Direction,
     /// How they are lost when they are sent.
     pub netem: Netem,
+    /// Which packets.
+    pub ends: Ends,
 }
 
 impl Target {

@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 /// # Errors
 /// Where something of others is in the way.
 pub fn application(snapshot: &Snapshot, target: &Target) -> Result<Vec<Step>, Refusal> {
-    let Target { link, direction, netem } = target;
+    let Target { link, direction, netem, .. } = target;
     let mut steps = Vec::new();
     if direction.ingress() {
         free_ifb(snapshot)?;

@@ -3,6 +3,7 @@ use crate::{
     backend::removal,
     netem::Netem,
     netlink::{Filter, Handle, INGRESS_PARENT, Link, QDISC_CLSACT, QDISC_INGRESS, QDISC_PRIO, Qdisc},
+    nft::Ends,
 };
 use netloss_contract::{Correlation, Direction, LossModel};
 use proptest::{collection, prelude::*, sample};
@@ -55,7 +56,7 @@ fn lossy() -> Snapshot {
 }
 
 fn target(direction: Direction) -> Target {
-    Target { link: eth0(), direction, netem: netem() }
+    Target { link: eth0(), direction, netem: netem(), ends: Ends::default() }
 }
 
 fn words(steps: &[Step]) -> Vec<String> {

@@ -1,8 +1,9 @@
 //! The expressions that the guard's rules are made of (`include/uapi/linux/netfilter/nf_tables.h`).
 
-use netlink_packet_core::DefaultNla;
+use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_netfilter::nftables::{
-    DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Lookup, Meta, MetaKey, Register,
+    Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Lookup, Meta, MetaKey, Operator, Payload,
+    Register, Verdict, VerdictAttribute,
 };
 
 /// One element of a rule.
@@ -21,9 +22,81 @@ pub(super) fn is_in(set: &str) -> Expression {
     Expressions::Lookup(vec![Lookup::Set(set.to_owned()), Lookup::SourceRegister(Register::Reg1)]).into()
 }
 
+/// The header that bytes are read from (`enum nft_payload_bases`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Header {
+    /// IP's.
+    Network = 1,
+    /// That of TCP, UDP or ICMP; in a fragment that is not the first there is none, and the rule does not match.
+    Transport = 2,
+}
+
+/// Reads bytes of a header.
+pub(super) fn load_bytes(header: Header, offset: u32, length: u32) -> Expression {
+    Expressions::Payload(vec![
+        Payload::DestinationRegister(Register::Reg1),
+        Payload::Base(header as u32),
+        Payload::Offset(offset),
+        Payload::Len(length),
+    ])
+    .into()
+}
+
+/// Keeps only the bits of a mask of what was read.
+pub(super) fn mask(bits: &[u8]) -> Expression {
+    let data = |bytes: Vec<u8>| DataAttribute::Value(bytes);
+    Expressions::Bitwise(vec![
+        Bitwise::SourceRegister(Register::Reg1),
+        Bitwise::DestinationRegister(Register::Reg1),
+        // An address has 16 bytes at most.
+        Bitwise::Length(u32::try_from(bits.len()).unwrap_or(0)),
+        Bitwise::Mask(data(bits.to_vec())),
+        Bitwise::Xor(data(vec![0; bits.len()])),
+    ])
+    .into()
+}
+
+/// Goes on only where what was read compares so, as bytes in network order.
+pub(super) fn compare(operator: Operator, bytes: &[u8]) -> Expression {
+    let data = Cmp::Data(DataAttribute::Value(bytes.to_vec()));
+    Expressions::Cmp(vec![Cmp::SourceRegister(Register::Reg1), Cmp::Op(operator), data]).into()
+}
+
+/// Ends the chain: in ours, whose policy is to accept, the packet goes on its way.
+pub(super) fn leave() -> Expression {
+    let verdict = DataAttribute::Verdict(vec![VerdictAttribute::Code(Verdict::Return)]);
+    // NFT_REG_VERDICT
+    Expressions::Immediate(vec![Immediate::DestinationRegister(Register::Verdict), Immediate::Data(verdict)]).into()
+}
+
+/// Kind of the expression that counts.
+const COUNTER: &str = "counter";
+
+/// `NFTA_COUNTER_PACKETS`.
+const NFTA_COUNTER_PACKETS: u16 = 2;
+
 /// Counts the packets that come here.
 pub(super) fn counter() -> Expression {
-    Expressions::Other { expression_type: "counter".to_owned(), attributes: Vec::new() }.into()
+    Expressions::Other { expression_type: COUNTER.to_owned(), attributes: Vec::new() }.into()
+}
+
+/// The packets that a rule has counted.
+pub(super) fn counted(rule: &[Expression]) -> u64 {
+    let elements = rule.iter().filter_map(|expression| if let ListAttribute::Element(element) = expression { Some(element) } else { None });
+    let counters = elements.flatten().filter_map(|attribute| match attribute {
+        ExpressionAttribute::Data(Expressions::Other { expression_type, attributes }) if expression_type == COUNTER => Some(attributes),
+        _ => None,
+    });
+    counters.flatten().filter(|attribute| attribute.kind() == NFTA_COUNTER_PACKETS).map(number).sum()
+}
+
+/// A 64 bit number in network order; 0 where it is none.
+fn number(attribute: &DefaultNla) -> u64 {
+    let mut bytes = [0; 8];
+    if attribute.value_len() == bytes.len() {
+        attribute.emit_value(&mut bytes);
+    }
+    u64::from_be_bytes(bytes)
 }
 
 /// Sends the packet out of another interface, as if it had been sent there. netlink-packet-netfilter has no `fwd`.

@@ -5,8 +5,9 @@
 //! it: an agent that is killed takes the loss with it.
 
 mod expression;
+mod matching;
 mod ruleset;
 mod socket;
 
-pub use ruleset::{Egress, EgressHook, Ruleset, TABLE};
+pub use ruleset::{Egress, EgressHook, Ends, Ruleset, TABLE};
 pub use socket::{Error, Socket};

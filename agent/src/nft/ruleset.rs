@@ -7,9 +7,14 @@
 //!   chain eg { type filter hook egress  device eth0 priority 2147483647; oifname @lease counter meta priority set 7a11:4 } }
 //! ```
 //!
+//! With filters there are rules before that one: spared ends leave the chain, and the last rule is there once for each target.
+//!
 //! Before 5.16 there is no egress hook; an inet table with a postrouting chain takes its place (IP only, no ARP).
 
-use super::expression::{Expression, counter, forward_to, is_in, load, set_priority};
+use super::{
+    expression::{Expression, counted, counter, forward_to, is_in, leave, load, set_priority},
+    matching::{self, Remote},
+};
 use crate::netlink::Handle;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_netfilter::{
@@ -20,6 +25,7 @@ use netlink_packet_netfilter::{
         SetMessage, TableAttribute, TableFlags, TableMessage,
     },
 };
+use netloss_contract::Endpoint;
 use std::time::Duration;
 
 /// Name of our tables, in each family: the mark by which they are known.
@@ -63,6 +69,32 @@ pub struct Egress {
     pub class: Handle,
 }
 
+/// Which packets are lost, by their remote ends.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ends {
+    /// These alone; empty for all.
+    pub targets: Vec<Endpoint>,
+    /// Never these, whatever the targets say.
+    pub spares: Vec<Endpoint>,
+    /// Never ARP and NDP.
+    pub spare_neighbour: bool,
+}
+
+impl Ends {
+    /// The rules of a chain that `strike` the packets that are to be lost, in their order.
+    fn rules(&self, remote: Remote, interface: MetaKey, strike: &[Expression]) -> Vec<Vec<Expression>> {
+        let neighbours = self.spare_neighbour.then(matching::neighbours).into_iter().flatten();
+        let spares = self.spares.iter().flat_map(|end| matching::of_end(end, remote));
+        let passes = neighbours.chain(spares).map(|matches| [matches, vec![leave()]].concat());
+        let all = self.targets.is_empty().then(Vec::new);
+        let targets = all.into_iter().chain(self.targets.iter().flat_map(|end| matching::of_end(end, remote)));
+        let leased = [load(interface), is_in(LEASE), counter()];
+        // A packet of two targets is one packet.
+        let struck = targets.map(|matches| [&matches, leased.as_slice(), strike, &[leave()]].concat());
+        passes.chain(struck).collect()
+    }
+}
+
 /// The guard of one interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ruleset {
@@ -74,6 +106,8 @@ pub struct Ruleset {
     pub ingress: Option<u32>,
     /// Loss of what is sent.
     pub egress: Option<Egress>,
+    /// Which packets.
+    pub ends: Ends,
 }
 
 /// One message of a transaction.
@@ -81,7 +115,7 @@ pub(super) type Message = NetlinkMessage<NetfilterMessage>;
 
 impl Ruleset {
     /// The families in which there is a table.
-    fn families(&self) -> impl Iterator<Item = NetfilterProtoFamily> {
+    pub(super) fn families(&self) -> impl Iterator<Item = NetfilterProtoFamily> {
         let postrouting = self.egress.is_some_and(|egress| egress.hook == EgressHook::Postrouting);
         let device = self.ingress.is_some() || self.egress.is_some_and(|egress| egress.hook == EgressHook::Device);
         let netdev = device.then_some(NetfilterProtoFamily::NetDev);
@@ -94,8 +128,8 @@ impl Ruleset {
         let mut messages: Vec<Message> = self.families().flat_map(|family| [self.table(family), lease(family)]).collect();
         if let Some(ifb) = self.ingress {
             let hook = self.device_hook(DevHookNumber::Ingress);
-            let rule = [load(MetaKey::Iifname), is_in(LEASE), counter()].into_iter().chain(forward_to(ifb)).collect();
-            messages.extend(chain(NetfilterProtoFamily::NetDev, INGRESS_CHAIN, hook, rule));
+            let rules = self.ends.rules(Remote::Source, MetaKey::Iifname, &forward_to(ifb));
+            messages.extend(chain(NetfilterProtoFamily::NetDev, INGRESS_CHAIN, hook, rules));
         }
         if let Some(egress) = self.egress {
             let (family, hook) = match egress.hook {
@@ -105,8 +139,8 @@ impl Ruleset {
                     (NetfilterProtoFamily::Inet, vec![Hook::Number(number), Hook::Priority(LAST)])
                 }
             };
-            let rule = [load(MetaKey::Oifname), is_in(LEASE), counter()].into_iter().chain(set_priority(egress.class.0)).collect();
-            messages.extend(chain(family, EGRESS_CHAIN, hook, rule));
+            let rules = self.ends.rules(Remote::Destination, MetaKey::Oifname, &set_priority(egress.class.0));
+            messages.extend(chain(family, EGRESS_CHAIN, hook, rules));
         }
         messages
     }
@@ -164,7 +198,7 @@ fn lease(family: NetfilterProtoFamily) -> Message {
     message(family, NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-fn chain(family: NetfilterProtoFamily, name: &str, hook: Vec<Hook>, rule: Vec<Expression>) -> [Message; 2] {
+fn chain(family: NetfilterProtoFamily, name: &str, hook: Vec<Hook>, rules: Vec<Vec<Expression>>) -> Vec<Message> {
     let chain = vec![
         ChainAttribute::Table(TABLE.to_owned()),
         ChainAttribute::Name(name.to_owned()),
@@ -172,11 +206,12 @@ fn chain(family: NetfilterProtoFamily, name: &str, hook: Vec<Hook>, rule: Vec<Ex
         ChainAttribute::Policy(ACCEPT),
         ChainAttribute::Type("filter".to_owned()),
     ];
-    let rule = vec![RuleAttribute::Table(TABLE.to_owned()), RuleAttribute::Chain(name.to_owned()), RuleAttribute::Expressions(rule)];
-    [
-        message(family, NfTablesMessage::NewChain(ChainMessage { attributes: chain }), NLM_F_CREATE | NLM_F_EXCL),
-        message(family, NfTablesMessage::NewRule(RuleMessage { attributes: rule }), NLM_F_CREATE | NLM_F_APPEND),
-    ]
+    let chain = message(family, NfTablesMessage::NewChain(ChainMessage { attributes: chain }), NLM_F_CREATE | NLM_F_EXCL);
+    let rules = rules.into_iter().map(|rule| {
+        let attributes = [&[RuleAttribute::Expressions(rule)], in_chain(name).as_slice()].concat();
+        message(family, NfTablesMessage::NewRule(RuleMessage { attributes }), NLM_F_CREATE | NLM_F_APPEND)
+    });
+    std::iter::once(chain).chain(rules).collect()
 }
 
 fn elements(
@@ -188,6 +223,44 @@ fn elements(
     let mut attributes = vec![SetElementList::Table(TABLE.to_owned()), SetElementList::Set(LEASE.to_owned())];
     attributes.extend(elements);
     message(family, kind(SetElementMessage { attributes }), flags)
+}
+
+fn in_chain(name: &str) -> [RuleAttribute; 2] {
+    [RuleAttribute::Table(TABLE.to_owned()), RuleAttribute::Chain(name.to_owned())]
+}
+
+/// Asks for the rules of the chains of a ruleset.
+pub(super) fn list_rules(family: NetfilterProtoFamily) -> Message {
+    let attributes = vec![RuleAttribute::Table(TABLE.to_owned())];
+    let mut message = message(family, NfTablesMessage::GetRule(RuleMessage { attributes }), 0);
+    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    message
+}
+
+/// Which way a listed rule of ours loses packets, and how many it has counted.
+pub(super) fn rule_count(answer: &NetfilterMessage) -> Option<(Way, u64)> {
+    let NetfilterMessageInner::NfTables(NfTablesMessage::NewRule(rule)) = &answer.inner else { return None };
+    let of = |name: &str| rule.attributes.iter().any(|attribute| matches!(attribute, RuleAttribute::Chain(chain) if chain == name));
+    let ours = rule.attributes.iter().any(|attribute| matches!(attribute, RuleAttribute::Table(table) if table == TABLE));
+    let way = match (ours, of(INGRESS_CHAIN), of(EGRESS_CHAIN)) {
+        (true, true, _) => Way::In,
+        (true, _, true) => Way::Out,
+        _ => return None,
+    };
+    let expressions = rule.attributes.iter().filter_map(|attribute| match attribute {
+        RuleAttribute::Expressions(expressions) => Some(counted(expressions)),
+        _ => None,
+    });
+    Some((way, expressions.sum()))
+}
+
+/// Which way packets go, seen from the namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Received.
+    In,
+    /// Sent.
+    Out,
 }
 
 /// Asks for all tables of all families.
@@ -216,7 +289,7 @@ mod tests {
 
     fn ruleset(hook: EgressHook) -> Ruleset {
         let egress = Some(Egress { hook, class: Handle(0x7a11_0004) });
-        Ruleset { owned: true, interface: "eth0".to_owned(), ingress: Some(7), egress }
+        Ruleset { owned: true, interface: "eth0".to_owned(), ingress: Some(7), egress, ends: Ends::default() }
     }
 
     fn timeouts(messages: &[Message]) -> Vec<u64> {
@@ -243,5 +316,14 @@ mod tests {
             assert_eq!(ruleset.renewal(Duration::from_secs(10)).len(), 2 * tables);
             assert_eq!(ruleset.removal().len(), tables);
         }
+    }
+
+    #[test]
+    fn each_end_is_a_rule_or_two_in_each_direction() {
+        let parse = |ends: &[&str]| ends.iter().map(|end| end.parse().unwrap()).collect();
+        let ends = Ends { targets: parse(&["10.0.0.0/8", "any:80"]), spares: parse(&["10.1.0.0/16/udp"]), spare_neighbour: true };
+        let with = Ruleset { ends, ..ruleset(EgressHook::Device) };
+        // Neighbours are two rules, the spared end is one, the targets are one and two; without any of them there is one.
+        assert_eq!(with.creation().len(), ruleset(EgressHook::Device).creation().len() + 2 * (2 + 1 + 3 - 1));
     }
 }

@@ -1,15 +1,19 @@
 //! An nfnetlink socket and transactions over it. Blocking, with a time limit: it is used from a thread of its own, which must not
 //! wait for rtnetlink, for standard output or for anything else.
 
-use super::ruleset::{Message, TABLE, delete_table, list_tables, our_table};
+use super::ruleset::{Message, Ruleset, TABLE, Way, delete_table, list_rules, list_tables, our_table, rule_count};
 use crate::netlink;
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily, none::ControlMessage};
 use netlink_sys::{SocketAddr, protocols::NETLINK_NETFILTER};
+use netloss_contract::PerDirection;
 use nix::{
     errno::Errno,
     sys::{
-        socket::{setsockopt, sockopt::ReceiveTimeout},
+        socket::{
+            setsockopt,
+            sockopt::{ReceiveTimeout, SndBuf},
+        },
         time::{TimeVal, TimeValLike},
     },
 };
@@ -17,6 +21,10 @@ use std::{io, time::Duration};
 
 /// How long one transaction may take: nf_tables' lock is this namespace's own, so hardly ever any time.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
+
+/// Room for a transaction with as many filters as there may be, in bytes; the kernel gives twice as much, and this much without asking
+/// for a capability of its own namespace (`net.core.wmem_max`).
+const SEND_BUFFER: usize = 212_992;
 
 /// `NLMSG_ALIGNTO`: where the next message of a datagram begins.
 const NLMSG_ALIGNTO: usize = 4;
@@ -48,6 +56,7 @@ impl Socket {
         netlink.connect(&SocketAddr::new(0, 0))?;
         netlink.set_ext_ack(true)?;
         netlink.set_cap_ack(true)?;
+        setsockopt(&netlink, SndBuf, &SEND_BUFFER).map_err(io::Error::from)?;
         let limit = TimeVal::milliseconds(i64::try_from(TIME_LIMIT.as_millis()).unwrap_or(i64::MAX));
         setsockopt(&netlink, ReceiveTimeout, &limit).map_err(io::Error::from)?;
         Ok(Self { netlink, sequence: 0, answers: Vec::with_capacity(16 * 1024) })
@@ -96,14 +105,40 @@ impl Socket {
         Ok(families.iter().map(|family| format!("remove the nftables table {family:?} {TABLE}").to_lowercase()).collect())
     }
 
-    fn send(&mut self, messages: Vec<Message>, commit: bool) -> Result<(), Error> {
-        let mut unanswered = messages.len();
+    /// How many packets the rules of a ruleset have sent to their loss since they were made, where there are such rules.
+    ///
+    /// # Errors
+    /// Where they cannot be listed.
+    pub fn counted(&mut self, ruleset: &Ruleset) -> Result<PerDirection<u64>, Error> {
+        let mut counts = PerDirection::default();
+        for family in ruleset.families() {
+            let first = self.write(std::iter::once(list_rules(family)))?;
+            self.read(first, |payload| match payload {
+                NetlinkPayload::InnerMessage(rule) => {
+                    if let Some((way, packets)) = rule_count(rule) {
+                        let count = if way == Way::In { &mut counts.ingress } else { &mut counts.egress };
+                        *count = Some(count.unwrap_or(0) + packets);
+                    }
+                    false
+                }
+                NetlinkPayload::Done(_) => true,
+                _ => false,
+            })?;
+        }
+        Ok(counts)
+    }
+
+    /// Only the last message is acknowledged: hundreds of acknowledgments would overrun the socket's buffer. The kernel answers in the
+    /// order of the messages, and refusals always, so whoever has the last acknowledgment has seen every refusal.
+    fn send(&mut self, mut messages: Vec<Message>, commit: bool) -> Result<(), Error> {
+        if let Some((_, others)) = messages.split_last_mut() {
+            for message in others {
+                message.header.flags &= !NLM_F_ACK;
+            }
+        }
         let end = commit.then(|| control(ControlMessage::BatchEnd));
         let first = self.write(std::iter::once(control(ControlMessage::BatchBegin)).chain(messages).chain(end))?;
-        self.read(first, |payload| {
-            unanswered -= usize::from(matches!(payload, NetlinkPayload::Error(_)));
-            unanswered == 0
-        })
+        self.read(first, |payload| matches!(payload, NetlinkPayload::Error(_)))
     }
 
     /// Sends messages as one datagram; returns the first sequence number.

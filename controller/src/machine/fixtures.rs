@@ -7,7 +7,7 @@ use crate::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use netloss_contract::{
-    Asked, Backend, Cause, Correlation, Direction, Event, Heartbeat, LossModel, PerDirection, Removed, SCHEMA, Traffic,
+    Asked, Backend, Cause, Correlation, Direction, Event, Filtered, Heartbeat, LossModel, PerDirection, Removed, SCHEMA, Traffic,
 };
 
 /// A pod that is planned, in the first run of the experiment `uid`.
@@ -62,6 +62,7 @@ pub(crate) fn applied() -> Event {
         guard: None,
         asked: asked(),
         predicted: None,
+        filtered: Filtered::default(),
         ends_at: at(70),
         leftovers_removed: Vec::new(),
         warnings: vec![],

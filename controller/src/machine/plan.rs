@@ -8,7 +8,9 @@ use crate::{
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_contract::{BackendChoice, Correlation, HeartbeatInterval, LossModel, LossPercentage, RunArgs, RunId, Ttl, container_name};
+use netloss_contract::{
+    BackendChoice, Correlation, Filters, HeartbeatInterval, LossModel, LossPercentage, RunArgs, RunId, Ttl, container_name,
+};
 use std::time::Duration;
 
 /// How often an agent reports.
@@ -125,6 +127,7 @@ fn freeze(experiment: &Experiment<'_>, request: &Request, target: &Target, now: 
         model: LossModel::Random { loss_percentage: request.loss, correlation: request.correlation },
         direction: experiment.spec.direction,
         seed: None,
+        filters: Filters::default(),
         ttl: request.ttl,
         deadline: Some(deadline),
         run: Some(request.run_id.clone()),

@@ -1,6 +1,6 @@
 //! A pod as the network sees it: a namespace whose eth0 is one end of a veth, and a peer at the other end.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -124,6 +124,33 @@ impl Pod {
 
     fn send_to(&self, way: Way, addresses: [&str; 2], packets: u32) -> Result<Vec<bool>> {
         let [pod, peer]: [IpAddr; 2] = [addresses[0].parse()?, addresses[1].parse()?];
+        self.exchange(way, pod, SocketAddr::new(peer, 0), packets)
+    }
+
+    /// Gives the peer one more address.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses it.
+    pub fn add_remote(&self, address: IpAddr) -> Result<()> {
+        let length = if address.is_ipv4() { 24 } else { 64 };
+        let nodad = if address.is_ipv4() { "" } else { "nodad" };
+        self.peer.ip(&format!("addr add {address}/{length} dev peer0 {nodad}"))?;
+        self.pod.ip(&format!("neigh add {address} lladdr {} dev eth0 nud permanent", MAC[1]))
+    }
+
+    /// Sends numbered packets to or from an address and port of the peer, and counts those that arrive.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pod::send`].
+    pub fn send_with(&self, way: Way, remote: SocketAddr, packets: u32) -> Result<Counted> {
+        let own = if remote.is_ipv4() { IPV4[0] } else { IPV6[0] };
+        Counted::of(&self.exchange(way, own.parse()?, remote, packets)?)
+    }
+
+    fn exchange(&self, way: Way, pod: IpAddr, peer: SocketAddr, packets: u32) -> Result<Vec<bool>> {
+        let pod = SocketAddr::new(pod, 0);
         match way {
             Way::Out => traffic::send((&self.pod, pod), (&self.peer, peer), packets),
             Way::In => traffic::send((&self.peer, peer), (&self.pod, pod), packets),

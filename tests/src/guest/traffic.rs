@@ -1,7 +1,7 @@
 //! Numbered packets from one namespace to another, counted where they arrive.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -41,9 +41,9 @@ const MARKER: u32 = u32::MAX;
 ///
 /// The end is known by markers, sent until one gets through: packets do not overtake each other here, so what has not
 /// arrived before a marker never will. No time is measured.
-pub(super) fn send(from: (&Namespace, IpAddr), to: (&Namespace, IpAddr), packets: u32) -> Result<Trace> {
-    let sender = from.0.run(|| UdpSocket::bind((from.1, 0)).context("cannot open the sender's socket"))?;
-    let socket = to.0.run(|| UdpSocket::bind((to.1, 0)).context("cannot open the receiver's socket"))?;
+pub(super) fn send(from: (&Namespace, SocketAddr), to: (&Namespace, SocketAddr), packets: u32) -> Result<Trace> {
+    let sender = from.0.run(|| UdpSocket::bind(from.1).context("cannot open the sender's socket"))?;
+    let socket = to.0.run(|| UdpSocket::bind(to.1).context("cannot open the receiver's socket"))?;
     setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).context("cannot enlarge the receive buffer")?;
     sender.connect(socket.local_addr()?).context("cannot reach the receiver")?;
     let mut receiver = Receiver { socket, arrived: vec![false; packets as usize], marked: false };

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use netloss_contract::{
-    Applied, Asked, Backend, Cause, Correlation, Direction, Event, LossModel, PerDirection, Record, Removed, SCHEMA, Traffic,
+    Applied, Asked, Backend, Cause, Correlation, Direction, Event, Filtered, LossModel, PerDirection, Record, Removed, SCHEMA, Traffic,
 };
 use netloss_controller::api::PodStatus;
 use serde_json::{Value, json};
@@ -71,6 +71,7 @@ impl World {
                 guard: None,
                 asked: asked(),
                 predicted: None,
+                filtered: Filtered::default(),
                 ends_at: self.at(35),
                 leftovers_removed: Vec::new(),
                 warnings: vec![],

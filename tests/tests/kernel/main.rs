@@ -4,6 +4,7 @@
 
 mod counting;
 mod ending;
+mod filters;
 mod foreign;
 mod guarded;
 mod heartbeat;
