@@ -1,17 +1,21 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
-use netloss_contract::RunArgs;
+use netloss_contract::{CleanupArgs, RunArgs, StopArgs};
 
 /// Puts packet loss on this network namespace's primary interface, and takes it away again.
 ///
-/// Needs `CAP_NET_ADMIN` and nothing else. Reports as JSON, one object a line, on standard output; diagnostics go to standard error.
+/// Needs `CAP_NET_ADMIN` and nothing else. Reports go to standard output, diagnostics to standard error.
 #[derive(Debug, Parser)]
 #[command(name = "netloss-agent", version, after_help = EXIT_CODES)]
 pub struct Cli {
     /// How much to say on standard error: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "warn", env = "NETLOSS_LOG", global = true)]
     pub log: tracing::Level,
+
+    /// Print JSON, one object a line, as run always does
+    #[arg(long, global = true)]
+    pub json: bool,
 
     /// What to do.
     #[command(subcommand)]
@@ -24,7 +28,41 @@ pub enum Command {
     /// Lose packets until the ttl or the deadline is over, or SIGTERM, SIGINT, SIGHUP or SIGQUIT comes
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArgs),
+    /// Show the agent that works in this network namespace, and how its loss goes. Needs no capability
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status {
+        /// Show it again each second, until it has ended
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Ask the agent that works in this network namespace to end, and wait for it. Needs no capability; fine where there is none
+    #[command(after_help = STOP_EXAMPLES)]
+    Stop(StopArgs),
+    /// Remove what an agent that was killed left in this network namespace. Fine where nothing is left
+    #[command(after_help = CLEANUP_EXAMPLES)]
+    Cleanup(CleanupArgs),
 }
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  Watch the loss in another container of this pod:
+      netloss-agent status --watch
+  The same figures for a program:
+      netloss-agent status --json";
+
+const STOP_EXAMPLES: &str = "\
+Examples:
+  End the loss now, whoever started it:
+      netloss-agent stop
+  End that of one run only (exit code 8 where it is another's):
+      netloss-agent stop --run 1b4e28ba/3";
+
+const CLEANUP_EXAMPLES: &str = "\
+Examples:
+  Remove the loss that a killed agent of the backend tc left:
+      netloss-agent cleanup
+  Also where an agent hangs (exit code 9 without --force):
+      netloss-agent cleanup --force";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -35,11 +73,13 @@ Examples:
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  the loss was applied, has ended, and is verified to be gone
+  0  done: the loss was applied, has ended, and is verified to be gone; or there was nothing to stop or clean up
   1  something failed; what had been done was undone
   2  the arguments are wrong; nothing was touched
   3  another agent works in this network namespace; nothing was touched
   4  refused for safety; nothing was touched
   5  the deadline had passed; nothing was touched
   6  the kernel or the container lacks what is needed; what had been done was undone
-  7  removal could not be completed: loss may remain";
+  7  removal could not be completed: loss may remain
+  8  an agent of another run works here; nothing was touched
+  9  an agent works here and does not answer";

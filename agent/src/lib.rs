@@ -1,13 +1,14 @@
 //! The agent of netloss: loses packets of the network namespace that it runs in, and makes sure that this ends.
 //!
 //! ```text
-//! main ─ cli ─ run ─┬─ signals, clock, lock      when it ends, and that there is one
+//! main ─ cli ─┬ commands                         of a person: status, stop, cleanup
+//!             └ run ┬─ signals, clock, control   when it ends, that there is one, and speaking to it
 //!                   ├─ snapshot ── netlink/*     what the kernel shows
 //!                   ├─ host, interface, ends     whether, where and to whom (pure)
 //!                   ├─ backend/* ── netem, marks what to do, to expect and to take away (pure)
 //!                   ├─ placement ─┬ apply        the one place that changes the kernel
 //!                   │             └ guard, nft/* the lease that the kernel itself ends, in a thread of its own
-//!                   └─ meter, reporter           what it did, and saying so
+//!                   └─ meter, reporter, text     what it did, and saying so
 //! ```
 //!
 //! Values decide and one place executes: a backend makes steps of a [`snapshot::Snapshot`], [`apply`] sends them. What is ours is
@@ -18,11 +19,12 @@ pub mod apply;
 pub mod backend;
 pub mod cli;
 pub mod clock;
+pub mod commands;
+pub mod control;
 pub mod ends;
 pub mod guard;
 pub mod host;
 pub mod interface;
-pub mod lock;
 pub mod marks;
 pub mod meter;
 pub mod netem;
@@ -33,3 +35,4 @@ pub mod reporter;
 pub mod run;
 pub mod signals;
 pub mod snapshot;
+pub mod text;

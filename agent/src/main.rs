@@ -3,6 +3,8 @@
 use clap::Parser;
 use netloss_agent::{
     cli::{Cli, Command},
+    commands,
+    reporter::{Form, Reporter},
     run,
     signals::Signals,
 };
@@ -19,7 +21,14 @@ fn main() -> std::process::ExitCode {
     };
     let cli = Cli::parse();
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(cli.log).init();
+    let form = if cli.json { Form::Json } else { Form::Text };
     match cli.command {
-        Command::Run(args) => run::run(&args, &signals).into(),
+        Command::Run(args) => run::run(&args, &signals, &mut Reporter::new(args.run.clone(), Form::Json)).into(),
+        Command::Status { watch } => commands::status(watch, &signals, &mut Reporter::new(None, form)).into(),
+        Command::Stop(args) => {
+            let mut reporter = Reporter::new(args.meant.run.clone(), form);
+            commands::stop(&args.meant, args.timeout.duration(), &signals, &mut reporter).into()
+        }
+        Command::Cleanup(args) => commands::cleanup(&args, &mut Reporter::new(args.meant.run.clone(), form)).into(),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Nothing here may ever wait: a full log pipe must not delay the removal of the loss.
 
-use crate::clock;
+use crate::{clock, text};
 use netloss_contract::{Event, Record, RunId, SCHEMA};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -14,18 +14,28 @@ use tracing::debug;
 /// The container's termination message (`terminationMessagePath`, its default).
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
+/// How standard output has a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As a line of JSON.
+    Json,
+    /// In words.
+    Text,
+}
+
 /// Writes records.
 #[derive(Debug)]
 pub struct Reporter {
     run: Option<RunId>,
+    form: Form,
     lines_dropped: u64,
 }
 
 impl Reporter {
     /// For the run of that name.
     #[must_use]
-    pub fn new(run: Option<RunId>) -> Self {
-        Self { run, lines_dropped: 0 }
+    pub fn new(run: Option<RunId>, form: Form) -> Self {
+        Self { run, form, lines_dropped: 0 }
     }
 
     /// Lines that standard output did not take.
@@ -35,15 +45,29 @@ impl Reporter {
     }
 
     /// Reports an event: as a line on standard output, and a final one as the termination message too.
-    pub fn report(&mut self, event: Event) {
+    pub fn report(&mut self, event: Event) -> Record {
         let last = event.is_final();
-        let record = Record { schema: SCHEMA, time: clock::now(), run: self.run.clone(), event };
-        let mut line = record.to_line();
-        if last && let Err(error) = leave_termination_message(&line) {
+        let record = self.record(event);
+        if last && let Err(error) = leave_termination_message(&record.to_line()) {
             debug!(%error, "no termination message");
         }
-        line.push('\n');
-        if !write_now(line.as_bytes()) {
+        self.pass_on(&record);
+        record
+    }
+
+    /// An event as a record of this run and moment.
+    #[must_use]
+    pub fn record(&self, event: Event) -> Record {
+        Record { schema: SCHEMA, time: clock::now(), run: self.run.clone(), event }
+    }
+
+    /// Writes a record, which may be another agent's, on standard output.
+    pub fn pass_on(&mut self, record: &Record) {
+        let lines = match self.form {
+            Form::Json => record.to_line() + "\n",
+            Form::Text => text::render(record),
+        };
+        if !write_now(lines.as_bytes()) {
             self.lines_dropped += 1;
         }
     }

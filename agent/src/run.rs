@@ -4,10 +4,10 @@ use crate::{
     apply,
     backend::Target,
     clock::{self, Alarms, Limit, Moment, until},
+    control::{Control, LockError, Visit},
     ends,
     guard::{self, Account},
     host, interface,
-    lock::{Lock, LockError},
     meter::Meter,
     netem::Netem,
     netlink::{self, Netlink},
@@ -17,7 +17,9 @@ use crate::{
     snapshot::Snapshot,
 };
 use jiff::Timestamp;
-use netloss_contract::{Applied, Asked, Cause, Event, ExitCode, Failed, Heartbeat, Holder, Kept, Removed, RunArgs, Stage};
+use netloss_contract::{
+    Applied, Asked, Cause, Event, ExitCode, Failed, Heartbeat, Holder, Kept, Record, Removed, Request, RunArgs, Stage, Status,
+};
 use std::{io, time::Duration};
 use tokio::time::MissedTickBehavior;
 
@@ -25,28 +27,47 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Does it, reports what happened, and says so with the exit code.
 #[must_use]
-pub fn run(args: &RunArgs, signals: &Signals) -> ExitCode {
-    let mut reporter = Reporter::new(args.run.clone());
+pub fn run(args: &RunArgs, signals: &Signals, reporter: &mut Reporter) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let ended = match runtime {
-        Ok(runtime) => runtime.block_on(session(args, signals, &mut reporter)),
-        Err(error) => Err(failed(Stage::Start, ExitCode::Failed, format!("cannot start the runtime: {error}"))),
-    };
+    match runtime {
+        Ok(runtime) => runtime.block_on(whole(args, signals, reporter)),
+        Err(error) => conclude(Err(failed(Stage::Start, ExitCode::Failed, format!("cannot start the runtime: {error}"))), reporter).1,
+    }
+}
+
+/// The session, its last word, and telling that to those who asked for the end.
+async fn whole(args: &RunArgs, signals: &Signals, reporter: &mut Reporter) -> ExitCode {
+    let mut door = Door { control: None, waiting: Vec::new() };
+    let ended = session(args, signals, reporter, &mut door).await;
+    let (last, exit) = conclude(ended, reporter);
+    door.waiting.iter().for_each(|visit| visit.answer(&last));
+    drop(door.waiting);
+    if let Some(control) = door.control {
+        control.farewell().await;
+    }
+    exit
+}
+
+/// The lock, and those who wait for the end.
+struct Door {
+    control: Option<Control>,
+    waiting: Vec<Visit>,
+}
+
+fn conclude(ended: Result<Removed, Failed>, reporter: &mut Reporter) -> (Record, ExitCode) {
     match ended {
         Ok(mut removed) => {
             removed.lines_dropped = reporter.lines_dropped();
-            reporter.report(Event::Removed(removed));
-            ExitCode::Done
+            (reporter.report(Event::Removed(removed)), ExitCode::Done)
         }
         Err(failed) => {
             let exit = failed.exit;
-            reporter.report(Event::Failed(failed));
-            exit
+            (reporter.report(Event::Failed(failed)), exit)
         }
     }
 }
 
-fn failed(stage: Stage, exit: ExitCode, message: impl Into<String>) -> Failed {
+pub(crate) fn failed(stage: Stage, exit: ExitCode, message: impl Into<String>) -> Failed {
     Failed { stage, message: message.into(), exit, left: Vec::new(), holder: None }
 }
 
@@ -61,18 +82,21 @@ struct Session<'a> {
     limit: Limit,
     alarms: Alarms,
     applied_at: Timestamp,
+    myself: Holder,
+    applied: Applied,
 }
 
-async fn session(args: &RunArgs, signals: &Signals, reporter: &mut Reporter) -> Result<Removed, Failed> {
+async fn session(args: &RunArgs, signals: &Signals, reporter: &mut Reporter, door: &mut Door) -> Result<Removed, Failed> {
     args.check().map_err(|error| failed(Stage::Start, ExitCode::Usage, error.to_string()))?;
     if let Some(deadline) = args.deadline.filter(|deadline| until(*deadline).is_zero()) {
         let message = format!("the deadline {deadline} has passed (it is {} here), so nothing was changed", clock::now());
         return Err(failed(Stage::Start, ExitCode::DeadlinePassed, message));
     }
     let signals = signals.watch().map_err(|error| failed(Stage::Start, ExitCode::Failed, format!("cannot watch for signals: {error}")))?;
-    let lock = Lock::take(&myself(args)).map_err(not_locked)?;
-    let mut session = Session::begin(args, reporter).await?;
-    let (cause, drift) = session.hold(&signals, &lock, reporter).await?;
+    let myself = myself(args);
+    let control = door.control.insert(Control::take().map_err(not_locked)?);
+    let mut session = Session::begin(args, myself, reporter).await?;
+    let (cause, drift) = session.hold(&signals, control, &mut door.waiting, reporter).await?;
     session.finish(cause, drift).await
 }
 
@@ -90,7 +114,7 @@ fn not_locked(error: LockError) -> Failed {
 
 impl<'a> Session<'a> {
     /// Looks, decides, applies, reads back and compares. Where that fails, nothing stays behind.
-    async fn begin(args: &'a RunArgs, reporter: &mut Reporter) -> Result<Self, Failed> {
+    async fn begin(args: &'a RunArgs, myself: Holder, reporter: &mut Reporter) -> Result<Self, Failed> {
         let unreadable =
             |error: netlink::Error| failed(Stage::Snapshot, ExitCode::Failed, format!("cannot read the kernel's state: {error}"));
         let netlink = Netlink::connect().map_err(unreadable)?;
@@ -126,7 +150,7 @@ impl<'a> Session<'a> {
         };
         // Before anybody hears of the loss and begins to count.
         let meter = Meter::start(&after, placement.counted(), placement.target(), expected(args));
-        reporter.report(Event::Applied(Applied {
+        let applied = Applied {
             agent_version: VERSION.to_owned(),
             kernel: kernel_release(),
             interface: placement.target().link.name.clone(),
@@ -141,12 +165,19 @@ impl<'a> Session<'a> {
             warnings: args.model.warning().into_iter().collect(),
             ends_at: limit.at(),
             leftovers_removed,
-        }));
-        Ok(Self { args, netlink, placement, made_hook, meter, limit, alarms, applied_at: clock::now() })
+        };
+        reporter.report(Event::Applied(applied.clone()));
+        Ok(Self { args, netlink, placement, made_hook, meter, limit, alarms, applied_at: clock::now(), myself, applied })
     }
 
     /// Waits for the end, with a heartbeat now and then. Returns what made it end and what was not as applied by then.
-    async fn hold(&mut self, signals: &Watch<'_>, lock: &Lock, reporter: &mut Reporter) -> Result<(Cause, Vec<String>), Failed> {
+    async fn hold(
+        &mut self,
+        signals: &Watch<'_>,
+        control: &mut Control,
+        waiting: &mut Vec<Visit>,
+        reporter: &mut Reporter,
+    ) -> Result<(Cause, Vec<String>), Failed> {
         let heartbeat = self.args.heartbeat.duration();
         let mut beats = tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -159,7 +190,12 @@ impl<'a> Session<'a> {
                     let drift = self.look().await;
                     reporter.report(Event::Heartbeat(self.heartbeat(drift, reporter.lines_dropped())));
                 }
-                () = lock.serve() => {}
+                visit = control.visit() => {
+                    if let Some(stopping) = self.attend(visit, reporter).await {
+                        waiting.push(stopping);
+                        break Ok(Cause::Stopped);
+                    }
+                }
             }
         };
         match ended {
@@ -170,6 +206,24 @@ impl<'a> Session<'a> {
                 Err(undo(&self.netlink, self.made_hook, failure).await)
             }
         }
+    }
+
+    /// Answers one who asks. Returns the one who asked for the end, and waits for it.
+    async fn attend(&mut self, visit: Visit, reporter: &Reporter) -> Option<Visit> {
+        if let Request::Stop { run: Some(meant) } = &visit.request
+            && self.args.run.as_ref() != Some(meant)
+        {
+            let message = format!("the agent that works here is not that of run {meant}, so it was not stopped");
+            let holder = Some(Box::new(self.myself.clone()));
+            let failure = Failed { holder, ..failed(Stage::Hold, ExitCode::OtherRun, message) };
+            visit.answer(&reporter.record(Event::Failed(failure)));
+            return None;
+        }
+        let drift = self.look().await;
+        let now = Some(self.heartbeat(drift, reporter.lines_dropped()));
+        let status = Status { holder: Some(self.myself.clone()), applied: Some(self.applied.clone()), now };
+        visit.answer(&reporter.record(Event::Status(Box::new(status))));
+        matches!(visit.request, Request::Stop { .. }).then_some(visit)
     }
 
     /// Reads the counters and what has changed.

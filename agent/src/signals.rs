@@ -52,6 +52,12 @@ impl Signals {
         Ok(Self { last, wake })
     }
 
+    /// Whether one has come.
+    #[must_use]
+    pub fn came(&self) -> bool {
+        self.last.load(Ordering::SeqCst) > 0
+    }
+
     /// Lets the runtime watch for them.
     ///
     /// # Errors

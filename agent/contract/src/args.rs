@@ -108,6 +108,68 @@ impl Filters {
     }
 }
 
+/// Which run is meant, and until when: what `stop` and `cleanup` of another run, or too late, leave alone.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+#[group(skip)]
+pub struct Meant {
+    /// Do nothing to an agent of another run
+    #[arg(long, value_name = "ID")]
+    pub run: Option<RunId>,
+
+    /// Do nothing after this time, by this node's clock (RFC 3339)
+    #[arg(long, value_name = "RFC3339")]
+    pub deadline: Option<Timestamp>,
+}
+
+impl Meant {
+    fn to_argv(&self) -> impl Iterator<Item = String> {
+        let run = self.run.as_ref().map(|run| format!("--run={run}"));
+        run.into_iter().chain(self.deadline.map(|deadline| format!("--deadline={deadline}")))
+    }
+}
+
+/// The arguments of `netloss-agent stop`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct StopArgs {
+    /// Which agent
+    #[command(flatten)]
+    pub meant: Meant,
+
+    /// How long to wait for its end: 1s to 168h
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    pub timeout: Ttl,
+}
+
+impl StopArgs {
+    /// The arguments that [`clap`] reads back to the same value, beginning with the subcommand `stop`.
+    #[must_use]
+    pub fn to_argv(&self) -> Vec<String> {
+        let head = ["stop".to_owned(), "--json".to_owned(), format!("--timeout={}", self.timeout)];
+        head.into_iter().chain(self.meant.to_argv()).collect()
+    }
+}
+
+/// The arguments of `netloss-agent cleanup`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+pub struct CleanupArgs {
+    /// Which agent
+    #[command(flatten)]
+    pub meant: Meant,
+
+    /// Also where an agent works here that does not answer: one that hangs
+    #[arg(long)]
+    pub force: bool,
+}
+
+impl CleanupArgs {
+    /// The arguments that [`clap`] reads back to the same value, beginning with the subcommand `cleanup`.
+    #[must_use]
+    pub fn to_argv(&self) -> Vec<String> {
+        let head = ["cleanup".to_owned(), "--json".to_owned()];
+        head.into_iter().chain(self.force.then(|| "--force".to_owned())).chain(self.meant.to_argv()).collect()
+    }
+}
+
 /// What to lose, where, and until when.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct RunArgs {
@@ -210,10 +272,33 @@ mod tests {
     #[derive(Debug, Parser)]
     enum Command {
         Run(RunArgs),
+        #[command(flatten)]
+        Other(Other),
+    }
+
+    /// `--json` is an argument of the whole program.
+    #[derive(Debug, clap::Subcommand)]
+    enum Other {
+        Stop {
+            #[command(flatten)]
+            args: StopArgs,
+            #[arg(long)]
+            json: bool,
+        },
+        Cleanup {
+            #[command(flatten)]
+            args: CleanupArgs,
+            #[arg(long)]
+            json: bool,
+        },
+    }
+
+    fn command(argv: &[String]) -> Result<Command, clap::Error> {
+        Command::try_parse_from(std::iter::once("netloss-agent".to_owned()).chain(argv.iter().cloned()))
     }
 
     fn parse(argv: &[String]) -> Result<RunArgs, clap::Error> {
-        Command::try_parse_from(std::iter::once("netloss-agent".to_owned()).chain(argv.iter().cloned())).map(|Command::Run(args)| args)
+        command(argv).map(|command| if let Command::Run(args) = command { args } else { panic!("{command:?}") })
     }
 
     prop_compose! {
@@ -224,6 +309,12 @@ mod tests {
             spare_neighbour: bool,
         ) -> Filters {
             Filters { targets, spares, spare_node, spare_neighbour }
+        }
+    }
+
+    prop_compose! {
+        fn meant()(run in option::of("[A-Za-z0-9._/-]{1,128}"), deadline in option::of(0..=4_000_000_000i64)) -> Meant {
+            Meant { run: run.map(|run| run.parse().unwrap()), deadline: deadline.map(|at| Timestamp::from_second(at).unwrap()) }
         }
     }
 
@@ -262,6 +353,16 @@ mod tests {
         #[test]
         fn argv_reads_back_to_the_same_arguments(args in run_args()) {
             prop_assert_eq!(parse(&args.to_argv()).unwrap(), args);
+        }
+
+        #[test]
+        fn argv_of_stop_and_cleanup_too(meant in meant(), timeout in 1..=Ttl::MAX.as_secs(), force: bool) {
+            let timeout = std::time::Duration::from_secs(timeout).try_into().unwrap();
+            let (stop, cleanup) = (StopArgs { meant: meant.clone(), timeout }, CleanupArgs { meant, force });
+            let Ok(Command::Other(Other::Stop { args, json: true })) = command(&stop.to_argv()) else { panic!() };
+            prop_assert_eq!(args, stop);
+            let Ok(Command::Other(Other::Cleanup { args, json: true })) = command(&cleanup.to_argv()) else { panic!() };
+            prop_assert_eq!(args, cleanup);
         }
     }
 

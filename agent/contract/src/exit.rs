@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[repr(u8)]
 pub enum ExitCode {
-    /// The loss was applied, has ended, and was verified to be gone.
+    /// What was asked for is done: the loss was applied, has ended, and was verified to be gone; or there was nothing to stop or clean up.
     Done = 0,
     /// Something failed; what had been done was undone. The final report says at which stage and why.
     Failed = 1,
@@ -23,11 +23,15 @@ pub enum ExitCode {
     Unsupported = 6,
     /// Removal could not be completed or verified: **loss may remain**. The final report lists what is left.
     Incomplete = 7,
+    /// An agent of another run works in this network namespace than the one that was named; nothing was touched.
+    OtherRun = 8,
+    /// An agent works in this network namespace, but does not answer or end: it hangs. A guard ends its loss by itself.
+    Unresponsive = 9,
 }
 
 impl ExitCode {
     /// All codes, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Done,
         Self::Failed,
         Self::Usage,
@@ -36,6 +40,8 @@ impl ExitCode {
         Self::DeadlinePassed,
         Self::Unsupported,
         Self::Incomplete,
+        Self::OtherRun,
+        Self::Unresponsive,
     ];
 
     /// The number that the process exits with.

@@ -2,8 +2,9 @@
 //!
 //! The agent knows no Kubernetes and the controller no netlink; this crate is where they meet (docs/ARCHITECTURE.md, invariant 2):
 //!
-//! * [`RunArgs`]: the arguments of `netloss-agent run`, in both directions (argv ⇄ types), with the models of loss ([`LossModel`]) and
+//! * [`RunArgs`], [`StopArgs`], [`CleanupArgs`]: the arguments of `netloss-agent`, in both directions (argv ⇄ types), with the models of loss ([`LossModel`]) and
 //!   what each of them really loses;
+//! * [`Request`]: what is asked of a running agent;
 //! * [`Record`]: the JSON lines on the agent's standard output and its final report in the termination message;
 //! * [`ExitCode`]: what the agent's exit code means;
 //! * [`container_name`]: the name under which an agent is put into a pod.
@@ -12,6 +13,7 @@
 
 mod args;
 mod container;
+mod control;
 mod endpoint;
 mod estimate;
 mod exit;
@@ -22,16 +24,17 @@ mod report;
 mod run_id;
 mod span;
 
-pub use args::{BackendChoice, Direction, Filters, RunArgs};
+pub use args::{BackendChoice, CleanupArgs, Direction, Filters, Meant, RunArgs, StopArgs};
 pub use container::{CONTAINER_PREFIX, container_name};
+pub use control::{REQUEST_LIMIT, Request};
 pub use endpoint::{Endpoint, Protocol};
 pub use estimate::{Interval, Traffic, wilson};
 pub use exit::ExitCode;
 pub use model::{LossModel, MeanBurst, Predicted};
 pub use percentage::{Correlation, LossPercentage, Share};
 pub use report::{
-    Applied, Asked, Backend, Cause, Event, Failed, Filtered, Guard, Heartbeat, Holder, Kept, LINE_LIMIT, PerDirection, Record, Removed,
-    SCHEMA, Stage,
+    Applied, Asked, Backend, Cause, Cleaned, Event, Failed, Filtered, Guard, Heartbeat, Holder, Kept, LINE_LIMIT, PerDirection, Record,
+    Removed, SCHEMA, Stage, Status, Stopped,
 };
 pub use run_id::RunId;
 pub use span::{HeartbeatInterval, Ttl};

@@ -40,13 +40,19 @@ pub enum Event {
     Removed(Removed),
     /// Final: something went wrong, and in what state that leaves the pod.
     Failed(Failed),
+    /// Of `status`, and first of `stop`: the agent that works here, and how it goes.
+    Status(Box<Status>),
+    /// Final, of `stop`: no agent works here any more.
+    Stopped(Stopped),
+    /// Final, of `cleanup`: nothing of a dead agent is here any more.
+    Cleaned(Cleaned),
 }
 
 impl Event {
     /// Whether no record follows this one.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Removed(_) | Self::Failed(_))
+        !matches!(self, Self::Applied(_) | Self::Heartbeat(_) | Self::Status(_))
     }
 }
 
@@ -155,6 +161,42 @@ impl Filtered {
     }
 }
 
+/// The agent that works here, and how it goes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Who it is; none where no agent works here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
+    /// What it put in place; none before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<Applied>,
+    /// How that goes now; none before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<Heartbeat>,
+}
+
+/// No agent works here any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stopped {
+    /// The one that worked here; none where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
+    /// How it ended; none where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ExitCode>,
+}
+
+/// Nothing of a dead agent is here any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cleaned {
+    /// What was taken away, in words; empty where nothing was there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
+}
+
 /// The loss is in place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -242,6 +284,8 @@ pub enum Cause {
     Sighup,
     /// SIGQUIT: Ctrl-\.
     Sigquit,
+    /// `netloss-agent stop` asked for it.
+    Stopped,
 }
 
 /// The loss has ended and is verified to be gone.
@@ -368,6 +412,12 @@ impl Record {
             }
             Event::Heartbeat(heartbeat) => shorten_heartbeat(heartbeat, bytes),
             Event::Applied(applied) => shorten_applied(applied, bytes),
+            Event::Status(status) => {
+                status.applied.iter_mut().for_each(|applied| shorten_applied(applied, bytes / 2));
+                status.now.iter_mut().for_each(|heartbeat| shorten_heartbeat(heartbeat, bytes / 2));
+            }
+            Event::Stopped(_) => {}
+            Event::Cleaned(cleaned) => shorten(&mut cleaned.removed, bytes),
         }
         short
     }

@@ -277,6 +277,12 @@ pub(super) fn our_table(answer: &NetfilterMessage) -> Option<NetfilterProtoFamil
     ours.then_some(answer.header.family)
 }
 
+/// Whether a listed table goes with the socket that made it.
+pub(super) fn is_owned(answer: &NetfilterMessage) -> bool {
+    let NetfilterMessageInner::NfTables(NfTablesMessage::NewTable(table)) = &answer.inner else { return false };
+    table.attributes.iter().any(|attribute| matches!(attribute, TableAttribute::Flags(flags) if flags.contains(TableFlags::Owner)))
+}
+
 /// Takes our table of a family away.
 pub(super) fn delete_table(family: NetfilterProtoFamily) -> Message {
     let attributes = vec![TableAttribute::Name(TABLE.to_owned())];

@@ -1,7 +1,7 @@
 //! An nfnetlink socket and transactions over it. Blocking, with a time limit: it is used from a thread of its own, which must not
 //! wait for rtnetlink, for standard output or for anything else.
 
-use super::ruleset::{Message, Ruleset, TABLE, Way, delete_table, list_rules, list_tables, our_table, rule_count};
+use super::ruleset::{Message, Ruleset, TABLE, Way, delete_table, is_owned, list_rules, list_tables, our_table, rule_count};
 use crate::netlink;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily, none::ControlMessage};
@@ -77,6 +77,22 @@ impl Socket {
     /// The first refusal, or that no answer came in time.
     pub fn rehearse(&mut self, messages: Vec<Message>) -> Result<(), Error> {
         self.send(messages, false)
+    }
+
+    /// Whether there are tables of our name that belong to a process that lives.
+    ///
+    /// # Errors
+    /// Where they cannot be listed.
+    pub fn has_owned_tables(&mut self) -> Result<bool, Error> {
+        let first = self.write(std::iter::once(list_tables()))?;
+        let mut owned = false;
+        self.read(first, |payload| {
+            if let NetlinkPayload::InnerMessage(table) = payload {
+                owned |= our_table(table).is_some() && is_owned(table);
+            }
+            matches!(payload, NetlinkPayload::Done(_))
+        })?;
+        Ok(owned)
     }
 
     /// Takes away tables of our name that somebody left who is not there any more, and says which.

@@ -43,7 +43,8 @@ pub(super) fn conclude(pod: &mut PodStatus, exit_code: i32, reason: Option<&str>
             mark_applied(pod, at, applied);
             (Outcome::Unknown, Some(killed(pod, exit_code, reason)))
         }
-        None => of_exit_code(pod, exit_code, reason, words),
+        // The others are not of a run, whoever wrote them there.
+        Some((_, Event::Status(_) | Event::Stopped(_) | Event::Cleaned(_))) | None => of_exit_code(pod, exit_code, reason, words),
     };
     pod.state = PodState::Ended;
     pod.outcome = Some(outcome);
@@ -96,7 +97,10 @@ fn of_exit_code(pod: &PodStatus, exit_code: i32, reason: Option<&str>, words: Op
         Some(ExitCode::Refused) => "the agent refused to act on this pod",
         Some(ExitCode::Unsupported) => "the node's kernel or the container lacks what is needed",
         Some(ExitCode::Failed) => "the agent failed and undid what it had done",
-        Some(ExitCode::Done | ExitCode::Incomplete) | None => return (Outcome::Unknown, Some(killed(pod, exit_code, reason))),
+        // The last two are not of a run either.
+        Some(ExitCode::Done | ExitCode::Incomplete | ExitCode::OtherRun | ExitCode::Unresponsive) | None => {
+            return (Outcome::Unknown, Some(killed(pod, exit_code, reason)));
+        }
     };
     let words = words.map(|words| format!(": {words}")).unwrap_or_default();
     (Outcome::Failed, Some(format!("{meaning} (exit code {exit_code}, no report){words}")))

@@ -2,6 +2,7 @@
 //!
 //! Each test makes a pod of its own. None measures time: what is waited for is an event, and the waits are generous.
 
+mod commands;
 mod counting;
 mod ending;
 mod filters;

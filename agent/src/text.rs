@@ -1,0 +1,202 @@
+//! Records in words, for a person in a pod. Pure.
+
+use netloss_contract::{
+    Applied, Asked, Backend, Cause, Cleaned, Event, ExitCode, Failed, Heartbeat, Holder, Interval, PerDirection, Record, Removed, Status,
+    Stopped, Traffic,
+};
+use std::time::Duration;
+
+/// The record as lines, each with its end.
+#[must_use]
+pub fn render(record: &Record) -> String {
+    let lines = match &record.event {
+        Event::Applied(applied) => self::applied(applied),
+        Event::Heartbeat(heartbeat) => self::heartbeat(heartbeat),
+        Event::Removed(removed) => self::removed(removed),
+        Event::Failed(failed) => self::failed(failed),
+        Event::Status(status) => self::status(status),
+        Event::Stopped(stopped) => self::stopped(stopped),
+        Event::Cleaned(Cleaned { removed }) if removed.is_empty() => {
+            vec!["nothing to clean up: no dead agent left anything here".to_owned()]
+        }
+        Event::Cleaned(Cleaned { removed }) => {
+            std::iter::once("cleaned up what a dead agent had left:".to_owned()).chain(indented(removed)).collect()
+        }
+    };
+    lines.into_iter().map(|line| line + "\n").collect()
+}
+
+fn indented(words: &[String]) -> impl Iterator<Item = String> + '_ {
+    words.iter().map(|word| format!("  {word}"))
+}
+
+fn row(name: &str, value: &str) -> String {
+    format!("{name:<11} {value}")
+}
+
+fn warnings(words: &[String]) -> impl Iterator<Item = String> + '_ {
+    words.iter().map(|word| row("warning", word))
+}
+
+fn asked(Asked { model, direction, seed }: &Asked) -> String {
+    let seed = seed.map(|seed| format!(", seed {seed}")).unwrap_or_default();
+    format!("{model}, {}{seed}", direction.as_str())
+}
+
+fn applied(applied: &Applied) -> Vec<String> {
+    let backend = match (applied.backend, applied.guard) {
+        (Backend::Guarded, Some(guard)) if guard.ends_with_agent => {
+            "guarded: the kernel ends the loss if the agent dies or hangs".to_owned()
+        }
+        (Backend::Guarded, _) => "guarded: the kernel ends the loss when its lease runs out".to_owned(),
+        (Backend::Tc, _) => "tc: a killed agent leaves the loss in place (netloss-agent cleanup removes it)".to_owned(),
+    };
+    let mut lines = vec![
+        row("interface", &format!("{} ({})", applied.interface, applied.interface_reason)),
+        row("asked", &asked(&applied.asked)),
+        row("backend", &backend),
+    ];
+    lines.extend(applied.predicted.map(|predicted| row("predicted", &format!("{} %", predicted.loss_percentage))));
+    let filtered = &applied.filtered;
+    lines.extend((!filtered.targets.is_empty()).then(|| row("only", &filtered.targets.join(", "))));
+    lines.extend((!filtered.spared.is_empty()).then(|| row("spared", &filtered.spared.join(", "))));
+    lines.push(row("ends at", &applied.ends_at.to_string()));
+    lines.extend(warnings(&applied.warnings));
+    lines
+}
+
+fn traffic(traffic: &PerDirection<Traffic>) -> Vec<String> {
+    let of = |name: &str, traffic: Traffic| {
+        let observed = match (traffic.observed_percentage, traffic.interval) {
+            (Some(observed), Some(Interval { low, high })) => {
+                let few = if traffic.too_few_packets { "; too few packets to tell" } else { "" };
+                format!("{observed:.2} % lost (95 %: {low:.2} to {high:.2}), {} of {} packets{few}", traffic.dropped, traffic.packets)
+            }
+            _ => "no packets yet".to_owned(),
+        };
+        row(name, &observed)
+    };
+    let egress = traffic.egress.map(|traffic| of("egress", traffic));
+    egress.into_iter().chain(traffic.ingress.map(|traffic| of("ingress", traffic))).collect()
+}
+
+fn heartbeat(heartbeat: &Heartbeat) -> Vec<String> {
+    let mut lines = traffic(&heartbeat.traffic);
+    lines.push(row("elapsed", &span(heartbeat.elapsed_seconds)));
+    lines.push(row("remaining", &span(heartbeat.remaining_seconds)));
+    lines.extend(
+        heartbeat
+            .kept
+            .iter()
+            .filter(|kept| kept.degraded)
+            .map(|kept| row("degraded", &format!("packets were lost for {} only: the agent hardly gets to run", span(kept.armed_seconds)))),
+    );
+    lines.extend(heartbeat.drift.iter().map(|drift| row("changed", drift)));
+    lines.extend(warnings(&heartbeat.warnings));
+    lines
+}
+
+fn removed(removed: &Removed) -> Vec<String> {
+    let cause = match removed.cause {
+        Cause::Ttl => "its time was over",
+        Cause::Deadline => "its deadline came",
+        Cause::Sigterm => "SIGTERM came",
+        Cause::Sigint => "SIGINT came",
+        Cause::Sighup => "SIGHUP came",
+        Cause::Sigquit => "SIGQUIT came",
+        Cause::Stopped => "it was asked to stop",
+    };
+    let elapsed = span(removed.elapsed_seconds);
+    let mut lines = vec![format!("the loss on {} has ended after {elapsed}, because {cause}; nothing of it is left", removed.interface)];
+    lines.push(row("asked", &asked(&removed.asked)));
+    lines.extend(traffic(&removed.traffic));
+    lines.extend(removed.drift.iter().map(|drift| row("changed", drift)));
+    lines.extend(warnings(&removed.warnings));
+    lines
+}
+
+fn failed(failed: &Failed) -> Vec<String> {
+    let mut lines = vec![failed.message.clone()];
+    if !failed.left.is_empty() {
+        lines.push("what is left:".to_owned());
+        lines.extend(indented(&failed.left));
+    }
+    lines
+}
+
+fn status(status: &Status) -> Vec<String> {
+    let Some(holder) = &status.holder else { return vec!["no agent works in this network namespace".to_owned()] };
+    let mut lines = vec![row("agent", &describe(holder))];
+    lines.extend(status.applied.iter().flat_map(applied));
+    lines.extend(status.now.iter().flat_map(heartbeat));
+    lines
+}
+
+fn stopped(stopped: &Stopped) -> Vec<String> {
+    match (&stopped.holder, stopped.exit) {
+        (Some(holder), Some(ExitCode::Done)) => vec![format!("stopped: {}", describe(holder))],
+        (Some(holder), _) => vec![format!("ended with a failure: {}", describe(holder))],
+        (None, _) => vec!["nothing to stop: no agent works in this network namespace".to_owned()],
+    }
+}
+
+fn describe(holder: &Holder) -> String {
+    let run = holder.run.as_ref().map_or_else(|| "without a run's name".to_owned(), |run| format!("run {run}"));
+    format!("{run}, pid {} of its container, since {}", holder.pid, holder.started_at)
+}
+
+/// `1h 2m 3s`; tenths of a second below a minute.
+fn span(seconds: f64) -> String {
+    if seconds < 60.0 {
+        return format!("{seconds:.1}s");
+    }
+    let whole = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
+    let (hours, minutes, seconds) = (whole / 3600, whole % 3600 / 60, whole % 60);
+    if hours > 0 { format!("{hours}h {minutes}m {seconds}s") } else { format!("{minutes}m {seconds}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netloss_contract::SCHEMA;
+
+    fn text(event: Event) -> String {
+        render(&Record { schema: SCHEMA, time: "2026-11-24T12:00:00Z".parse().unwrap(), run: None, event })
+    }
+
+    #[test]
+    fn nothing_is_said_in_words_too() {
+        assert_eq!(text(Event::Cleaned(Cleaned { removed: vec![] })), "nothing to clean up: no dead agent left anything here\n");
+        assert_eq!(
+            text(Event::Stopped(Stopped { holder: None, exit: None })),
+            "nothing to stop: no agent works in this network namespace\n"
+        );
+        let status = Status { holder: None, applied: None, now: None };
+        assert_eq!(text(Event::Status(Box::new(status))), "no agent works in this network namespace\n");
+    }
+
+    #[test]
+    fn a_rate_is_said_with_its_interval_and_its_doubt() {
+        let traffic = PerDirection { egress: Some(Traffic::new(1000, 98, 10.0)), ingress: Some(Traffic::new(5, 1, 10.0)) };
+        let lines = super::traffic(&traffic);
+        assert_eq!(lines[0], "egress      9.80 % lost (95 %: 8.11 to 11.80), 98 of 1000 packets");
+        assert!(lines[1].ends_with("1 of 5 packets; too few packets to tell"), "{lines:?}");
+    }
+
+    #[test]
+    fn spans_are_read_at_a_glance() {
+        assert_eq!([3.25, 59.96, 61.0, 7384.0].map(span), ["3.2s", "60.0s", "1m 1s", "2h 3m 4s"]);
+    }
+
+    #[test]
+    fn what_is_left_is_listed() {
+        let failed = Failed {
+            stage: netloss_contract::Stage::Remove,
+            message: "the loss could not be removed".to_owned(),
+            exit: ExitCode::Incomplete,
+            left: vec!["a qdisc".to_owned()],
+            holder: None,
+        };
+        assert_eq!(text(Event::Failed(failed)), "the loss could not be removed\nwhat is left:\n  a qdisc\n");
+    }
+}
