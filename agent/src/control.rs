@@ -188,7 +188,7 @@ pub enum Asked {
     /// One does, and does not answer.
     NoAnswer,
     /// It answers.
-    Answers(Answers),
+    Answers(Box<Answers>),
 }
 
 /// The records that the holder answers with.
@@ -213,7 +213,7 @@ pub fn ask(request: &Request) -> io::Result<Asked> {
     drop(stream.write_all(format!("{}\n", request.to_line()).as_bytes()));
     let mut answers = Answers { first: None, stream: BufReader::new(stream) };
     answers.first = answers.read(ANSWER_LIMIT);
-    Ok(if answers.first.is_some() { Asked::Answers(answers) } else { Asked::NoAnswer })
+    Ok(if answers.first.is_some() { Asked::Answers(Box::new(answers)) } else { Asked::NoAnswer })
 }
 
 impl Answers {

@@ -21,6 +21,7 @@ pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod control;
+pub mod diagnostics;
 pub mod ends;
 pub mod guard;
 pub mod host;

@@ -3,7 +3,7 @@
 use clap::Parser;
 use netloss_agent::{
     cli::{Cli, Command},
-    commands,
+    commands, diagnostics,
     reporter::{Form, Reporter},
     run,
     signals::Signals,
@@ -20,7 +20,7 @@ fn main() -> std::process::ExitCode {
         }
     };
     let cli = Cli::parse();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(cli.log).init();
+    diagnostics::install(cli.log);
     let form = if cli.json { Form::Json } else { Form::Text };
     match cli.command {
         Command::Run(args) => run::run(&args, &signals, &mut Reporter::new(args.run.clone(), Form::Json)).into(),

@@ -8,7 +8,11 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     unistd,
 };
-use std::{fs::OpenOptions, io::Write, os::fd::AsFd};
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    os::fd::{AsFd, BorrowedFd},
+};
 use tracing::debug;
 
 /// The container's termination message (`terminationMessagePath`, its default).
@@ -67,7 +71,7 @@ impl Reporter {
             Form::Json => record.to_line() + "\n",
             Form::Text => text::render(record),
         };
-        if !write_now(lines.as_bytes()) {
+        if !write_now(std::io::stdout().as_fd(), lines.as_bytes()) {
             self.lines_dropped += 1;
         }
     }
@@ -75,9 +79,7 @@ impl Reporter {
 
 /// Writes if that can be done without waiting. A pipe that polls writable takes `PIPE_BUF` bytes at once (pipe(7)), and a record's
 /// line is no longer than that.
-fn write_now(line: &[u8]) -> bool {
-    let stdout = std::io::stdout();
-    let fd = stdout.as_fd();
+pub(crate) fn write_now(fd: BorrowedFd<'_>, line: &[u8]) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
     let writable = poll(&mut fds, PollTimeout::ZERO).is_ok()
         && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLOUT) && !events.contains(PollFlags::POLLERR));

@@ -244,14 +244,14 @@ impl RunArgs {
     /// Every value is written out, defaults too: what a pod's manifest shows is then what happens, whatever the agent's version.
     #[must_use]
     pub fn to_argv(&self) -> Vec<String> {
-        let mut argv = vec![
-            "run".to_owned(),
+        let mut argv = vec!["run".to_owned()];
+        argv.extend(self.model.to_argv());
+        argv.extend([
             format!("--direction={}", self.direction.as_str()),
             format!("--ttl={}", self.ttl),
             format!("--heartbeat={}", self.heartbeat),
             format!("--backend={}", self.backend.as_str()),
-        ];
-        argv.extend(self.model.to_argv());
+        ]);
         argv.extend(self.seed.map(|seed| format!("--seed={seed}")));
         argv.extend(self.filters.to_argv());
         argv.extend(self.deadline.map(|deadline| format!("--deadline={deadline}")));

@@ -35,7 +35,7 @@ fn a_plan_freezes_what_the_agent_will_be_told() {
     let pod = &status.pods[0];
     assert_eq!((pod.state, pod.image.as_str(), pod.container.as_str()), (PodState::Planned, "agent:1", "network-loss-d-r1-a1"));
     assert_eq!(pod.deadline.0, at(150), "2 min to start, 30 s of loss");
-    let argv = "run --loss=10 --correlation=0 --direction=both --ttl=30s --heartbeat=5s --backend=auto --deadline=2027-01-15T08:02:30Z --run=uid/1";
+    let argv = "run --model=random --loss=10 --correlation=0 --direction=both --ttl=30s --heartbeat=5s --backend=auto --deadline=2027-01-15T08:02:30Z --run=uid/1";
     assert_eq!(pod.argv.join(" "), argv);
     assert_eq!(status.message.unwrap(), "Injecting 10% packet loss into 2 pod(s)");
 }

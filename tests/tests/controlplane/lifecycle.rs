@@ -40,7 +40,7 @@ async fn a_run_from_apply_to_recovery() {
     assert_eq!(agent["terminationMessagePolicy"], json!("FallbackToLogsOnError"));
     assert_eq!(
         agent["args"].as_array().unwrap()[..4],
-        [json!("run"), json!("--loss=10"), json!("--correlation=0"), json!("--direction=both")]
+        [json!("run"), json!("--model=random"), json!("--loss=10"), json!("--correlation=0")]
     );
 
     world.set_state(&entry, json!({ "waiting": { "reason": "ImagePullBackOff", "message": "back-off" } })).await;

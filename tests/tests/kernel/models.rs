@@ -28,12 +28,12 @@ fn check_gilbert(backend: &str, way: Way, percent: f64, burst: f64) -> Result<()
     ensure!((predicted.loss_percentage - percent).abs() < 1e-9 && predicted.mean_burst == Some(burst), "{predicted:?}");
 
     let trace = pod.trace(way, packets)?;
-    let lost = trace.iter().filter(|arrived| !**arrived).count() as f64;
+    let dropped = trace.iter().filter(|arrived| !**arrived).count() as f64;
     let begun = trace.windows(2).filter(|pair| pair[0] && !pair[1]).count() as f64;
     let (p, r) = (loss / (1.0 - loss) / burst, 1.0 / burst);
     let lambda = 1.0 - p - r;
     let deviation = (loss * (1.0 - loss) / f64::from(packets) * (1.0 + lambda) / (1.0 - lambda)).sqrt();
-    let (rate, mean) = (lost / f64::from(packets), lost / begun);
+    let (rate, mean) = (dropped / f64::from(packets), dropped / begun);
     println!("{backend} {direction} {percent} % in bursts of {burst}: {:.3} % in bursts of {mean:.3}, of {packets} packets", 100.0 * rate);
     ensure!((rate - loss).abs() < DEVIATIONS * deviation, "{:.3} % lost of {packets} packets", 100.0 * rate);
     ensure!((mean - burst).abs() < burst / 10.0, "{mean:.3} packets lost in a row, and not {burst}");
