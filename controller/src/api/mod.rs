@@ -7,8 +7,10 @@ mod action;
 mod crd;
 mod spec;
 mod status;
+mod unserved;
 
 pub use action::Action;
 pub use crd::{crd, crd_yaml};
-pub use spec::{ChaosExperiment, ChaosExperimentSpec, MAX_LOSS_PERCENTAGE};
+pub use spec::{ChaosExperiment, ChaosExperimentSpec, LossModelSpec, MAX_LOSS_PERCENTAGE};
 pub use status::{AskedLoss, ChaosExperimentStatus, ObservedLoss, Outcome, Phase, PodState, PodStatus};
+pub use unserved::unserved;

@@ -5,7 +5,7 @@
 
 use super::{Action, ChaosExperimentStatus};
 use kube::{CustomResource, KubeSchema};
-use netloss_contract::Direction;
+use netloss_contract::{BackendChoice, Direction};
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -102,6 +102,193 @@ pub struct ChaosExperimentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,14}$"))]
     pub interface: Option<String>,
+
+    /// Only say which pods would be chosen, and touch none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<bool>,
+
+    /// At most this share of the eligible pods, in percent: 1 to 100. A run that would affect more is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i32", range(min = 1, max = 100))]
+    pub max_percentage: Option<u32>,
+
+    /// How the loss is put into the kernel: auto (the best that works), guarded (a killed agent leaves no loss) or tc (plain netem).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "backend_schema")]
+    pub backend: Option<BackendChoice>,
+
+    /// Refuse to run where a killed agent would leave the loss in place, as with the backend guarded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub require_guarded: Option<bool>,
+
+    /// Consent to production namespaces, which netloss does not tell apart yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_production: Option<bool>,
+
+    /// Consent to more than 40 %. Not served yet: a run that sets it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_high_loss: Option<bool>,
+
+    /// Hold the experiment. Not served yet: a run that sets it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
+
+    /// Stop when fewer than so many targets are ready. Not served yet: a run that sets it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i32", range(min = 1))]
+    pub abort: Option<u32>,
+
+    /// How often a failed run is repeated: 0 to 10. netloss does not repeat runs yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i32", range(min = 0, max = 10))]
+    pub max_retries: Option<u32>,
+
+    /// How the pause between repetitions grows. netloss does not repeat runs yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["exponential", "fixed"]))]
+    pub retry_backoff: Option<String>,
+
+    /// The pause before the first repetition. netloss does not repeat runs yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub retry_delay: Option<String>,
+
+    /// When to run, as cron has it. Not served yet: a run that sets it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub schedule: Option<String>,
+
+    /// How long the whole experiment may take. Not served yet: a run that sets it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub experiment_duration: Option<String>,
+
+    /// When runs are allowed. Not served yet: a run that sets it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "windows_schema")]
+    pub time_windows: Option<Vec<serde_json::Value>>,
+
+    /// When runs are not allowed. Not served yet: a run that sets it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "windows_schema")]
+    pub maintenance_windows: Option<Vec<serde_json::Value>>,
+
+    /// Experiments that have to be over before. Not served yet: a run that sets it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100))]
+    pub depends_on: Option<Vec<String>>,
+
+    /// Lose only packets to and from these addresses. Not served yet: a run that sets it is refused.
+    #[serde(default, rename = "targetIPs", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100))]
+    pub target_ips: Option<Vec<String>>,
+
+    /// Lose only packets to and from these networks. Not served yet: a run that sets it is refused.
+    #[serde(default, rename = "targetCIDRs", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100))]
+    pub target_cidrs: Option<Vec<String>>,
+
+    /// Lose only packets of these protocols. Not served yet: a run that sets it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100))]
+    pub target_protocols: Option<Vec<String>>,
+
+    /// Never lose packets to and from these. Not served yet: a run that sets it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100))]
+    pub spare: Option<Vec<String>>,
+
+    /// Lose only packets to and from these ports. Not served yet: a run that sets it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<i32>", length(max = 100))]
+    pub target_ports: Option<Vec<u16>>,
+
+    /// Never lose packets to and from the node. Not served yet: a run that sets it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spare_node: Option<bool>,
+
+    /// How packets are chosen. Not served yet: a run that sets it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_model: Option<LossModelSpec>,
+
+    /// Seed of the random numbers. Not served yet: a run that sets it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i64", range(min = 0))]
+    pub seed: Option<u64>,
+
+    /// Lose single segments of what TCP sends in one piece. Not served yet: a run that sets it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_segment: Option<bool>,
+
+    /// Of another action, which k8s-chaos serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_load: Option<i32>,
+
+    /// Of another action, which k8s-chaos serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_workers: Option<i32>,
+
+    /// Of another action, which k8s-chaos serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_size: Option<String>,
+
+    /// Of another action, which k8s-chaos serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_workers: Option<i32>,
+
+    /// Of another action, which k8s-chaos serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corruption_percentage: Option<f64>,
+
+    /// Of another action, which k8s-chaos serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corruption_correlation: Option<f64>,
+
+    /// Of another action, which k8s-chaos serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fill_percentage: Option<i32>,
+
+    /// Of another action, which k8s-chaos serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_path: Option<String>,
+
+    /// Of another action, which k8s-chaos serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_name: Option<String>,
+
+    /// Of another action, which k8s-chaos serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_interval: Option<String>,
+
+    /// Of another action, which k8s-chaos serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taint_key: Option<String>,
+
+    /// Of another action, which k8s-chaos serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taint_value: Option<String>,
+
+    /// Of another action, which k8s-chaos serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taint_effect: Option<String>,
+}
+
+/// How packets are chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct LossModelSpec {
+    /// Which model.
+    #[serde(rename = "type")]
+    #[schemars(extend("enum" = ["random", "gilbert", "gemodel", "state"]))]
+    pub kind: String,
+    /// Packets lost in a row on average, of the model gilbert.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_burst: Option<f64>,
+    /// The probabilities of the models gemodel and state, in percent, in the order of tc-netem(8).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 5))]
+    pub probabilities: Option<Vec<f64>>,
 }
 
 impl ChaosExperimentSpec {
@@ -110,6 +297,16 @@ impl ChaosExperimentSpec {
     pub fn correlation_percentage(&self) -> f64 {
         self.correlation.or(self.loss_correlation).unwrap_or(0.0)
     }
+}
+
+/// Whatever k8s-chaos has in them is kept: what this version does not serve it need not understand.
+fn windows_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "maxItems": 100, "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } })
+}
+
+fn backend_schema(_: &mut SchemaGenerator) -> Schema {
+    let names = [BackendChoice::Auto, BackendChoice::Guarded, BackendChoice::Tc].map(BackendChoice::as_str);
+    json_schema!({ "type": "string", "enum": names })
 }
 
 fn default_count() -> u32 {

@@ -46,6 +46,34 @@ pub struct ChaosExperimentStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub pods: Vec<PodStatus>,
+
+    /// Of another action or a feature that k8s-chaos serves; netloss leaves it as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_count: Option<i32>,
+
+    /// Of another action or a feature that k8s-chaos serves; netloss leaves it as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+
+    /// Of another action or a feature that k8s-chaos serves; netloss leaves it as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_retry_time: Option<Time>,
+
+    /// Of another action or a feature that k8s-chaos serves; netloss leaves it as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_scheduled_time: Option<Time>,
+
+    /// Of another action or a feature that k8s-chaos serves; netloss leaves it as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_scheduled_time: Option<Time>,
+
+    /// Of another action or a feature that k8s-chaos serves; netloss leaves it as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cordoned_nodes: Option<Vec<String>>,
+
+    /// Of another action or a feature that k8s-chaos serves; netloss leaves it as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tainted_nodes: Option<Vec<String>>,
 }
 
 /// Where an experiment stands.

@@ -57,6 +57,11 @@ pub(super) fn failed_run(message: &str) -> EventRecord {
     EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "Failed", note: message.to_owned() }
 }
 
+/// A run that only said what it would do.
+pub(super) fn dry_run(message: &str) -> EventRecord {
+    EventRecord { about: About::Experiment, severity: Severity::Normal, reason: "DryRun", note: message.to_owned() }
+}
+
 /// What happened to a pod between two states of it; `adopted` if its container was seen for the first time.
 pub(super) fn of_transition(before: &PodStatus, after: &PodStatus, adopted: bool) -> Vec<EventRecord> {
     let target = Target { namespace: after.namespace.clone(), name: after.name.clone(), uid: after.uid.clone(), node: after.node.clone() };

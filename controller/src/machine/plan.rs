@@ -2,7 +2,7 @@
 
 use super::{Decision, EventRecord, Experiment, Observed, Settings, events, summary};
 use crate::{
-    api::{AskedLoss, ChaosExperimentStatus, MAX_LOSS_PERCENTAGE, Phase, PodState, PodStatus},
+    api::{AskedLoss, ChaosExperimentStatus, MAX_LOSS_PERCENTAGE, Phase, PodState, PodStatus, unserved},
     targets::{self, Candidate, Target},
     words::some_of,
 };
@@ -49,6 +49,13 @@ pub(super) fn check(experiment: &Experiment<'_>, settings: &Settings) -> Result<
         return Err(format!(
             "spec.selector has \"{key}\": \"{value}\", which no pod can carry: give a label as pods have it, such as app: web"
         ));
+    }
+    if let Some(field) = unserved(spec) {
+        return Err(format!("spec.{field} is not served by this version of netloss, and is not ignored either: remove it"));
+    }
+    if spec.require_guarded == Some(true) && spec.backend == Some(BackendChoice::Tc) {
+        return Err("spec.requireGuarded is true, but spec.backend is tc, which is not guarded: ask for guarded, or leave one of them out"
+            .to_owned());
     }
     let duration = spec.duration.as_deref().ok_or("spec.duration is required: give a length such as 90s, 2m or 1h30m")?;
     let loss = LossPercentage::try_from(spec.loss_percentage).map_err(|error| format!("spec.lossPercentage: {error}"))?;
@@ -106,6 +113,19 @@ pub(super) fn plan(experiment: &Experiment<'_>, observed: &Observed, now: Timest
     if chosen.is_empty() {
         return fail(experiment, now, no_eligible_pods(experiment, pods), skipped);
     }
+    let eligible = pods.iter().filter(|pod| pod.skip.is_none()).count();
+    if let Some(max) = experiment.spec.max_percentage
+        && chosen.len() * 100 > eligible * max as usize
+    {
+        let (count, share) = (chosen.len(), (chosen.len() * 100).div_ceil(eligible.max(1)));
+        let message = format!(
+            "spec.maxPercentage is {max}, but {count} of the {eligible} eligible pods are {share} %: lower spec.count or raise spec.maxPercentage"
+        );
+        return fail(experiment, now, message, skipped);
+    }
+    if experiment.spec.dry_run == Some(true) {
+        return dry_run(experiment, &request, &chosen, now, skipped);
+    }
     let pods = chosen.into_iter().map(|target| freeze(experiment, &request, target, now, settings)).collect();
     let mut status = ChaosExperimentStatus {
         phase: Some(Phase::Pending),
@@ -120,6 +140,23 @@ pub(super) fn plan(experiment: &Experiment<'_>, observed: &Observed, now: Timest
     Decision { status: Some(status), injections: Vec::new(), events: skipped, requeue: Some(Duration::from_secs(1)) }
 }
 
+/// The end of a run that was only to say what it would do.
+fn dry_run(experiment: &Experiment<'_>, request: &Request, chosen: &[&Target], now: Timestamp, mut told: Vec<EventRecord>) -> Decision {
+    let names = some_of(chosen.iter().map(|target| target.name.clone()));
+    let message = format!("DRY RUN: would inject {}% packet loss (pod-network-loss) into {} pod(s): {names}", request.loss, chosen.len());
+    told.push(events::dry_run(&message));
+    let status = ChaosExperimentStatus {
+        phase: Some(Phase::Completed),
+        message: Some(message),
+        start_time: Some(Time(now)),
+        completed_at: Some(Time(now)),
+        run: Some(request.run),
+        observed_generation: Some(experiment.generation),
+        ..ChaosExperimentStatus::default()
+    };
+    Decision { status: Some(status), injections: Vec::new(), events: told, requeue: None }
+}
+
 fn freeze(experiment: &Experiment<'_>, request: &Request, target: &Target, now: Timestamp, settings: &Settings) -> PodStatus {
     const ATTEMPT: u32 = 1;
     let deadline = deadline(now, settings.start_timeout + request.ttl.duration());
@@ -132,7 +169,11 @@ fn freeze(experiment: &Experiment<'_>, request: &Request, target: &Target, now: 
         deadline: Some(deadline),
         run: Some(request.run_id.clone()),
         interface: experiment.spec.interface.clone(),
-        backend: BackendChoice::Auto,
+        backend: if experiment.spec.require_guarded == Some(true) {
+            BackendChoice::Guarded
+        } else {
+            experiment.spec.backend.unwrap_or_default()
+        },
         heartbeat: request.heartbeat,
         allow_host_network: false,
     };

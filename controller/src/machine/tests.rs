@@ -41,6 +41,41 @@ fn a_plan_freezes_what_the_agent_will_be_told() {
 }
 
 #[test]
+fn a_dry_run_names_the_pods_and_touches_none() {
+    let spec = ChaosExperimentSpec { dry_run: Some(true), ..spec() };
+    let decision = plan(&spec, candidates(3));
+    assert!(decision.injections.is_empty());
+    assert_eq!(decision.events.iter().map(|event| event.reason).collect::<Vec<_>>(), ["DryRun"]);
+    let status = decision.status.unwrap();
+    assert_eq!((status.phase, status.pods.len(), status.completed_at.is_some()), (Some(Phase::Completed), 0, true));
+    let message = status.message.as_deref().unwrap();
+    assert!(message.starts_with("DRY RUN: would inject 10% packet loss (pod-network-loss) into 2 pod(s): "), "{message}");
+    // It is over: nothing more is looked at.
+    assert_eq!(needs(&experiment(&spec, Some(&status)), &settings()), Needs::Nothing);
+}
+
+#[test]
+fn a_share_that_is_too_large_is_refused_with_both_numbers() {
+    let with = |max_percentage| plan(&ChaosExperimentSpec { max_percentage, ..spec() }, candidates(3)).status.unwrap();
+    let refused = with(Some(66));
+    assert_eq!(refused.phase, Some(Phase::Failed));
+    let words = "spec.maxPercentage is 66, but 2 of the 3 eligible pods are 67 %: lower spec.count or raise spec.maxPercentage";
+    assert_eq!(refused.message.as_deref(), Some(words));
+    assert_eq!((with(Some(67)).pods.len(), with(None).pods.len()), (2, 2));
+}
+
+#[test]
+fn who_requires_a_guard_asks_the_agent_for_it() {
+    let backend = |require_guarded, backend| {
+        let spec = ChaosExperimentSpec { backend, require_guarded, ..spec() };
+        plan(&spec, candidates(3)).status.unwrap().pods[0].argv.iter().find(|argument| argument.starts_with("--backend")).cloned().unwrap()
+    };
+    assert_eq!(backend(None, None), "--backend=auto");
+    assert_eq!(backend(Some(true), None), "--backend=guarded");
+    assert_eq!(backend(None, Some(netloss_contract::BackendChoice::Tc)), "--backend=tc");
+}
+
+#[test]
 fn refusals_name_the_field_the_value_and_the_way_out() {
     let refused = |change: fn(&mut ChaosExperimentSpec)| {
         let mut spec = spec();
@@ -65,6 +100,11 @@ fn refusals_name_the_field_the_value_and_the_way_out() {
         (
             |spec| (spec.correlation, spec.loss_correlation) = (Some(1.0), Some(2.0)),
             "spec.correlation is 1 and its older name spec.lossCorrelation is 2: set only spec.correlation",
+        ),
+        (|spec| spec.schedule = Some("* * * * *".to_owned()), "spec.schedule is not served by this version of netloss, and is not ignored"),
+        (
+            |spec| (spec.require_guarded, spec.backend) = (Some(true), Some(netloss_contract::BackendChoice::Tc)),
+            "spec.requireGuarded is true, but spec.backend is tc",
         ),
         (|spec| spec.selector.clear(), "spec.selector is empty: name at least one label"),
         (|spec| drop(spec.selector.insert("app".to_owned(), "a,b!=c".to_owned())), "spec.selector has \"app\": \"a,b!=c\", which no pod"),

@@ -84,6 +84,8 @@ impl FromStr for Arch {
 /// A suite of Debian, which stands for a kernel version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suite {
+    /// Debian 11: Linux 5.10.
+    Bullseye,
     /// Debian 12: Linux 6.1.
     Bookworm,
     /// Debian 13: Linux 6.12.
@@ -95,6 +97,7 @@ impl Suite {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Bullseye => "bullseye",
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
         }
@@ -112,9 +115,10 @@ impl FromStr for Suite {
 
     fn from_str(name: &str) -> Result<Self> {
         match name {
+            "bullseye" | "5.10" => Ok(Self::Bullseye),
             "bookworm" | "6.1" => Ok(Self::Bookworm),
             "trixie" | "6.12" => Ok(Self::Trixie),
-            _ => bail!("the lab has the kernels bookworm (6.1) and trixie (6.12), not {name:?}"),
+            _ => bail!("the lab has the kernels bullseye (5.10), bookworm (6.1) and trixie (6.12), not {name:?}"),
         }
     }
 }

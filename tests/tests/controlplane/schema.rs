@@ -43,6 +43,9 @@ async fn what_is_out_of_range_is_refused_with_the_field_and_the_bound() {
         (json!({ "count": 101 }), "spec.count in body should be less than or equal to 100"),
         (json!({ "interface": "a/b" }), "spec.interface in body should match"),
         (json!({ "interface": "-rm" }), "spec.interface in body should match"),
+        (json!({ "maxPercentage": 101 }), "spec.maxPercentage in body should be less than or equal to 100"),
+        (json!({ "backend": "ebpf" }), "spec.backend: Unsupported value: \"ebpf\""),
+        (json!({ "retryBackoff": "linear" }), "spec.retryBackoff: Unsupported value"),
         (json!({ "lossPercent": 10 }), ".spec.lossPercent: field not declared in schema"),
     ] {
         let error = world.apply("refused", spec(changes.clone())).await.expect_err(&changes.to_string());
@@ -62,6 +65,26 @@ async fn defaults_are_filled_in_and_both_names_of_correlation_are_taken() {
     world.apply("same", spec(json!({ "correlation": 25, "lossCorrelation": 25 }))).await.unwrap();
     world.apply("least", spec(json!({ "lossPercentage": 0.001, "correlation": 0, "duration": "1s" }))).await.unwrap();
     world.apply("most", spec(json!({ "lossPercentage": 40, "correlation": 100, "count": 100, "duration": "168h" }))).await.unwrap();
+}
+
+/// Whatever a k8s-chaos user has in a manifest reaches the controller, which then serves or refuses it: pruned, it would be ignored.
+#[tokio::test]
+async fn nothing_that_k8s_chaos_knows_is_pruned() {
+    let world = World::new("schema-superset").await;
+    let fields = json!({
+        "dryRun": true, "maxPercentage": 50, "allowProduction": true, "allowHighLoss": true, "paused": true, "abort": 1,
+        "maxRetries": 3, "retryBackoff": "exponential", "retryDelay": "30s", "schedule": "0 9 * * 1", "experimentDuration": "1h",
+        "timeWindows": [{ "start": "09:00", "end": "17:00", "anything": { "else": [1] } }], "maintenanceWindows": [{ "start": "01:00" }],
+        "dependsOn": ["other"], "targetIPs": ["192.0.2.1"], "targetCIDRs": ["10.0.0.0/8"], "targetPorts": [443], "targetProtocols": ["tcp"],
+        "spare": ["any:53/udp"], "spareNode": true, "lossModel": { "type": "gilbert", "meanBurst": 4.5 }, "seed": 7, "perSegment": true,
+        "backend": "guarded", "requireGuarded": true, "cpuLoad": 50, "cpuWorkers": 2, "memorySize": "64Mi", "memoryWorkers": 1,
+        "corruptionPercentage": 1.5, "corruptionCorrelation": 2.5, "fillPercentage": 80, "targetPath": "/data", "volumeName": "data",
+        "restartInterval": "1m", "taintKey": "k", "taintValue": "v", "taintEffect": "NoSchedule",
+    });
+    let taken = serde_json::to_value(world.apply("superset", spec(fields.clone())).await.unwrap().spec).unwrap();
+    for (field, value) in fields.as_object().unwrap() {
+        assert_eq!(&taken[field], value, "{field}");
+    }
 }
 
 #[tokio::test]

@@ -24,6 +24,40 @@ async fn of_the_matching_pods_only_as_many_as_asked_for_are_taken() {
     assert_eq!((status.phase, status.affected_pods.len()), (Some(Phase::Pending), 2));
 }
 
+/// A k8s-chaos user's safety switches hold: nothing is put into a pod that was only to be named, and nothing that is asked for is skipped.
+#[tokio::test]
+async fn a_dry_run_and_an_unserved_field_touch_no_pod() {
+    let world = World::new("selection-dry").await;
+    for name in ["a", "b", "c"] {
+        world.pod(name).await;
+    }
+    for (name, changes, phase, words) in [
+        (
+            "dry",
+            json!({ "count": 2, "dryRun": true }),
+            Phase::Completed,
+            "DRY RUN: would inject 10% packet loss (pod-network-loss) into 2 pod(s)",
+        ),
+        (
+            "many",
+            json!({ "count": 2, "maxPercentage": 50 }),
+            Phase::Failed,
+            "spec.maxPercentage is 50, but 2 of the 3 eligible pods are 67 %",
+        ),
+        ("targeted", json!({ "targetCIDRs": ["10.0.0.0/8"] }), Phase::Failed, "spec.targetCIDRs is not served"),
+        ("later", json!({ "schedule": "0 9 * * 1" }), Phase::Failed, "spec.schedule is not served"),
+    ] {
+        world.apply(name, spec(changes)).await.unwrap();
+        world.pass(name, 0).await;
+        let status = world.status(name).await;
+        assert_eq!(status.phase, Some(phase), "{name}");
+        assert!(status.message.as_deref().unwrap_or_default().starts_with(words), "{name}: {:?}", status.message);
+    }
+    for name in ["a", "b", "c"] {
+        assert_eq!(world.agents(name).await.len(), 0, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_hundred_pods_are_one_pass() {
     let world = World::new("selection-hundred").await;
