@@ -86,6 +86,15 @@ impl Namespace {
         self.iproute2("ip", "-batch -", lines).map(drop)
     }
 
+    /// What `ip` or `tc` answers in words.
+    ///
+    /// # Errors
+    ///
+    /// If it fails.
+    pub fn words(&self, program: &str, arguments: &str) -> Result<String> {
+        self.iproute2(program, arguments, "")
+    }
+
     /// What `ip` or `tc` answers in JSON.
     ///
     /// # Errors

@@ -60,8 +60,14 @@ impl NamespaceState {
         for (device, kind) in hooked {
             let hooks = if kind == "clsact" { ["ingress", "egress"].as_slice() } else { &["ingress"] };
             for hook in hooks {
-                let filters = namespace.json("tc", &format!("-j -d filter show dev {device} {hook}"))?;
-                flatten(&format!("filter.{device}.{hook}"), &filters, &mut leaves);
+                let path = format!("filter.{device}.{hook}");
+                if let Ok(filters) = namespace.json("tc", &format!("-j -d filter show dev {device} {hook}")) {
+                    flatten(&path, &filters, &mut leaves);
+                } else {
+                    // What iproute2 5.10 prints of a u32 filter is no JSON. Without counters its words are the same each time.
+                    let words = namespace.words("tc", &format!("filter show dev {device} {hook}"))?;
+                    leaves.insert(format!("{path}.words"), words);
+                }
             }
         }
         Ok(Self { leaves })

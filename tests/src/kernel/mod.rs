@@ -133,7 +133,15 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The kernels that the kernel tests run on unless told otherwise.
+    /// All of them, which `cargo lab kernel` runs on.
+    pub const ALL: [Self; 4] = [
+        Self { suite: Suite::Bullseye, arch: Arch::X86_64 },
+        Self { suite: Suite::Bookworm, arch: Arch::X86_64 },
+        Self { suite: Suite::Trixie, arch: Arch::X86_64 },
+        Self { suite: Suite::Trixie, arch: Arch::Aarch64 },
+    ];
+
+    /// Those that the whole test suite runs on: the oldest takes as long as two others.
     pub const MATRIX: [Self; 3] = [
         Self { suite: Suite::Bookworm, arch: Arch::X86_64 },
         Self { suite: Suite::Trixie, arch: Arch::X86_64 },

@@ -85,7 +85,7 @@ fn a_clsact_with_ingress_filters_is_refused() -> Result<()> {
 fn an_ingress_qdisc_with_filters_is_refused() -> Result<()> {
     let pod = Pod::new()?;
     pod.pod.tc("qdisc add dev eth0 ingress")?;
-    pod.pod.tc("filter add dev eth0 ingress protocol ip u32 match u32 0 0 action gact pass")?;
+    pod.pod.tc("filter add dev eth0 ingress protocol ip matchall action gact pass")?;
     check_refused(&["tc"], &pod, "both", "ingress")
 }
 

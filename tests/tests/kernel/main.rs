@@ -30,6 +30,14 @@ fn assert_loss(counted: Counted, percent: f64) -> Result<()> {
     Ok(())
 }
 
+/// Whether the kernel is of that version or a later one.
+fn kernel_is_at_least(major: u32, minor: u32) -> Result<bool> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let mut next = || numbers.next().context("the kernel's release has no version")?.context("the kernel's version is no number");
+    Ok((next()?, next()?) >= (major, minor))
+}
+
 /// Checks that nothing was lost at all.
 fn assert_no_loss(counted: Counted) -> Result<()> {
     ensure!(counted.lost == 0, "{} of {} packets lost, expected none", counted.lost, counted.sent);
