@@ -76,29 +76,30 @@ pub async fn apply(netlink: &Netlink, steps: &[Step]) -> Result<(), StepFailed> 
 /// Takes away whatever carries our marks and reads back that nothing does. Goes on past errors, and starts over with what the kernel
 /// shows by then. Nothing to do is fine. For `made_hook` see [`backend::removal`].
 ///
-/// Returns what was taken away, in words.
+/// Returns what was taken away, in words, and what the kernel shows without it.
 ///
 /// # Errors
 /// What is left, in words.
-pub async fn remove(netlink: &Netlink, made_hook: Option<u32>) -> Result<Vec<String>, Vec<String>> {
+pub async fn remove(netlink: &Netlink, made_hook: Option<u32>) -> Result<(Vec<String>, Snapshot), Vec<String>> {
     let mut removed = Vec::new();
     let mut left = Vec::new();
     for attempt in 0..=REMOVAL_ATTEMPTS {
         if attempt > 1 {
             tokio::time::sleep(REMOVAL_PAUSE * 2u32.pow(attempt - 2)).await;
         }
-        let steps = match Snapshot::take(netlink).await {
-            Ok(snapshot) => backend::removal(&snapshot, made_hook),
+        let snapshot = match Snapshot::take(netlink).await {
+            Ok(snapshot) => snapshot,
             Err(error) => {
                 warn!(%error, "cannot see what is left");
                 left = vec![format!("unknown, because the kernel's state cannot be read: {error}")];
                 continue;
             }
         };
+        let steps = backend::removal(&snapshot, made_hook);
         left.clear();
         // First what brings packets to a netem.
         match remove_tables() {
-            Ok(tables) if tables.is_empty() && steps.is_empty() => return Ok(removed),
+            Ok(tables) if tables.is_empty() && steps.is_empty() => return Ok((removed, snapshot)),
             Ok(tables) => removed.extend(tables),
             Err(error) => left.push(format!("could not remove the nftables tables {}: {error}", nft::TABLE)),
         }

@@ -2,15 +2,13 @@
 
 use crate::{
     apply,
-    clock::{self, until},
     control::{self, Answers, Asked, Control, LockError},
     netlink::Netlink,
     nft,
+    prepare::{failed, in_time},
     reporter::Reporter,
-    run::failed,
     signals::Signals,
 };
-use jiff::Timestamp;
 use netloss_contract::{Cleaned, CleanupArgs, Event, ExitCode, Failed, Holder, Meant, Record, Request, Stage, Status, Stopped};
 use std::{
     io, thread,
@@ -126,21 +124,11 @@ async fn try_cleanup(args: &CleanupArgs) -> Result<Vec<String>, Failed> {
     };
     let unreadable = |error| failed(Stage::Snapshot, ExitCode::Failed, format!("cannot open a netlink socket: {error}"));
     let netlink = Netlink::connect().map_err(unreadable)?;
-    apply::remove(&netlink, None).await.map_err(|left| {
+    let (removed, _) = apply::remove(&netlink, None).await.map_err(|left| {
         let message = "what a dead agent left here cannot be removed: loss may remain; restart the pod";
         Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) }
-    })
-}
-
-/// Too late for anything.
-fn in_time(deadline: Option<Timestamp>) -> Result<(), Failed> {
-    match deadline.filter(|deadline| until(*deadline).is_zero()) {
-        None => Ok(()),
-        Some(deadline) => {
-            let message = format!("the deadline {deadline} has passed (it is {} here), so nothing was done", clock::now());
-            Err(failed(Stage::Start, ExitCode::DeadlinePassed, message))
-        }
-    }
+    })?;
+    Ok(removed)
 }
 
 /// Why a cleanup leaves an agent alone that works.

@@ -12,7 +12,7 @@ use std::{
         unix::net::{SocketAddr, UnixListener, UnixStream},
     },
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -23,8 +23,11 @@ use tracing::debug;
 /// The socket's name.
 const NAME: &str = "netloss-agent";
 
-/// How long the holder has to say who it is. One that is stopped never does.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How long the holder has to say who it is; one that takes longer counts as one that hangs.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// Before one that hung up is asked again.
+const REDIAL: Duration = Duration::from_millis(20);
 
 /// How long a client has to ask, and to take an answer.
 const CLIENT_LIMIT: Duration = Duration::from_secs(2);
@@ -203,30 +206,42 @@ pub struct Answers {
 /// # Errors
 /// Where the system has no socket.
 pub fn ask(request: &Request) -> io::Result<Asked> {
-    let mut stream = match UnixStream::connect_addr(&address()?) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(Asked::Nobody),
-        // Its queue is full: it has not listened for long.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Asked::NoAnswer),
-        connected => connected?,
-    };
-    stream.set_write_timeout(Some(ANSWER_LIMIT))?;
-    drop(stream.write_all(format!("{}\n", request.to_line()).as_bytes()));
-    let mut answers = Answers { first: None, stream: BufReader::new(stream) };
-    answers.first = answers.read(ANSWER_LIMIT);
-    Ok(if answers.first.is_some() { Asked::Answers(Box::new(answers)) } else { Asked::NoAnswer })
+    let begun = Instant::now();
+    while begun.elapsed() < ANSWER_LIMIT {
+        let mut stream = match UnixStream::connect_addr(&address()?) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(Asked::Nobody),
+            // Its queue is full: it has not listened for long.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Asked::NoAnswer),
+            connected => connected?,
+        };
+        stream.set_write_timeout(Some(ANSWER_LIMIT))?;
+        drop(stream.write_all(format!("{}\n", request.to_line()).as_bytes()));
+        let mut answers = Answers { first: None, stream: BufReader::new(stream) };
+        match answers.read(ANSWER_LIMIT) {
+            Ok(Some(record)) => {
+                answers.first = Some(record);
+                return Ok(Asked::Answers(Box::new(answers)));
+            }
+            // It hung up, as one does that is just ending.
+            Ok(None) => std::thread::sleep(REDIAL),
+            Err(_) => break,
+        }
+    }
+    Ok(Asked::NoAnswer)
 }
 
 impl Answers {
     /// The next record, if one comes in that time.
     pub fn next(&mut self, limit: Duration) -> Option<Record> {
-        self.first.take().or_else(|| self.read(limit))
+        self.first.take().or_else(|| self.read(limit).ok()?)
     }
 
-    fn read(&mut self, limit: Duration) -> Option<Record> {
-        self.stream.get_ref().set_read_timeout(Some(limit)).ok()?;
+    /// None at the end, and for what is no record.
+    fn read(&mut self, limit: Duration) -> io::Result<Option<Record>> {
+        self.stream.get_ref().set_read_timeout(Some(limit))?;
         let mut line = String::new();
-        (&mut self.stream).take(ANSWER_LENGTH).read_line(&mut line).ok()?;
-        Record::from_line(line.trim_end())
+        (&mut self.stream).take(ANSWER_LENGTH).read_line(&mut line)?;
+        Ok(Record::from_line(line.trim_end()))
     }
 }
 

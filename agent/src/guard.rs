@@ -61,6 +61,12 @@ impl Account {
         }
     }
 
+    /// Both, one after the other.
+    #[must_use]
+    pub fn then(self, later: Self) -> Self {
+        Self { armed: self.armed + later.armed, lapses: self.lapses + later.lapses, ..later }
+    }
+
     fn settle(&mut self, now: Moment) {
         if let Some((then, lease)) = self.last {
             let since = now.since(then);

@@ -4,7 +4,7 @@
 //! main ─ cli ─┬ commands                         of a person: status, stop, cleanup
 //!             └ run ┬─ signals, clock, control   when it ends, that there is one, and speaking to it
 //!                   ├─ snapshot ── netlink/*     what the kernel shows
-//!                   ├─ host, interface, ends     whether, where and to whom (pure)
+//!                   ├─ prepare ─ host, interface, ends   whether, where and to whom
 //!                   ├─ backend/* ── netem, marks what to do, to expect and to take away (pure)
 //!                   ├─ placement ─┬ apply        the one place that changes the kernel
 //!                   │             └ guard, nft/* the lease that the kernel itself ends, in a thread of its own
@@ -32,6 +32,7 @@ pub mod netem;
 pub mod netlink;
 pub mod nft;
 pub mod placement;
+pub mod prepare;
 pub mod reporter;
 pub mod run;
 pub mod signals;

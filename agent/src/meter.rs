@@ -54,6 +54,16 @@ impl Meter {
         Self { egress: gauge(egress), ingress: gauge(ingress), target: target.clone(), expected, full: BTreeMap::new() }
     }
 
+    /// Goes on with counters that begin anew.
+    pub fn rebase(&mut self, snapshot: &Snapshot, counted: Option<PerDirection<u64>>) {
+        let [egress, ingress] = readings(snapshot, counted, &self.target);
+        for (gauge, reading) in [(&mut self.egress, egress), (&mut self.ingress, ingress)] {
+            if let (Some(gauge), Some(reading)) = (gauge, reading) {
+                gauge.last = reading;
+            }
+        }
+    }
+
     /// Adds what has come since. Counters that cannot be read now count nothing.
     pub fn update(&mut self, snapshot: &Snapshot, counted: Option<PerDirection<u64>>) {
         let [egress, ingress] = readings(snapshot, counted, &self.target);
@@ -173,6 +183,15 @@ mod tests {
         meter.update(&snapshot(0, 100), None);
         meter.update(&snapshot(0, 3), None);
         assert_eq!(meter.traffic().egress, Some(Traffic::new(103, 103, 10.0)));
+    }
+
+    #[test]
+    fn counters_that_begin_anew_add_to_what_was_counted() {
+        let mut meter = meter(&snapshot(0, 0));
+        meter.update(&snapshot(90, 10), None);
+        meter.rebase(&snapshot(500, 0), None);
+        meter.update(&snapshot(545, 5), None);
+        assert_eq!(meter.traffic().egress, Some(Traffic::new(150, 15, 10.0)));
     }
 
     #[test]

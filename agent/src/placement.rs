@@ -3,7 +3,7 @@
 use crate::{
     apply::{self, StepFailed},
     backend::{
-        Refusal, Step, Target,
+        self, Refusal, Step, Target,
         guarded::{self, Variant},
         tc,
     },
@@ -191,6 +191,14 @@ impl Placement {
         let mut drift = guarded::drift(snapshot, &self.target);
         drift.extend(guard.account().trouble.map(|trouble| format!("the lease could not be renewed: {trouble}")));
         drift
+    }
+
+    /// Whether bringing it again would be in nobody's way. `made_hook` as for [`crate::backend::removal`].
+    #[must_use]
+    pub fn can_be_brought_again(&self, snapshot: &Snapshot, made_hook: Option<u32>) -> bool {
+        let before = backend::without_ours(snapshot, made_hook);
+        let steps = if self.guard.is_some() { guarded::application(&before, &self.target) } else { tc::application(&before, &self.target) };
+        steps.is_ok()
     }
 
     /// Ends the loss, so far as a guard does; what is left is for [`apply::remove`]. Returns how the lease was kept.

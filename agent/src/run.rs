@@ -1,27 +1,25 @@
 //! `netloss-agent run`: brings the loss, watches over it, and takes it away.
 
 use crate::{
-    apply,
-    backend::Target,
-    clock::{self, Alarms, Limit, Moment, until},
-    control::{Control, LockError, Visit},
-    ends,
+    apply, backend,
+    clock::{self, Alarms, Limit, Moment},
+    control::{ANSWER_LIMIT, Control, LockError, Visit},
     guard::{self, Account},
-    host, interface,
     meter::Meter,
-    netem::Netem,
-    netlink::{self, Netlink},
-    placement::{NoPlan, NotBrought, Placement, Plan},
+    netlink::{Changes, Netlink},
+    placement::{NotBrought, Placement, Plan},
+    prepare::{self, Prepared, asked, failed, unreadable},
     reporter::Reporter,
     signals::{Signals, Watch},
     snapshot::Snapshot,
 };
 use jiff::Timestamp;
 use netloss_contract::{
-    Applied, Asked, Cause, Event, ExitCode, Failed, Heartbeat, Holder, Kept, Record, Removed, Request, RunArgs, Stage, Status,
+    Applied, Backend, BackendChoice, Cause, Event, ExitCode, Failed, Heartbeat, Holder, Kept, Record, Removed, Request, RunArgs, Stage,
+    Status,
 };
 use std::{io, time::Duration};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -67,8 +65,32 @@ fn conclude(ended: Result<Removed, Failed>, reporter: &mut Reporter) -> (Record,
     }
 }
 
-pub(crate) fn failed(stage: Stage, exit: ExitCode, message: impl Into<String>) -> Failed {
-    Failed { stage, message: message.into(), exit, left: Vec::new(), holder: None }
+/// Between a change that is noticed and the look at what it was.
+const SETTLING: Duration = Duration::from_millis(10);
+
+/// Whether the agent has run all the time.
+///
+/// One that was stopped for long may have been taken for one that hangs, and what it brought may have been taken away on purpose
+/// (`netloss-agent cleanup --force`): it brings nothing again.
+#[derive(Debug)]
+struct Pulse {
+    last: Moment,
+    hung: bool,
+}
+
+impl Pulse {
+    const PERIOD: Duration = Duration::from_secs(1);
+
+    fn beat(&mut self, now: Moment) {
+        self.hung |= now.since(self.last) >= ANSWER_LIMIT;
+        self.last = now;
+    }
+}
+
+fn ticks(period: Duration) -> Interval {
+    let mut ticks = tokio::time::interval_at(Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// The loss in its place, and what is needed to watch over it and take it away.
@@ -81,6 +103,13 @@ struct Session<'a> {
     meter: Meter,
     limit: Limit,
     alarms: Alarms,
+    changes: Changes,
+    pulse: Pulse,
+    /// What is not as applied, when the kernel was last asked.
+    drift: Vec<String>,
+    /// What was brought again, and how well the lease was kept before.
+    repaired: Vec<String>,
+    kept_before: Account,
     applied_at: Timestamp,
     myself: Holder,
     applied: Applied,
@@ -88,16 +117,13 @@ struct Session<'a> {
 
 async fn session(args: &RunArgs, signals: &Signals, reporter: &mut Reporter, door: &mut Door) -> Result<Removed, Failed> {
     args.check().map_err(|error| failed(Stage::Start, ExitCode::Usage, error.to_string()))?;
-    if let Some(deadline) = args.deadline.filter(|deadline| until(*deadline).is_zero()) {
-        let message = format!("the deadline {deadline} has passed (it is {} here), so nothing was changed", clock::now());
-        return Err(failed(Stage::Start, ExitCode::DeadlinePassed, message));
-    }
+    prepare::in_time(args.deadline)?;
     let signals = signals.watch().map_err(|error| failed(Stage::Start, ExitCode::Failed, format!("cannot watch for signals: {error}")))?;
     let myself = myself(args);
     let control = door.control.insert(Control::take().map_err(not_locked)?);
     let mut session = Session::begin(args, myself, reporter).await?;
-    let (cause, drift) = session.hold(&signals, control, &mut door.waiting, reporter).await?;
-    session.finish(cause, drift).await
+    let cause = session.hold(&signals, control, &mut door.waiting, reporter).await?;
+    session.finish(cause).await
 }
 
 fn myself(args: &RunArgs) -> Holder {
@@ -115,30 +141,16 @@ fn not_locked(error: LockError) -> Failed {
 impl<'a> Session<'a> {
     /// Looks, decides, applies, reads back and compares. Where that fails, nothing stays behind.
     async fn begin(args: &'a RunArgs, myself: Holder, reporter: &mut Reporter) -> Result<Self, Failed> {
-        let unreadable =
-            |error: netlink::Error| failed(Stage::Snapshot, ExitCode::Failed, format!("cannot read the kernel's state: {error}"));
-        let netlink = Netlink::connect().map_err(unreadable)?;
-        let mut before = Snapshot::take(&netlink).await.map_err(unreadable)?;
-        if !args.allow_host_network {
-            refuse_host(&before)?;
-        }
-        let leftovers_removed = apply::remove(&netlink, None).await.map_err(|left| {
+        let netlink = Netlink::connect().map_err(|error| unreadable(&error))?;
+        prepare::refuse_host(args, &netlink.links().await.map_err(|error| unreadable(&error))?)?;
+        let (leftovers_removed, before) = apply::remove(&netlink, None).await.map_err(|left| {
             let message = "what a dead agent left here cannot be removed";
             Failed { left, ..failed(Stage::Snapshot, ExitCode::Incomplete, message) }
         })?;
-        if !leftovers_removed.is_empty() {
-            before = Snapshot::take(&netlink).await.map_err(unreadable)?;
-        }
-        let routes = netlink.default_routes().await.map_err(unreadable)?;
-        let choice = interface::choose(&before.links, &routes, args.interface.as_deref())
-            .map_err(|error| failed(Stage::Plan, ExitCode::Refused, error.to_string()))?;
-
-        let netem = Netem::of(&args.model, args.seed);
-        let filtered = ends::describe(&args.filters, &routes, choice.link.index);
-        let ends = ends::resolve(&args.filters, &routes, choice.link.index);
-        let target = Target { link: choice.link, direction: args.direction, netem, ends };
-        let plan = Plan::make(args.backend, &before, target).map_err(|error| not_planned(&error))?;
+        let Prepared { plan, interface_reason, filtered } = prepare::prepare(args, &netlink, &before).await?;
         let (made_hook, backend_reason) = (plan.made_hook(), plan.reason().to_owned());
+        // Before the first change that could be missed.
+        let changes = Changes::listen().map_err(|error| unreadable(&error))?;
         let brought = plan.bring(&netlink, || Limit::new(Moment::now(), args.ttl, args.deadline)).await;
         let set = brought.map_err(|error| not_brought(&error)).and_then(|(placement, limit, after)| match Alarms::set(&limit) {
             Ok(alarms) => Ok((placement, limit, after, alarms)),
@@ -148,13 +160,14 @@ impl<'a> Session<'a> {
             Ok(set) => set,
             Err(failure) => return Err(undo(&netlink, made_hook, failure).await),
         };
-        // Before anybody hears of the loss and begins to count.
+        // Before anybody hears of the loss, and begins to count or stops the agent.
+        let pulse = Pulse { last: Moment::now(), hung: false };
         let meter = Meter::start(&after, placement.counted(), placement.target(), expected(args));
         let applied = Applied {
             agent_version: VERSION.to_owned(),
             kernel: kernel_release(),
             interface: placement.target().link.name.clone(),
-            interface_reason: choice.reason,
+            interface_reason,
             backend: placement.backend(),
             backend_reason,
             unguarded: placement.backend().unguarded(),
@@ -167,45 +180,139 @@ impl<'a> Session<'a> {
             leftovers_removed,
         };
         reporter.report(Event::Applied(applied.clone()));
-        Ok(Self { args, netlink, placement, made_hook, meter, limit, alarms, applied_at: clock::now(), myself, applied })
+        let (drift, repaired, kept_before) = (Vec::new(), Vec::new(), Account::default());
+        let applied_at = clock::now();
+        Ok(Self {
+            args,
+            netlink,
+            placement,
+            made_hook,
+            meter,
+            limit,
+            alarms,
+            changes,
+            pulse,
+            drift,
+            repaired,
+            kept_before,
+            applied_at,
+            myself,
+            applied,
+        })
     }
 
-    /// Waits for the end, with a heartbeat now and then. Returns what made it end and what was not as applied by then.
+    /// Waits for the end, with a heartbeat now and then. Returns what made it end.
     async fn hold(
         &mut self,
         signals: &Watch<'_>,
         control: &mut Control,
         waiting: &mut Vec<Visit>,
         reporter: &mut Reporter,
-    ) -> Result<(Cause, Vec<String>), Failed> {
-        let heartbeat = self.args.heartbeat.duration();
-        let mut beats = tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ) -> Result<Cause, Failed> {
+        let mut beats = ticks(self.args.heartbeat.duration());
+        let mut pulses = ticks(Pulse::PERIOD);
         let ended: io::Result<Cause> = loop {
-            tokio::select! {
+            let found = tokio::select! {
                 biased;
                 cause = signals.come() => break cause,
                 cause = self.alarms.come() => break cause,
+                _ = pulses.tick() => {
+                    self.pulse.beat(Moment::now());
+                    Ok(None)
+                }
+                changed = self.changes.come() => match changed {
+                    Ok(()) => self.follow().await,
+                    Err(error) => break Err(error),
+                },
                 _ = beats.tick() => {
-                    let drift = self.look().await;
-                    reporter.report(Event::Heartbeat(self.heartbeat(drift, reporter.lines_dropped())));
+                    let found = self.inspect(false).await;
+                    reporter.report(Event::Heartbeat(self.heartbeat(reporter.lines_dropped())));
+                    found
                 }
                 visit = control.visit() => {
                     if let Some(stopping) = self.attend(visit, reporter).await {
                         waiting.push(stopping);
                         break Ok(Cause::Stopped);
                     }
+                    Ok(None)
                 }
+            };
+            match found {
+                Ok(None) => {}
+                Ok(Some(cause)) => return Ok(cause),
+                Err(failure) => return Err(undo(&self.netlink, self.made_hook, failure).await),
             }
         };
         match ended {
-            Ok(cause) => Ok((cause, self.look().await)),
+            Ok(cause) => {
+                self.look().await;
+                Ok(cause)
+            }
             Err(error) => {
                 self.placement.disarm();
                 let failure = failed(Stage::Hold, ExitCode::Failed, format!("cannot wait for the end any more: {error}"));
                 Err(undo(&self.netlink, self.made_hook, failure).await)
             }
         }
+    }
+
+    /// Something has changed in the namespace, perhaps by ourselves.
+    async fn follow(&mut self) -> Result<Option<Cause>, Failed> {
+        // One change is often several notifications, and nobody is to keep the agent busy.
+        tokio::time::sleep(SETTLING).await;
+        let gone = self.changes.take().await.map_err(|error| {
+            self.placement.disarm();
+            failed(Stage::Hold, ExitCode::Failed, format!("cannot watch over the loss any more: {error}"))
+        })?;
+        self.inspect(gone.contains(&self.placement.target().link.index)).await
+    }
+
+    /// Looks whether all is as applied, and brings again what is not, once. `gone`: the interface was deleted, and what has its index
+    /// now is another. Returns why the loss has to end, if it has to.
+    async fn inspect(&mut self, gone: bool) -> Result<Option<Cause>, Failed> {
+        let Some(snapshot) = self.look().await else { return Ok(None) };
+        // It may have been stopped while it looked.
+        self.pulse.beat(Moment::now());
+        let link = &self.placement.target().link;
+        let replaced = gone.then(|| format!("the interface {} was deleted, and what has its name now is another", link.name));
+        if let Some(lost) = backend::lost_interface(&snapshot, link).or(replaced) {
+            self.drift = vec![lost];
+            return Ok(Some(Cause::InterfaceLost));
+        }
+        if self.drift.is_empty() {
+            return Ok(None);
+        }
+        if self.repaired.is_empty() && !self.pulse.hung && self.placement.can_be_brought_again(&snapshot, self.made_hook) {
+            self.bring_again().await?;
+            return Ok(None);
+        }
+        // A rate that is not what was asked for is reported; a pod that is cut off is none that loses packets.
+        Ok(backend::receives_nothing(&snapshot, self.placement.target()).then_some(Cause::Drift))
+    }
+
+    /// Takes away what is left of the loss and puts it in place again, for the time that remains.
+    async fn bring_again(&mut self) -> Result<(), Failed> {
+        let limit = self.limit;
+        let choice = match self.placement.backend() {
+            Backend::Guarded => BackendChoice::Guarded,
+            Backend::Tc => BackendChoice::Tc,
+        };
+        let account = self.placement.disarm().unwrap_or_default();
+        self.kept_before = std::mem::take(&mut self.kept_before).then(account);
+        let (_, before) = apply::remove(&self.netlink, self.made_hook).await.map_err(|left| {
+            let message = "somebody changed the loss, and what is left of it cannot be removed: restart the pod";
+            Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) }
+        })?;
+        let mut target = self.placement.target().clone();
+        // Its transmit queue may have another length than was seen first.
+        target.link = before.link(target.link.index).cloned().unwrap_or(target.link);
+        let plan = Plan::make(choice, &before, target).map_err(|error| prepare::not_planned(&error))?;
+        self.made_hook = plan.made_hook();
+        let (placement, _, after) = plan.bring(&self.netlink, || limit).await.map_err(|error| not_brought(&error))?;
+        self.placement = placement;
+        self.meter.rebase(&after, self.placement.counted());
+        self.repaired = std::mem::take(&mut self.drift);
+        Ok(())
     }
 
     /// Answers one who asks. Returns the one who asked for the end, and waits for it.
@@ -219,41 +326,53 @@ impl<'a> Session<'a> {
             visit.answer(&reporter.record(Event::Failed(failure)));
             return None;
         }
-        let drift = self.look().await;
-        let now = Some(self.heartbeat(drift, reporter.lines_dropped()));
+        self.look().await;
+        let now = Some(self.heartbeat(reporter.lines_dropped()));
         let status = Status { holder: Some(self.myself.clone()), applied: Some(self.applied.clone()), now };
         visit.answer(&reporter.record(Event::Status(Box::new(status))));
         matches!(visit.request, Request::Stop { .. }).then_some(visit)
     }
 
-    /// Reads the counters and what has changed.
-    async fn look(&mut self) -> Vec<String> {
+    /// Reads the counters and what has changed; none where the kernel does not say.
+    async fn look(&mut self) -> Option<Snapshot> {
         match Snapshot::take(&self.netlink).await {
             Ok(snapshot) => {
                 self.meter.update(&snapshot, self.placement.counted());
-                self.placement.drift(&snapshot)
+                self.drift = self.placement.drift(&snapshot);
+                Some(snapshot)
             }
-            Err(error) => vec![format!("the kernel's state cannot be read: {error}")],
+            Err(error) => {
+                self.drift = vec![format!("the kernel's state cannot be read: {error}")];
+                None
+            }
         }
     }
 
-    fn heartbeat(&self, drift: Vec<String>, lines_dropped: u64) -> Heartbeat {
+    /// How well the lease has been kept, where there is one.
+    fn account(&self) -> Option<Account> {
+        Some(self.kept_before.clone().then(self.placement.account()?))
+    }
+
+    fn heartbeat(&self, lines_dropped: u64) -> Heartbeat {
+        let drift = self.drift.clone();
         Heartbeat {
             elapsed_seconds: seconds(self.limit.elapsed()),
             remaining_seconds: seconds(self.limit.remaining()),
             traffic: self.meter.traffic(),
-            kept: self.placement.account().map(|account| kept(account, self.limit.elapsed())),
+            kept: self.account().map(|account| kept(account, self.limit.elapsed())),
             intact: drift.is_empty(),
             drift,
+            repaired: self.repaired.clone(),
             warnings: self.meter.warnings(),
             lines_dropped,
         }
     }
 
     /// Takes the loss away and reads back that it is gone.
-    async fn finish(mut self, cause: Cause, drift: Vec<String>) -> Result<Removed, Failed> {
+    async fn finish(mut self, cause: Cause) -> Result<Removed, Failed> {
         let elapsed = self.limit.elapsed();
-        let (backend, account) = (self.placement.backend(), self.placement.disarm());
+        let backend = self.placement.backend();
+        let account = self.placement.disarm().map(|account| self.kept_before.then(account));
         match apply::remove(&self.netlink, self.made_hook).await {
             Ok(_) => Ok(Removed {
                 cause,
@@ -265,7 +384,8 @@ impl<'a> Session<'a> {
                 elapsed_seconds: seconds(elapsed),
                 traffic: self.meter.traffic(),
                 kept: account.map(|account| kept(account, elapsed)),
-                drift,
+                drift: self.drift,
+                repaired: self.repaired,
                 warnings: self.meter.warnings(),
                 lines_dropped: 0,
             }),
@@ -277,18 +397,6 @@ impl<'a> Session<'a> {
     }
 }
 
-fn refuse_host(snapshot: &Snapshot) -> Result<(), Failed> {
-    let evidence = host::evidence(&snapshot.links, host::in_initial_namespace());
-    if evidence.is_empty() {
-        return Ok(());
-    }
-    let message = format!(
-        "this network namespace looks like a host's, where the loss would hit every pod and service on it: {}; run in a pod's, or add --allow-host-network",
-        evidence.join(", and ")
-    );
-    Err(failed(Stage::Plan, ExitCode::Refused, message))
-}
-
 /// Takes away what a failure left half done, and says in the failure what could not be taken away.
 async fn undo(netlink: &Netlink, made_hook: Option<u32>, mut failure: Failed) -> Failed {
     if let Err(left) = apply::remove(netlink, made_hook).await {
@@ -296,14 +404,6 @@ async fn undo(netlink: &Netlink, made_hook: Option<u32>, mut failure: Failed) ->
         failure.left = left;
     }
     failure
-}
-
-fn not_planned(error: &NoPlan) -> Failed {
-    let exit = match error {
-        NoPlan::Refused(_) => ExitCode::Refused,
-        NoPlan::NoGuard(_) | NoPlan::NoFilters(_) => ExitCode::Unsupported,
-    };
-    failed(Stage::Plan, exit, error.to_string())
 }
 
 fn not_brought(error: &NotBrought) -> Failed {
@@ -327,10 +427,6 @@ fn expected(args: &RunArgs) -> f64 {
     args.model.predicted().map_or(args.model.asked_percentage(), |predicted| predicted.loss_percentage)
 }
 
-fn asked(args: &RunArgs) -> Asked {
-    Asked { model: args.model, direction: args.direction, seed: args.seed }
-}
-
 /// To the millisecond.
 fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
@@ -338,4 +434,21 @@ fn seconds(duration: Duration) -> f64 {
 
 fn kernel_release() -> String {
     nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_did_not_run_for_long_has_hung() {
+        let at = |seconds| Moment::at(Duration::from_secs(seconds));
+        let mut pulse = Pulse { last: at(100), hung: false };
+        pulse.beat(at(101));
+        pulse.beat(at(104));
+        assert!(!pulse.hung);
+        pulse.beat(at(109));
+        pulse.beat(at(110));
+        assert!(pulse.hung, "what it missed it has missed for good");
+    }
 }

@@ -92,6 +92,7 @@ fn heartbeat(heartbeat: &Heartbeat) -> Vec<String> {
             .map(|kept| row("degraded", &format!("packets were lost for {} only: the agent hardly gets to run", span(kept.armed_seconds)))),
     );
     lines.extend(heartbeat.drift.iter().map(|drift| row("changed", drift)));
+    lines.extend(heartbeat.repaired.iter().map(|repaired| row("repaired", repaired)));
     lines.extend(warnings(&heartbeat.warnings));
     lines
 }
@@ -105,12 +106,15 @@ fn removed(removed: &Removed) -> Vec<String> {
         Cause::Sighup => "SIGHUP came",
         Cause::Sigquit => "SIGQUIT came",
         Cause::Stopped => "it was asked to stop",
+        Cause::InterfaceLost => "the interface was deleted or renamed",
+        Cause::Drift => "somebody changed it, and it could not be brought again",
     };
     let elapsed = span(removed.elapsed_seconds);
     let mut lines = vec![format!("the loss on {} has ended after {elapsed}, because {cause}; nothing of it is left", removed.interface)];
     lines.push(row("asked", &asked(&removed.asked)));
     lines.extend(traffic(&removed.traffic));
     lines.extend(removed.drift.iter().map(|drift| row("changed", drift)));
+    lines.extend(removed.repaired.iter().map(|repaired| row("repaired", repaired)));
     lines.extend(warnings(&removed.warnings));
     lines
 }

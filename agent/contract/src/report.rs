@@ -255,6 +255,9 @@ pub struct Heartbeat {
     /// What is not as it was applied, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
+    /// What somebody had changed and was brought again, in words. That is done once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repaired: Vec<String>,
     /// What a person should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -286,6 +289,10 @@ pub enum Cause {
     Sigquit,
     /// `netloss-agent stop` asked for it.
     Stopped,
+    /// The interface was deleted or renamed: what has its name or index now is another.
+    InterfaceLost,
+    /// Somebody changed the loss so that it was not what was asked for, and it could not be brought again safely.
+    Drift,
 }
 
 /// The loss has ended and is verified to be gone.
@@ -315,6 +322,9 @@ pub struct Removed {
     /// What somebody else had changed when the removal began, in words; none where everything was as applied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
+    /// What somebody had changed before and was brought again, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repaired: Vec<String>,
     /// What a person should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -406,7 +416,7 @@ impl Record {
                 shorten(&mut failed.left, bytes);
             }
             Event::Removed(removed) => {
-                for words in [&mut removed.drift, &mut removed.warnings] {
+                for words in [&mut removed.drift, &mut removed.repaired, &mut removed.warnings] {
                     shorten(words, bytes);
                 }
             }
@@ -431,7 +441,7 @@ fn shorten_applied(applied: &mut Applied, bytes: usize) {
 }
 
 fn shorten_heartbeat(heartbeat: &mut Heartbeat, bytes: usize) {
-    for words in [&mut heartbeat.drift, &mut heartbeat.warnings] {
+    for words in [&mut heartbeat.drift, &mut heartbeat.repaired, &mut heartbeat.warnings] {
         shorten(words, bytes);
     }
 }

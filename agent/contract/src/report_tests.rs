@@ -32,6 +32,7 @@ fn the_form_is_the_documented_one() {
             traffic: PerDirection { egress: Some(Traffic::new(1000, 98, 10.0)), ingress: None },
             kept: None,
             drift: Vec::new(),
+            repaired: Vec::new(),
             warnings: Vec::new(),
             lines_dropped: 0,
         }),

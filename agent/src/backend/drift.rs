@@ -8,14 +8,21 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// Whether the interface is gone, with which everything on it went, and what else became of it.
-pub(super) fn interface_drift(snapshot: &Snapshot, link: &Link) -> (bool, Vec<String>) {
+/// What became of the interface, if it is not the one any more on which the loss was put.
+#[must_use]
+pub fn lost_interface(snapshot: &Snapshot, link: &Link) -> Option<String> {
     let name = &link.name;
     match snapshot.link(link.index) {
-        None => (true, vec![format!("the interface {name} is gone")]),
-        Some(now) if now.name != *name => (false, vec![format!("the interface {name} is now called {}", now.name)]),
-        Some(_) => (false, Vec::new()),
+        None => Some(format!("the interface {name} is gone")),
+        Some(now) if now.name != *name => Some(format!("the interface {name} is now called {}", now.name)),
+        Some(_) => None,
     }
+}
+
+/// Whether everything that the interface receives is lost, because what it is sent through is gone or down.
+#[must_use]
+pub fn receives_nothing(snapshot: &Snapshot, target: &Target) -> bool {
+    target.direction.ingress() && snapshot.ifb().is_none_or(|ifb| !ifb.up)
 }
 
 /// Another root qdisc than ours.

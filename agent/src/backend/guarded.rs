@@ -8,7 +8,7 @@
 
 use super::{
     Device, Refusal, Step, Target,
-    drift::{egress_netem_drift, ifb_drift, interface_drift, root_drift},
+    drift::{egress_netem_drift, ifb_drift, lost_interface, root_drift},
     free_ifb, free_root,
 };
 use crate::{
@@ -89,10 +89,10 @@ pub fn ruleset(target: &Target, variant: Variant, ifb: u32) -> Ruleset {
 /// What is not as [`application`] made it, in words. Nothing where all is.
 #[must_use]
 pub fn drift(snapshot: &Snapshot, target: &Target) -> Vec<String> {
-    let (gone, mut drift) = interface_drift(snapshot, &target.link);
-    if gone {
-        return drift;
+    if let Some(lost) = lost_interface(snapshot, &target.link) {
+        return vec![lost];
     }
+    let mut drift = Vec::new();
     if target.direction.egress() {
         let root = root_drift(snapshot, &target.link, QDISC_PRIO, marks::is_prio);
         drift.extend(root.or_else(|| egress_netem_drift(snapshot, target)));

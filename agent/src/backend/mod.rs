@@ -5,7 +5,8 @@ pub mod guarded;
 mod removal;
 pub mod tc;
 
-pub use removal::removal;
+pub use drift::{lost_interface, receives_nothing};
+pub use removal::{removal, without_ours};
 
 use crate::{
     marks,

@@ -3,7 +3,7 @@
 use super::{Device, Step};
 use crate::{
     marks,
-    netlink::{QDISC_INGRESS, QDISC_NETEM, QDISC_PRIO, Qdisc},
+    netlink::{Handle, INGRESS_PARENT, QDISC_INGRESS, QDISC_NETEM, QDISC_PRIO, Qdisc, ROOT},
     snapshot::Snapshot,
 };
 use std::collections::BTreeSet;
@@ -42,6 +42,38 @@ pub fn removal(snapshot: &Snapshot, made_hook: Option<u32>) -> Vec<Step> {
     }
     let ifb = snapshot.ifb().map(|ifb| Step::DeleteLink { device: Device::of(ifb) });
     redirects.into_iter().chain(ifb).chain(rest).collect()
+}
+
+/// What the kernel will show when [`removal`] has been done.
+#[must_use]
+pub fn without_ours(snapshot: &Snapshot, made_hook: Option<u32>) -> Snapshot {
+    let mut after = snapshot.clone();
+    for step in removal(snapshot, made_hook) {
+        match step {
+            Step::DeleteFilters { device: Device::Index { index, .. }, priority } => {
+                after.filters.retain(|filter| (filter.ifindex, filter.priority) != (index, priority));
+            }
+            Step::DeleteQdisc { qdisc, .. } => {
+                // With it goes what hangs in its classes.
+                let major = |handle: Handle| handle.0 >> 16;
+                let gone = |other: &Qdisc| {
+                    let below = other.parent != ROOT && other.parent != INGRESS_PARENT && major(other.parent) == major(qdisc.handle);
+                    other.ifindex == qdisc.ifindex && (other.handle == qdisc.handle && other.parent == qdisc.parent || below)
+                };
+                after.qdiscs.retain(|other| !gone(other));
+            }
+            Step::DeleteLink { device: Device::Index { index, .. } } => {
+                after.links.retain(|link| link.index != index);
+                after.qdiscs.retain(|qdisc| qdisc.ifindex != index);
+                after.filters.retain(|filter| filter.ifindex != index);
+            }
+            Step::SetTxqlen { device: Device::Index { index, .. }, packets } => {
+                after.links.iter_mut().filter(|link| link.index == index).for_each(|link| link.txqlen = packets);
+            }
+            _ => {}
+        }
+    }
+    after
 }
 
 fn is_our_root(root: &Qdisc) -> bool {

@@ -5,7 +5,7 @@
 
 use super::{
     Device, Refusal, Step, Target,
-    drift::{egress_netem_drift, ifb_drift, interface_drift, root_drift},
+    drift::{egress_netem_drift, ifb_drift, lost_interface, root_drift},
     free_ifb, free_root,
 };
 use crate::{
@@ -57,10 +57,10 @@ pub fn application(snapshot: &Snapshot, target: &Target) -> Result<Vec<Step>, Re
 pub fn drift(snapshot: &Snapshot, target: &Target) -> Vec<String> {
     let Target { link, direction, .. } = target;
     let name = &link.name;
-    let (gone, mut drift) = interface_drift(snapshot, link);
-    if gone {
-        return drift;
+    if let Some(lost) = lost_interface(snapshot, link) {
+        return vec![lost];
     }
+    let mut drift = Vec::new();
     if direction.egress() {
         let root = root_drift(snapshot, link, QDISC_NETEM, marks::is_egress_netem);
         drift.extend(root.or_else(|| egress_netem_drift(snapshot, target)));

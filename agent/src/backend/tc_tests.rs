@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    backend::removal,
+    backend::{removal, without_ours},
     netem::Netem,
     netlink::{Filter, Handle, INGRESS_PARENT, Link, QDISC_CLSACT, QDISC_INGRESS, QDISC_PRIO, Qdisc},
     nft::Ends,
@@ -190,28 +190,6 @@ fn each_drift_is_named() {
     }
 }
 
-/// Plays a removal on a snapshot, as the kernel would.
-fn play(snapshot: &mut Snapshot, step: &Step) {
-    let index = |device: &Device| if let Device::Index { index, .. } = device { *index } else { panic!("{device}") };
-    match step {
-        Step::DeleteFilters { device, priority } => {
-            snapshot.filters.retain(|filter| (filter.ifindex, filter.priority) != (index(device), *priority));
-        }
-        Step::DeleteQdisc { device, qdisc } => {
-            snapshot.qdiscs.retain(|other| (other.ifindex, other.parent) != (index(device), qdisc.parent));
-        }
-        Step::DeleteLink { device } => {
-            snapshot.links.retain(|link| link.index != index(device));
-            snapshot.qdiscs.retain(|qdisc| qdisc.ifindex != index(device));
-        }
-        Step::SetTxqlen { device, packets } => {
-            let index = index(device);
-            snapshot.links.iter_mut().filter(|link| link.index == index).for_each(|link| link.txqlen = *packets);
-        }
-        other => panic!("{other} takes nothing away"),
-    }
-}
-
 prop_compose! {
     fn any_snapshot()(
         links in sample::subsequence(vec![eth0(), ifb(), Link { index: 3, name: "net1".to_owned(), up: true, ..Link::default() }], 0..=3),
@@ -246,10 +224,7 @@ proptest! {
             let clsact: Vec<_> = snapshot.qdiscs.iter().filter(|qdisc| qdisc.kind == QDISC_CLSACT).cloned().collect();
             (links, roots, filters, clsact)
         };
-        let mut after = before.clone();
-        for step in removal(&before, None) {
-            play(&mut after, &step);
-        }
+        let after = without_ours(&before, None);
         prop_assert_eq!(foreign(&after), foreign(&before));
         prop_assert_eq!(removal(&after, None), vec![]);
     }

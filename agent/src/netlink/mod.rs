@@ -1,10 +1,12 @@
 //! rtnetlink: the connection that every request goes through, and one file for each kernel object.
 
+mod changes;
 mod filter;
 mod link;
 mod qdisc;
 mod route;
 
+pub use changes::Changes;
 pub use filter::{Filter, INGRESS_HOOK};
 pub use link::Link;
 pub use qdisc::{Handle, INGRESS_PARENT, PRIO_BANDS, QDISC_CLSACT, QDISC_INGRESS, QDISC_NETEM, QDISC_PRIO, Qdisc, ROOT};

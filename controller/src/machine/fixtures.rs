@@ -77,6 +77,7 @@ pub(crate) fn heartbeat() -> Event {
         intact: true,
         kept: None,
         drift: Vec::new(),
+        repaired: Vec::new(),
         lines_dropped: 0,
         warnings: vec![],
     })
@@ -94,6 +95,7 @@ pub(crate) fn removed() -> Event {
         traffic: PerDirection { egress: Some(Traffic::new(1000, 98, 10.0)), ingress: None },
         kept: None,
         drift: Vec::new(),
+        repaired: Vec::new(),
         lines_dropped: 0,
         warnings: vec![],
     })

@@ -44,14 +44,29 @@ impl Pod {
         Ok(this)
     }
 
+    /// The same with this index for eth0.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses any of it.
+    pub fn with_index(index: u32) -> Result<Self> {
+        let this = Self::make(&format!("index {index}"))?;
+        this.pod.ip_batch(&format!("route add default via {}\nroute add default via {}\n", IPV4[1], IPV6[1]))?;
+        Ok(this)
+    }
+
     /// The same without default routes.
     ///
     /// # Errors
     ///
     /// If the kernel refuses any of it.
     pub fn without_routes() -> Result<Self> {
+        Self::make("")
+    }
+
+    fn make(eth0: &str) -> Result<Self> {
         let (pod, peer) = (Namespace::new()?, Namespace::new()?);
-        let pair = format!("link add eth0 address {} type veth peer name peer0 address {} netns {}\n", MAC[0], MAC[1], peer.path());
+        let pair = format!("link add eth0 {eth0} address {} type veth peer name peer0 address {} netns {}\n", MAC[0], MAC[1], peer.path());
         pod.ip_batch(&(pair + &Self::addresses("eth0", 0)))?;
         peer.ip_batch(&Self::addresses("peer0", 1))?;
         let this = Self { pod, peer };

@@ -94,6 +94,7 @@ impl World {
                 traffic: PerDirection { egress: Some(Traffic::new(1000, 98, 10.0)), ingress: Some(Traffic::new(800, 84, 10.0)) },
                 kept: None,
                 drift: Vec::new(),
+                repaired: Vec::new(),
                 lines_dropped: 0,
                 warnings: vec![],
             }),

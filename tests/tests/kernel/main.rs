@@ -4,6 +4,7 @@
 
 mod commands;
 mod counting;
+mod drift;
 mod ending;
 mod filters;
 mod foreign;
