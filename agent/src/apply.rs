@@ -48,6 +48,9 @@ fn hint(step: &Step, error: &Error) -> Option<&'static str> {
         (Step::AddNetem { .. }, Errno::ENOENT) => {
             Some("the node's kernel has no module sch_netem: install it there (such as kernel-modules-extra) or use another node")
         }
+        (Step::AddTbf { .. }, Errno::ENOENT) => {
+            Some("the node's kernel has no module sch_tbf, which --per-segment needs: install it there, or leave that out")
+        }
         (Step::CreateIfb, Errno::EOPNOTSUPP) => Some(
             "the node's kernel has no module ifb, which loss of received packets needs: install it there, or ask for --direction egress",
         ),
@@ -137,6 +140,9 @@ async fn execute(netlink: &Netlink, step: &Step) -> Result<(), Error> {
         Step::CreateIfb => netlink.create_ifb(marks::IFB).await,
         Step::AddRootPrio { device, handle } => netlink.add_root_prio(index(netlink, device).await?, *handle).await,
         Step::AddNetem { device, parent, handle, netem } => netlink.add_netem(index(netlink, device).await?, *parent, *handle, netem).await,
+        Step::AddTbf { device, parent, handle, longest } => {
+            netlink.add_tbf(index(netlink, device).await?, *parent, *handle, *longest).await
+        }
         Step::AddIngress { device } => netlink.add_ingress(index(netlink, device).await?).await,
         Step::AddRedirect { device, priority } => {
             let ifb = index(netlink, &Device::Ifb).await?;

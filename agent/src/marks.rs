@@ -24,6 +24,12 @@ pub const EGRESS_NETEM_TXQLEN_0: Handle = Handle::of_major(0x7a14);
 /// The netem at the root of the ifb.
 pub const INGRESS_NETEM: Handle = Handle::of_major(0x7a13);
 
+/// The tbf in a band of [`PRIO`], above the netem, that takes super-packets apart.
+pub const EGRESS_TBF: Handle = Handle::of_major(0x7a16);
+
+/// The same at the root of the ifb.
+pub const INGRESS_TBF: Handle = Handle::of_major(0x7a17);
+
 /// Priority of the redirect on an ingress hook that was there before.
 pub const REDIRECT: u16 = 0x7a11;
 

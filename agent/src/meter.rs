@@ -1,7 +1,8 @@
 //! What the loss has done so far, counted from the moment that it was in place. Pure.
 //!
 //! The number of packets that met the loss is what the guard's rules have counted; where there is no guard, that of the packets that left
-//! the interface plus those that netem dropped. netem's own "sent" counts segments where "dropped" counts packets.
+//! the interface plus those that netem dropped. netem's own "sent" counts segments where "dropped" counts packets, but where each
+//! segment is a packet of its own, it is the one that knows.
 
 use crate::{backend::Target, netem::Netem, netlink::Qdisc, snapshot::Snapshot};
 use netloss_contract::{PerDirection, Traffic};
@@ -34,6 +35,8 @@ struct Reading {
 enum Met {
     /// As those that passed it, dropped ones left out.
     Passed(u64),
+    /// The same, 32 bits wide.
+    PassedNetem(u32),
     /// All of them.
     All(u64),
 }
@@ -107,6 +110,7 @@ impl Gauge {
         self.dropped += dropped;
         self.packets += match (now.met, self.last.met) {
             (Met::Passed(now), Met::Passed(last)) => now.saturating_sub(last) + dropped,
+            (Met::PassedNetem(now), Met::PassedNetem(last)) => u64::from(now.wrapping_sub(last)) + dropped,
             (Met::All(now), Met::All(last)) => now.saturating_sub(last),
             // The way of counting does not change during a run.
             _ => dropped,
@@ -129,6 +133,7 @@ fn readings(snapshot: &Snapshot, counted: Option<PerDirection<u64>>, target: &Ta
     [(egress, counted.egress), (ingress, counted.ingress)].map(|(netem, counted)| {
         let netem = netem?;
         let met = match counted {
+            _ if target.per_segment => Met::PassedNetem(netem.passed),
             Some(all) => Met::All(all),
             None => Met::Passed(snapshot.link(netem.ifindex)?.tx_packets),
         };
@@ -149,7 +154,8 @@ mod tests {
     fn snapshot(tx_packets: u64, drops: u32) -> Snapshot {
         let link = Link { index: 2, name: "eth0".to_owned(), tx_packets, ..Link::default() };
         let handle = marks::EGRESS_NETEM;
-        let root = Qdisc { ifindex: 2, parent: ROOT, handle, kind: "netem".to_owned(), netem: Some(Netem::default()), drops, waiting: 0 };
+        let root =
+            Qdisc { ifindex: 2, parent: ROOT, handle, kind: "netem".to_owned(), netem: Some(Netem::default()), drops, ..Qdisc::default() };
         Snapshot { links: vec![link], qdiscs: vec![root], filters: vec![] }
     }
 
@@ -157,7 +163,13 @@ mod tests {
         Meter::start(
             start,
             None,
-            &Target { link: start.links[0].clone(), direction: Direction::Egress, netem: Netem::default(), ends: Ends::default() },
+            &Target {
+                link: start.links[0].clone(),
+                direction: Direction::Egress,
+                netem: Netem::default(),
+                per_segment: false,
+                ends: Ends::default(),
+            },
             10.0,
         )
     }
@@ -221,7 +233,13 @@ mod tests {
     fn a_guards_rules_count_what_met_the_loss() {
         let counted = |packets| Some(PerDirection { egress: Some(packets), ingress: None });
         let start = snapshot(1000, 0);
-        let target = Target { link: start.links[0].clone(), direction: Direction::Egress, netem: Netem::default(), ends: Ends::default() };
+        let target = Target {
+            link: start.links[0].clone(),
+            direction: Direction::Egress,
+            netem: Netem::default(),
+            per_segment: false,
+            ends: Ends::default(),
+        };
         let mut meter = Meter::start(&start, counted(500), &target, 10.0);
         // 9000 others were spared.
         meter.update(&snapshot(11_000, 100), counted(1500));

@@ -41,6 +41,9 @@ pub enum NoPlan {
         "filters need the guarded backend, which does not work here ({0}): leave --target and the --spare arguments out, or use another node"
     )]
     NoFilters(String),
+    /// Single segments were asked for, which the guard's qdiscs make, and the kernel cannot do it.
+    #[error("--per-segment needs the guarded backend, which does not work here ({0}): leave it out, or use another node")]
+    NoSegments(String),
 }
 
 /// Why the loss could not be brought.
@@ -75,6 +78,7 @@ impl Plan {
                 Ok((socket, variant)) => (Some((socket, variant)), format!("works here: {}", variant.describe())),
                 Err(why) if choice == BackendChoice::Guarded => return Err(NoPlan::NoGuard(why)),
                 Err(why) if target.ends != Ends::default() => return Err(NoPlan::NoFilters(why)),
+                Err(why) if target.per_segment => return Err(NoPlan::NoSegments(why)),
                 Err(why) => (None, format!("the guarded backend does not work here ({why})")),
             },
         };

@@ -33,7 +33,13 @@ pub async fn prepare(args: &RunArgs, netlink: &Netlink, before: &Snapshot) -> Re
         .map_err(|error| failed(Stage::Plan, ExitCode::Refused, error.to_string()))?;
     let filtered = ends::describe(&args.filters, &routes, choice.link.index);
     let ends = ends::resolve(&args.filters, &routes, choice.link.index);
-    let target = Target { link: choice.link, direction: args.direction, netem: Netem::of(&args.model, args.seed), ends };
+    let target = Target {
+        link: choice.link,
+        direction: args.direction,
+        netem: Netem::of(&args.model, args.seed),
+        per_segment: args.per_segment,
+        ends,
+    };
     let plan = Plan::make(args.backend, before, target).map_err(|error| not_planned(&error))?;
     Ok(Prepared { plan, interface_reason: choice.reason, filtered })
 }
@@ -78,7 +84,7 @@ pub fn refuse_host(args: &RunArgs, links: &[Link]) -> Result<(), Failed> {
 /// What was asked for, as reports have it.
 #[must_use]
 pub fn asked(args: &RunArgs) -> Asked {
-    Asked { model: args.model, direction: args.direction, seed: args.seed }
+    Asked { model: args.model, direction: args.direction, seed: args.seed, per_segment: args.per_segment }
 }
 
 /// Why there is no plan.
@@ -86,7 +92,7 @@ pub fn asked(args: &RunArgs) -> Asked {
 pub fn not_planned(error: &NoPlan) -> Failed {
     let exit = match error {
         NoPlan::Refused(_) => ExitCode::Refused,
-        NoPlan::NoGuard(_) | NoPlan::NoFilters(_) => ExitCode::Unsupported,
+        NoPlan::NoGuard(_) | NoPlan::NoFilters(_) | NoPlan::NoSegments(_) => ExitCode::Unsupported,
     };
     failed(Stage::Plan, exit, error.to_string())
 }

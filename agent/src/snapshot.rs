@@ -56,10 +56,11 @@ impl Snapshot {
         self.qdiscs.iter().find(ours)
     }
 
-    /// Our netem for what the ifb sends on.
+    /// Our netem for what the ifb sends on, wherever it hangs.
     #[must_use]
     pub fn ingress_netem(&self) -> Option<&Qdisc> {
-        self.root(self.ifb()?.index).filter(|root| root.kind == QDISC_NETEM && root.handle == marks::INGRESS_NETEM)
+        let ifb = self.ifb()?.index;
+        self.qdiscs.iter().find(|qdisc| qdisc.ifindex == ifb && qdisc.kind == QDISC_NETEM && qdisc.handle == marks::INGRESS_NETEM)
     }
 
     /// The ingress qdisc or clsact of an interface.

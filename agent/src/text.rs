@@ -38,9 +38,10 @@ fn warnings(words: &[String]) -> impl Iterator<Item = String> + '_ {
     words.iter().map(|word| row("warning", word))
 }
 
-fn asked(Asked { model, direction, seed }: &Asked) -> String {
+fn asked(Asked { model, direction, seed, per_segment }: &Asked) -> String {
     let seed = seed.map(|seed| format!(", seed {seed}")).unwrap_or_default();
-    format!("{model}, {}{seed}", direction.as_str())
+    let segments = if *per_segment { ", segment by segment" } else { "" };
+    format!("{model}, {}{seed}{segments}", direction.as_str())
 }
 
 fn applied(applied: &Applied) -> Vec<String> {

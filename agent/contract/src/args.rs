@@ -185,6 +185,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub seed: Option<u64>,
 
+    /// Lose TCP segments one by one where segmentation offload hands over many as one packet; the interface's settings stay
+    #[arg(long)]
+    pub per_segment: bool,
+
     /// Which packets, and which not
     #[command(flatten)]
     pub filters: Filters,
@@ -222,7 +226,7 @@ impl RunArgs {
     /// Whether the arguments fit together, beyond what each of them is by itself.
     ///
     /// # Errors
-    /// Where they do not: filters with the backend tc, which has none, or more than [`Filters::MAX`].
+    /// Where they do not: filters or single segments with the backend tc, which has neither, or more filters than [`Filters::MAX`].
     pub fn check(&self) -> Result<(), Invalid> {
         let Filters { targets, spares, spare_node, .. } = &self.filters;
         let (count, max) = (targets.len() + spares.len() + spare_node.len(), Filters::MAX);
@@ -235,6 +239,9 @@ impl RunArgs {
             return Err(Invalid::new(
                 "--backend tc loses packets whatever their remote end is: leave --target and the --spare arguments out, or ask for --backend guarded",
             ));
+        }
+        if self.backend == BackendChoice::Tc && self.per_segment {
+            return Err(Invalid::new("--per-segment needs the guarded backend: leave it out, or ask for --backend guarded"));
         }
         Ok(())
     }
@@ -253,6 +260,7 @@ impl RunArgs {
             format!("--backend={}", self.backend.as_str()),
         ]);
         argv.extend(self.seed.map(|seed| format!("--seed={seed}")));
+        argv.extend(self.per_segment.then(|| "--per-segment".to_owned()));
         argv.extend(self.filters.to_argv());
         argv.extend(self.deadline.map(|deadline| format!("--deadline={deadline}")));
         argv.extend(self.run.as_ref().map(|run| format!("--run={run}")));
@@ -322,6 +330,7 @@ mod tests {
         fn run_args()(
             model in any_model(),
             seed: Option<u64>,
+            per_segment: bool,
             filters in filters(),
             direction in prop_oneof![Just(Direction::Egress), Just(Direction::Ingress), Just(Direction::Both)],
             ttl in 1..=Ttl::MAX.as_secs(),
@@ -337,6 +346,7 @@ mod tests {
                 model,
                 direction,
                 seed,
+                per_segment,
                 filters,
                 ttl: seconds(ttl).try_into().unwrap(),
                 deadline: deadline.map(|at| Timestamp::from_second(at).unwrap()),
@@ -371,7 +381,7 @@ mod tests {
         let args = parse(&["run", "--loss", "10", "--ttl", "2m"].map(str::to_owned)).unwrap();
         assert_eq!(args.direction, Direction::Both);
         assert_eq!(args.model.to_argv(), ["--model=random", "--loss=10", "--correlation=0"]);
-        assert!(args.seed.is_none() && args.filters.is_empty());
+        assert!(args.seed.is_none() && !args.per_segment && args.filters.is_empty());
         assert_eq!(args.backend, BackendChoice::Auto);
         assert_eq!(args.heartbeat.to_string(), "5s");
         assert!(!args.allow_host_network && args.deadline.is_none() && args.run.is_none() && args.interface.is_none());
@@ -381,9 +391,9 @@ mod tests {
     fn arguments_that_do_not_fit_together_are_refused() {
         let args =
             |words: &str| parse(&format!("run --loss 10 --ttl 2m {words}").split_whitespace().map(str::to_owned).collect::<Vec<_>>());
-        for filter in ["--target any:53/udp", "--spare 10.0.0.0/8", "--spare-node 192.0.2.1", "--spare-neighbour"] {
-            assert!(args(filter).unwrap().check().is_ok());
-            let error = args(&format!("{filter} --backend tc")).unwrap().check().unwrap_err().to_string();
+        for guarded in ["--target any:53/udp", "--spare 10.0.0.0/8", "--spare-node 192.0.2.1", "--spare-neighbour", "--per-segment"] {
+            assert!(args(guarded).unwrap().check().is_ok());
+            let error = args(&format!("{guarded} --backend tc")).unwrap().check().unwrap_err().to_string();
             assert!(error.contains("--backend guarded"), "{error}");
         }
         let many = "--target 10.0.0.0/8 ".repeat(Filters::MAX + 1);

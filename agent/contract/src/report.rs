@@ -139,6 +139,9 @@ pub struct Asked {
     /// Seed of the random numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// That TCP segments are lost one by one, whatever the segmentation offload.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub per_segment: bool,
 }
 
 /// Which packets the loss is kept to, in words.

@@ -25,6 +25,7 @@ fn the_form_is_the_documented_one() {
                 model: LossModel::Random { loss_percentage: 10.0.try_into().unwrap(), correlation: Correlation::default() },
                 direction: Direction::Egress,
                 seed: None,
+                per_segment: false,
             },
             predicted: None,
             applied_at: "2026-11-23T11:58:00Z".parse().unwrap(),

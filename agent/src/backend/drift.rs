@@ -4,7 +4,7 @@ use super::Target;
 use crate::{
     marks,
     netem::Netem,
-    netlink::{Handle, Link, QDISC_NETEM, Qdisc},
+    netlink::{Handle, Link, QDISC_NETEM, QDISC_TBF, Qdisc},
     snapshot::Snapshot,
 };
 
@@ -44,7 +44,8 @@ pub(super) fn egress_netem_drift(snapshot: &Snapshot, target: &Target) -> Option
 pub(super) fn ifb_drift(snapshot: &Snapshot, target: &Target) -> Vec<String> {
     let Some(ifb) = snapshot.ifb() else { return vec![format!("the interface {} is gone", marks::IFB)] };
     let down = (!ifb.up).then(|| format!("the interface {} is down: everything that {} receives is lost", marks::IFB, target.link.name));
-    let root = root_drift(snapshot, ifb, QDISC_NETEM, |handle| handle == marks::INGRESS_NETEM);
+    let (kind, mark) = if target.per_segment { (QDISC_TBF, marks::INGRESS_TBF) } else { (QDISC_NETEM, marks::INGRESS_NETEM) };
+    let root = root_drift(snapshot, ifb, kind, |handle| handle == mark);
     let netem = root.or_else(|| netem_drift(snapshot.ingress_netem(), marks::IFB, &target.ingress_netem()));
     down.into_iter().chain(netem).collect()
 }

@@ -67,8 +67,8 @@ pub fn application(snapshot: &Snapshot, target: &Target) -> Result<Vec<Step>, Re
         free_root(snapshot, link)?;
         let (device, prio) = (Device::of(link), prio(target));
         steps.push(Step::AddRootPrio { device: device.clone(), handle: prio });
-        let netem = netem.clone();
-        steps.push(Step::AddNetem { device, parent: prio.class(PRIO_BANDS), handle: marks::EGRESS_NETEM, netem });
+        let band = prio.class(PRIO_BANDS);
+        steps.extend(super::netem(target, &device, band, marks::EGRESS_TBF, marks::EGRESS_NETEM, netem.clone()));
     }
     Ok(steps)
 }

@@ -27,6 +27,8 @@ pub struct Target {
     pub direction: Direction,
     /// How they are lost when they are sent.
     pub netem: Netem,
+    /// Whether super-packets are taken apart before they meet the loss. Only the guarded backend does that.
+    pub per_segment: bool,
     /// Which packets.
     pub ends: Ends,
 }
@@ -93,6 +95,17 @@ pub enum Step {
         /// What it does.
         netem: Netem,
     },
+    /// Puts a tbf at an interface's root or into a class, for taking super-packets apart.
+    AddTbf {
+        /// The interface.
+        device: Device,
+        /// The place.
+        parent: Handle,
+        /// Our mark.
+        handle: Handle,
+        /// The longest packet that passes whole, in bytes, link layer's header and all.
+        longest: u32,
+    },
     /// Puts an ingress qdisc on an interface.
     AddIngress {
         /// The interface.
@@ -140,6 +153,7 @@ impl fmt::Display for Step {
             Self::CreateIfb => write!(f, "create the interface {}", marks::IFB),
             Self::AddRootPrio { device, handle } => write!(f, "add the prio qdisc {handle} to {device}"),
             Self::AddNetem { device, handle, .. } => write!(f, "add the netem qdisc {handle} to {device}"),
+            Self::AddTbf { device, handle, .. } => write!(f, "add the tbf qdisc {handle} to {device}"),
             Self::AddIngress { device } => write!(f, "add an ingress qdisc to {device}"),
             Self::AddRedirect { device, .. } => write!(f, "redirect what {device} receives to {}", marks::IFB),
             Self::DeleteFilters { device, priority } => write!(f, "remove the redirect (pref {priority}) from {device}"),
@@ -182,10 +196,21 @@ pub enum Refusal {
     NameTaken(&'static str),
 }
 
+/// The link layer's header, with room for VLAN tags. A packet that is longer than a tbf's burst, and no super-packet, would be lost.
+const LINK_HEADER: u32 = 100;
+
+/// The netem in its place, below a tbf where single segments are asked for.
+fn netem(target: &Target, device: &Device, parent: Handle, tbf: Handle, handle: Handle, netem: Netem) -> Vec<Step> {
+    let longest = target.link.mtu.saturating_add(LINK_HEADER);
+    let segments = target.per_segment.then(|| Step::AddTbf { device: device.clone(), parent, handle: tbf, longest });
+    let parent = if target.per_segment { tbf.class(1) } else { parent };
+    segments.into_iter().chain([Step::AddNetem { device: device.clone(), parent, handle, netem }]).collect()
+}
+
 /// The ifb with its loss, to which nothing leads yet.
-fn ifb(target: &Target) -> [Step; 2] {
-    let netem = Step::AddNetem { device: Device::Ifb, parent: ROOT, handle: marks::INGRESS_NETEM, netem: target.ingress_netem() };
-    [Step::CreateIfb, netem]
+fn ifb(target: &Target) -> Vec<Step> {
+    let netem = netem(target, &Device::Ifb, ROOT, marks::INGRESS_TBF, marks::INGRESS_NETEM, target.ingress_netem());
+    std::iter::once(Step::CreateIfb).chain(netem).collect()
 }
 
 /// The ifb's name is free.

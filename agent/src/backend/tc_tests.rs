@@ -56,7 +56,7 @@ fn lossy() -> Snapshot {
 }
 
 fn target(direction: Direction) -> Target {
-    Target { link: eth0(), direction, netem: netem(), ends: Ends::default() }
+    Target { link: eth0(), direction, netem: netem(), per_segment: false, ends: Ends::default() }
 }
 
 fn words(steps: &[Step]) -> Vec<String> {

@@ -23,6 +23,8 @@ pub struct Link {
     pub loopback: bool,
     /// Length of the transmit queue (`IFLA_TXQLEN`), in packets.
     pub txqlen: u32,
+    /// The longest packet that it sends, in bytes and without the link layer's header (`IFLA_MTU`).
+    pub mtu: u32,
     /// Index of the bridge or bond that it is a port of.
     pub controller: Option<u32>,
     /// Namespace of the other end, by this namespace's numbering (`IFLA_LINK_NETNSID`).
@@ -43,6 +45,7 @@ impl Link {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::TxQueueLen(length) => link.txqlen = *length,
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
                 LinkAttribute::LinkNetNsId(id) => link.peer_namespace = Some(*id),
                 LinkAttribute::Stats64(stats) => link.tx_packets = stats.tx_packets,

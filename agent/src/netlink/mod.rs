@@ -9,7 +9,7 @@ mod route;
 pub use changes::Changes;
 pub use filter::{Filter, INGRESS_HOOK};
 pub use link::Link;
-pub use qdisc::{Handle, INGRESS_PARENT, PRIO_BANDS, QDISC_CLSACT, QDISC_INGRESS, QDISC_NETEM, QDISC_PRIO, Qdisc, ROOT};
+pub use qdisc::{Handle, INGRESS_PARENT, PRIO_BANDS, QDISC_CLSACT, QDISC_INGRESS, QDISC_NETEM, QDISC_PRIO, QDISC_TBF, Qdisc, ROOT};
 pub use route::DefaultRoute;
 
 use futures::StreamExt;

@@ -2,7 +2,7 @@
 
 use super::{Error, Netlink};
 use crate::netem::Netem;
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, Nla};
+use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL, Nla};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcHandle, TcMessage, TcOption, TcStats2},
@@ -17,6 +17,8 @@ const TCA_OPTIONS: u16 = 2;
 pub const QDISC_NETEM: &str = "netem";
 /// Kind of the bands that a packet's priority chooses, tc-prio(8).
 pub const QDISC_PRIO: &str = "prio";
+/// Kind of the token bucket, tc-tbf(8).
+pub const QDISC_TBF: &str = "tbf";
 /// Kind of the hook for received packets.
 pub const QDISC_INGRESS: &str = "ingress";
 /// Kind of the hook for received and sent packets. Takes the same place as [`QDISC_INGRESS`], which excludes it.
@@ -70,6 +72,8 @@ pub struct Qdisc {
     pub kind: String,
     /// Its options, where it is a netem whose options can be read.
     pub netem: Option<Netem>,
+    /// Packets that passed it, modulo 2³².
+    pub passed: u32,
     /// Packets dropped, modulo 2³².
     pub drops: u32,
     /// Packets that wait in it.
@@ -97,8 +101,12 @@ impl Qdisc {
                 TcAttribute::Kind(kind) => qdisc.kind.clone_from(kind),
                 TcAttribute::Options(parsed) => options = parsed,
                 TcAttribute::Stats2(stats) => {
-                    for queue in stats.iter().filter_map(|stat| if let TcStats2::Queue(queue) = stat { Some(queue) } else { None }) {
-                        (qdisc.drops, qdisc.waiting) = (queue.drops, queue.qlen);
+                    for stat in stats {
+                        match stat {
+                            TcStats2::Queue(queue) => (qdisc.drops, qdisc.waiting) = (queue.drops, queue.qlen),
+                            TcStats2::Basic(basic) => qdisc.passed = basic.packets,
+                            _ => {}
+                        }
                     }
                 }
                 _ => {}
@@ -119,6 +127,31 @@ fn message(ifindex: u32, parent: Handle, handle: Handle, kind: &str) -> TcMessag
     message.header.handle = TcHandle::from(handle.0);
     message.attributes.push(TcAttribute::Kind(kind.to_owned()));
     message
+}
+
+/// The value of `TCA_OPTIONS` of a tbf (include/uapi/linux/pkt_sched.h).
+fn tbf_options(longest: u32) -> Vec<u8> {
+    const TCA_TBF_PARMS: u16 = 1;
+    const TCA_TBF_RATE64: u16 = 4;
+    const TCA_TBF_BURST: u16 = 6;
+    /// Of `struct tc_ratespec`: no table of transmission times follows.
+    const TC_LINKLAYER_ETHERNET: u8 = 1;
+    /// 100 Gbit/s, in bytes a second.
+    const RATE: u64 = 12_500_000_000;
+    /// Of the queue that the netem takes the place of, in bytes.
+    const LIMIT: u32 = 10_000_000;
+
+    // struct tc_tbf_qopt: the rate, no peak rate, the limit, and a burst and an MTU for which attributes stand in.
+    let rate = [&[0, TC_LINKLAYER_ETHERNET, 0, 0, 0, 0, 0, 0], u32::MAX.to_ne_bytes().as_slice()].concat();
+    let qopt = [rate.as_slice(), &[0; 12], &LIMIT.to_ne_bytes(), &[0; 8]].concat();
+    let attributes = [
+        DefaultNla::new(TCA_TBF_PARMS, qopt),
+        DefaultNla::new(TCA_TBF_RATE64, RATE.to_ne_bytes().to_vec()),
+        DefaultNla::new(TCA_TBF_BURST, longest.to_ne_bytes().to_vec()),
+    ];
+    let mut bytes = vec![0; attributes.as_slice().buffer_len()];
+    attributes.as_slice().emit(&mut bytes);
+    bytes
 }
 
 impl Netlink {
@@ -151,6 +184,15 @@ impl Netlink {
         let mut options = u32::from(PRIO_BANDS).to_ne_bytes().to_vec();
         options.extend([0; 16]);
         self.add(message(ifindex, ROOT, handle, QDISC_PRIO), options).await
+    }
+
+    /// Puts a tbf into a class, or at an interface's root, that takes super-packets longer than `longest` bytes apart into segments
+    /// (`tbf_segment` in net/sched/sch_tbf.c) and holds nothing back: its rate is beyond what the interface reaches.
+    ///
+    /// # Errors
+    /// As any request (see [`Error`]).
+    pub async fn add_tbf(&self, ifindex: u32, parent: Handle, handle: Handle, longest: u32) -> Result<(), Error> {
+        self.add(message(ifindex, parent, handle, QDISC_TBF), tbf_options(longest)).await
     }
 
     async fn add(&self, mut message: TcMessage, options: Vec<u8>) -> Result<(), Error> {

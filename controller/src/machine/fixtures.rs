@@ -47,7 +47,7 @@ pub(crate) fn record(event: Event) -> Record {
 
 fn asked() -> Asked {
     let model = LossModel::Random { loss_percentage: 10.0.try_into().unwrap(), correlation: Correlation::default() };
-    Asked { model, direction: Direction::Both, seed: None }
+    Asked { model, direction: Direction::Both, seed: None, per_segment: false }
 }
 
 pub(crate) fn applied() -> Event {

@@ -164,6 +164,7 @@ fn freeze(experiment: &Experiment<'_>, request: &Request, target: &Target, now: 
         model: LossModel::Random { loss_percentage: request.loss, correlation: request.correlation },
         direction: experiment.spec.direction,
         seed: None,
+        per_segment: false,
         filters: Filters::default(),
         ttl: request.ttl,
         deadline: Some(deadline),

@@ -108,7 +108,7 @@ impl World {
 
 fn asked() -> Asked {
     let model = LossModel::Random { loss_percentage: 10.0.try_into().unwrap(), correlation: Correlation::default() };
-    Asked { model, direction: Direction::Both, seed: None }
+    Asked { model, direction: Direction::Both, seed: None, per_segment: false }
 }
 
 /// The name of the run, as the agent was given it.

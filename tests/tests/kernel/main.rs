@@ -16,6 +16,7 @@ mod leftovers;
 mod loss;
 mod models;
 mod restoring;
+mod segments;
 
 use anyhow::{Context, Result, ensure};
 use netloss_lab::guest::Counted;
