@@ -13,7 +13,7 @@ pub struct Cli {
     #[arg(long, value_name = "LEVEL", default_value = "warn", env = "NETLOSS_LOG", global = true)]
     pub log: tracing::Level,
 
-    /// Print JSON, one object a line, as run always does
+    /// Print JSON, one object a line, as run does anyway where standard output is no terminal
     #[arg(long, global = true)]
     pub json: bool,
 
@@ -28,6 +28,16 @@ pub enum Command {
     /// Lose packets until the ttl or the deadline is over, or SIGTERM, SIGINT, SIGHUP or SIGQUIT comes
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArgs),
+    /// Show what run would do with these arguments, and change nothing
+    #[command(after_help = PLAN_EXAMPLES)]
+    Plan(RunArgs),
+    /// Show whether loss would work here, and what to do where it would not. Changes nothing
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check {
+        /// Interface to look at, instead of the one that the default route leaves by
+        #[arg(long, value_name = "NAME")]
+        interface: Option<String>,
+    },
     /// Show the agent that works in this network namespace, and how its loss goes. Needs no capability
     #[command(after_help = STATUS_EXAMPLES)]
     Status {
@@ -42,6 +52,18 @@ pub enum Command {
     #[command(after_help = CLEANUP_EXAMPLES)]
     Cleanup(CleanupArgs),
 }
+
+const PLAN_EXAMPLES: &str = "\
+Examples:
+  What correlated loss really loses, and how it would be done here:
+      netloss-agent plan --loss 10 --correlation 25 --ttl 2m";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  Before the first run on a node:
+      netloss-agent check
+  For a program; exit code 0 means that a run would work:
+      netloss-agent check --json";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:

@@ -1,7 +1,7 @@
 //! The agent of netloss: loses packets of the network namespace that it runs in, and makes sure that this ends.
 //!
 //! ```text
-//! main ─ cli ─┬ commands                         of a person: status, stop, cleanup
+//! main ─ cli ─┬ commands                         of a person: plan, check, status, stop, cleanup
 //!             └ run ┬─ signals, clock, control   when it ends, that there is one, and speaking to it
 //!                   ├─ snapshot ── netlink/*     what the kernel shows
 //!                   ├─ prepare ─ host, interface, ends   whether, where and to whom

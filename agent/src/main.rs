@@ -9,6 +9,7 @@ use netloss_agent::{
     signals::Signals,
 };
 use netloss_contract::ExitCode;
+use std::io::IsTerminal;
 
 fn main() -> std::process::ExitCode {
     // Before anything else: as PID 1 of a container, a signal that came before this would be lost.
@@ -23,7 +24,13 @@ fn main() -> std::process::ExitCode {
     diagnostics::install(cli.log);
     let form = if cli.json { Form::Json } else { Form::Text };
     match cli.command {
-        Command::Run(args) => run::run(&args, &signals, &mut Reporter::new(args.run.clone(), Form::Json)).into(),
+        Command::Run(args) => {
+            // A container's output is no terminal, unless somebody asked for one.
+            let form = if cli.json || !std::io::stdout().is_terminal() { Form::Json } else { Form::Live };
+            run::run(&args, &signals, &mut Reporter::new(args.run.clone(), form)).into()
+        }
+        Command::Plan(args) => commands::plan(&args, &mut Reporter::new(args.run.clone(), form)).into(),
+        Command::Check { interface } => commands::check(interface.as_deref(), &mut Reporter::new(None, form)).into(),
         Command::Status { watch } => commands::status(watch, &signals, &mut Reporter::new(None, form)).into(),
         Command::Stop(args) => {
             let mut reporter = Reporter::new(args.meant.run.clone(), form);

@@ -86,6 +86,33 @@ impl Plan {
         Ok(Self { target, steps, guard, reason })
     }
 
+    /// What was asked for.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// How it is going to be done.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        if self.guard.is_some() { Backend::Guarded } else { Backend::Tc }
+    }
+
+    /// What will make the kernel end it, where it does.
+    #[must_use]
+    pub fn guard(&self) -> Option<netloss_contract::Guard> {
+        self.guard.as_ref().map(|(_, variant)| guard_of(&self.target, *variant))
+    }
+
+    /// The changes to the kernel in their order, in words.
+    pub fn describe(&self) -> impl Iterator<Item = String> {
+        let guard = self.guard.as_ref().map(|_| {
+            let (interface, lease) = (&self.target.link.name, guard::LEASE.as_secs());
+            format!("send packets of {interface} to the netem by nftables rules (table {}) with a lease of {lease} s", nft::TABLE)
+        });
+        self.steps.iter().map(ToString::to_string).chain(guard)
+    }
+
     /// Why this backend.
     #[must_use]
     pub fn reason(&self) -> &str {
@@ -170,10 +197,7 @@ impl Placement {
     /// What makes the kernel end it, where it does.
     #[must_use]
     pub fn guard(&self) -> Option<netloss_contract::Guard> {
-        let Guarded { variant, .. } = self.guard.as_ref()?;
-        let lease_seconds = u32::try_from(guard::LEASE.as_secs()).unwrap_or(u32::MAX);
-        let only_ip_egress = self.target.direction.egress() && variant.hook == EgressHook::Postrouting;
-        Some(netloss_contract::Guard { ends_with_agent: variant.owned, lease_seconds, only_ip_egress })
+        self.guard.as_ref().map(|guarded| guard_of(&self.target, guarded.variant))
     }
 
     /// How well the lease has been kept, where there is one.
@@ -216,8 +240,17 @@ impl Placement {
     }
 }
 
+fn guard_of(target: &Target, variant: Variant) -> netloss_contract::Guard {
+    let lease_seconds = u32::try_from(guard::LEASE.as_secs()).unwrap_or(u32::MAX);
+    let only_ip_egress = target.direction.egress() && variant.hook == EgressHook::Postrouting;
+    netloss_contract::Guard { ends_with_agent: variant.owned, lease_seconds, only_ip_egress }
+}
+
 /// The first variant of the guard that the kernel would take.
-fn probe(target: &Target) -> Result<(Socket, Variant), String> {
+///
+/// # Errors
+/// Why it takes none, in words.
+pub fn probe(target: &Target) -> Result<(Socket, Variant), String> {
     let mut socket = Socket::open().map_err(|error| error.to_string())?;
     let mut refusals = Vec::new();
     for variant in guarded::LADDER {

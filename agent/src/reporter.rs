@@ -3,7 +3,7 @@
 //! Nothing here may ever wait: a full log pipe must not delay the removal of the loss.
 
 use crate::{clock, text};
-use netloss_contract::{Event, Record, RunId, SCHEMA};
+use netloss_contract::{Event, Heartbeat, Record, RunId, SCHEMA};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     unistd,
@@ -25,7 +25,12 @@ pub enum Form {
     Json,
     /// In words.
     Text,
+    /// In words on a terminal, where heartbeats are one line that is written over.
+    Live,
 }
+
+/// Back to the begin of the terminal's line, which is then empty (ECMA-48: CR, EL).
+const OVER: &str = "\r\x1b[K";
 
 /// Writes records.
 #[derive(Debug)]
@@ -70,8 +75,28 @@ impl Reporter {
         let lines = match self.form {
             Form::Json => record.to_line() + "\n",
             Form::Text => text::render(record),
+            Form::Live => format!("{OVER}{}", text::render(record)),
         };
-        if !write_now(std::io::stdout().as_fd(), lines.as_bytes()) {
+        self.write(&lines);
+    }
+
+    /// Whether somebody watches.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.form == Form::Live
+    }
+
+    /// Reports how a run goes: where somebody watches in one line, and in more only what is not as it should be.
+    pub fn heartbeat(&mut self, interface: &str, heartbeat: Heartbeat) {
+        if self.is_live() && heartbeat.intact {
+            self.write(&format!("{OVER}{}", text::progress(interface, &heartbeat)));
+        } else {
+            self.report(Event::Heartbeat(heartbeat));
+        }
+    }
+
+    fn write(&mut self, text: &str) {
+        if !write_now(std::io::stdout().as_fd(), text.as_bytes()) {
             self.lines_dropped += 1;
         }
     }

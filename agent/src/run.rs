@@ -130,7 +130,9 @@ fn myself(args: &RunArgs) -> Holder {
     Holder { run: args.run.clone(), pid: std::process::id(), agent_version: VERSION.to_owned(), started_at: clock::now() }
 }
 
-fn not_locked(error: LockError) -> Failed {
+/// Why this namespace is not ours.
+#[must_use]
+pub fn not_locked(error: LockError) -> Failed {
     let message = error.to_string();
     match error {
         LockError::Held(holder) => Failed { holder, ..failed(Stage::Start, ExitCode::AlreadyRunning, message) },
@@ -218,17 +220,13 @@ impl<'a> Session<'a> {
                 cause = self.alarms.come() => break cause,
                 _ = pulses.tick() => {
                     self.pulse.beat(Moment::now());
-                    Ok(None)
+                    if reporter.is_live() { self.beat(reporter).await } else { Ok(None) }
                 }
                 changed = self.changes.come() => match changed {
                     Ok(()) => self.follow().await,
                     Err(error) => break Err(error),
                 },
-                _ = beats.tick() => {
-                    let found = self.inspect(false).await;
-                    reporter.report(Event::Heartbeat(self.heartbeat(reporter.lines_dropped())));
-                    found
-                }
+                _ = beats.tick(), if !reporter.is_live() => self.beat(reporter).await,
                 visit = control.visit() => {
                     if let Some(stopping) = self.attend(visit, reporter).await {
                         waiting.push(stopping);
@@ -254,6 +252,14 @@ impl<'a> Session<'a> {
                 Err(undo(&self.netlink, self.made_hook, failure).await)
             }
         }
+    }
+
+    /// Looks, and says what there is.
+    async fn beat(&mut self, reporter: &mut Reporter) -> Result<Option<Cause>, Failed> {
+        let found = self.inspect(false).await;
+        let heartbeat = self.heartbeat(reporter.lines_dropped());
+        reporter.heartbeat(&self.placement.target().link.name, heartbeat);
+        found
     }
 
     /// Something has changed in the namespace, perhaps by ourselves.

@@ -1,8 +1,8 @@
 //! Records in words, for a person in a pod. Pure.
 
 use netloss_contract::{
-    Applied, Asked, Backend, Cause, Cleaned, Event, ExitCode, Failed, Heartbeat, Holder, Interval, PerDirection, Record, Removed, Status,
-    Stopped, Traffic,
+    Applied, Asked, Backend, Cause, Checked, Cleaned, Event, ExitCode, Failed, Filtered, Guard, Heartbeat, Holder, Interval, PerDirection,
+    Planned, Predicted, Record, Removed, Status, Stopped, Traffic, Verdict,
 };
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ pub fn render(record: &Record) -> String {
         Event::Failed(failed) => self::failed(failed),
         Event::Status(status) => self::status(status),
         Event::Stopped(stopped) => self::stopped(stopped),
+        Event::Planned(planned) => self::planned(planned),
+        Event::Checked(checked) => self::checked(checked),
         Event::Cleaned(Cleaned { removed }) if removed.is_empty() => {
             vec!["nothing to clean up: no dead agent left anything here".to_owned()]
         }
@@ -44,25 +46,76 @@ fn asked(Asked { model, direction, seed, per_segment }: &Asked) -> String {
     format!("{model}, {}{seed}{segments}", direction.as_str())
 }
 
-fn applied(applied: &Applied) -> Vec<String> {
-    let backend = match (applied.backend, applied.guard) {
+fn backend(backend: Backend, guard: Option<Guard>) -> String {
+    match (backend, guard) {
         (Backend::Guarded, Some(guard)) if guard.ends_with_agent => {
             "guarded: the kernel ends the loss if the agent dies or hangs".to_owned()
         }
         (Backend::Guarded, _) => "guarded: the kernel ends the loss when its lease runs out".to_owned(),
         (Backend::Tc, _) => "tc: a killed agent leaves the loss in place (netloss-agent cleanup removes it)".to_owned(),
-    };
+    }
+}
+
+fn applied(applied: &Applied) -> Vec<String> {
     let mut lines = vec![
         row("interface", &format!("{} ({})", applied.interface, applied.interface_reason)),
         row("asked", &asked(&applied.asked)),
-        row("backend", &backend),
+        row("backend", &backend(applied.backend, applied.guard)),
     ];
-    lines.extend(applied.predicted.map(|predicted| row("predicted", &format!("{} %", predicted.loss_percentage))));
-    let filtered = &applied.filtered;
-    lines.extend((!filtered.targets.is_empty()).then(|| row("only", &filtered.targets.join(", "))));
-    lines.extend((!filtered.spared.is_empty()).then(|| row("spared", &filtered.spared.join(", "))));
+    lines.extend(applied.predicted.map(predicted));
+    lines.extend(filtered(&applied.filtered));
     lines.push(row("ends at", &applied.ends_at.to_string()));
     lines.extend(warnings(&applied.warnings));
+    lines
+}
+
+fn predicted(predicted: Predicted) -> String {
+    let bursts = predicted.mean_burst.map(|packets| format!(", in bursts of {packets} packets")).unwrap_or_default();
+    row("predicted", &format!("{} % in the long run{bursts}", predicted.loss_percentage))
+}
+
+fn filtered(filtered: &Filtered) -> impl Iterator<Item = String> {
+    let only = (!filtered.targets.is_empty()).then(|| row("only", &filtered.targets.join(", ")));
+    let spared = (!filtered.spared.is_empty()).then(|| row("spared", &filtered.spared.join(", ")));
+    only.into_iter().chain(spared)
+}
+
+fn planned(planned: &Planned) -> Vec<String> {
+    let mut lines = vec![
+        row("interface", &format!("{} ({})", planned.interface, planned.interface_reason)),
+        row("would lose", &asked(&planned.asked)),
+        row("backend", &backend(planned.backend, planned.guard)),
+        row("because", &planned.backend_reason),
+    ];
+    lines.extend(planned.predicted.map(predicted));
+    lines.extend(filtered(&planned.filtered));
+    lines.push(row("until", &planned.ends_at.to_string()));
+    lines.extend(warnings(&planned.warnings));
+    lines.push("run would:".to_owned());
+    lines.extend(indented(&planned.steps));
+    lines.push("nothing was changed".to_owned());
+    lines
+}
+
+fn checked(checked: &Checked) -> Vec<String> {
+    let mut lines = Vec::new();
+    for finding in &checked.findings {
+        let verdict = match finding.verdict {
+            Verdict::Good => "ok",
+            Verdict::Warning => "warning",
+            Verdict::Bad => "BAD",
+        };
+        lines.push(format!("{verdict:<8} {:<13} {}", finding.what, finding.found));
+        lines.extend(finding.way_out.iter().map(|way_out| format!("{:<22} -> {way_out}", "")));
+    }
+    lines.push(
+        match checked.verdict {
+            Verdict::Good => "loss works here",
+            Verdict::Warning => "loss works here, with the limits above",
+            Verdict::Bad => "loss in both directions does not work here",
+        }
+        .to_owned(),
+    );
     lines
 }
 
@@ -79,6 +132,19 @@ fn traffic(traffic: &PerDirection<Traffic>) -> Vec<String> {
     };
     let egress = traffic.egress.map(|traffic| of("egress", traffic));
     egress.into_iter().chain(traffic.ingress.map(|traffic| of("ingress", traffic))).collect()
+}
+
+/// How a run goes, in one line without its end.
+#[must_use]
+pub fn progress(interface: &str, heartbeat: &Heartbeat) -> String {
+    let of = |words: &str, traffic: Option<Traffic>| {
+        let traffic = traffic?;
+        let observed = traffic.observed_percentage.map_or_else(|| "nothing".to_owned(), |observed| format!("{observed:.1} %"));
+        Some(format!("{words} {observed} of {}", traffic.packets))
+    };
+    let lost = [of("sent", heartbeat.traffic.egress), of("received", heartbeat.traffic.ingress)];
+    let lost: Vec<_> = lost.into_iter().flatten().collect();
+    format!("{interface} lost: {}; {} left, Ctrl-C ends it", lost.join(", "), span(heartbeat.remaining_seconds))
 }
 
 fn heartbeat(heartbeat: &Heartbeat) -> Vec<String> {
@@ -186,6 +252,24 @@ mod tests {
         let lines = super::traffic(&traffic);
         assert_eq!(lines[0], "egress      9.80 % lost (95 %: 8.11 to 11.80), 98 of 1000 packets");
         assert!(lines[1].ends_with("1 of 5 packets; too few packets to tell"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_run_goes_by_in_a_line() {
+        let mut heartbeat = Heartbeat {
+            elapsed_seconds: 60.0,
+            remaining_seconds: 61.0,
+            traffic: PerDirection { egress: Some(Traffic::new(1000, 98, 10.0)), ingress: Some(Traffic::new(0, 0, 10.0)) },
+            kept: None,
+            intact: true,
+            drift: vec![],
+            repaired: vec![],
+            warnings: vec![],
+            lines_dropped: 0,
+        };
+        assert_eq!(progress("eth0", &heartbeat), "eth0 lost: sent 9.8 % of 1000, received nothing of 0; 1m 1s left, Ctrl-C ends it");
+        heartbeat.traffic.ingress = None;
+        assert_eq!(progress("eth0", &heartbeat), "eth0 lost: sent 9.8 % of 1000; 1m 1s left, Ctrl-C ends it");
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod estimate;
 mod exit;
 mod model;
 mod percentage;
+mod plan;
 mod predict;
 mod report;
 mod run_id;
@@ -32,6 +33,7 @@ pub use estimate::{Interval, Traffic, wilson};
 pub use exit::ExitCode;
 pub use model::{LossModel, MeanBurst, Predicted};
 pub use percentage::{Correlation, LossPercentage, Share};
+pub use plan::{Checked, Finding, Planned, Verdict};
 pub use report::{
     Applied, Asked, Backend, Cause, Cleaned, Event, Failed, Filtered, Guard, Heartbeat, Holder, Kept, LINE_LIMIT, PerDirection, Record,
     Removed, SCHEMA, Stage, Status, Stopped,

@@ -1,6 +1,6 @@
 //! The agent's reports: one JSON object a line on standard output; the last one also as the container's termination message.
 
-use crate::{Direction, ExitCode, LossModel, Predicted, RunId, Traffic};
+use crate::{Checked, Direction, ExitCode, LossModel, Planned, Predicted, RunId, Traffic};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,10 @@ pub enum Event {
     Stopped(Stopped),
     /// Final, of `cleanup`: nothing of a dead agent is here any more.
     Cleaned(Cleaned),
+    /// Final, of `plan`: what a run would do.
+    Planned(Box<Planned>),
+    /// Final, of `check`: what there is and what is missing.
+    Checked(Checked),
 }
 
 impl Event {
@@ -430,6 +434,18 @@ impl Record {
                 status.now.iter_mut().for_each(|heartbeat| shorten_heartbeat(heartbeat, bytes / 2));
             }
             Event::Stopped(_) => {}
+            Event::Planned(planned) => {
+                let Filtered { targets, spared } = &mut planned.filtered;
+                for words in [targets, spared, &mut planned.steps, &mut planned.warnings] {
+                    shorten(words, bytes / 2);
+                }
+            }
+            Event::Checked(checked) => {
+                for finding in &mut checked.findings {
+                    truncate(&mut finding.found, bytes / 4);
+                    finding.way_out.iter_mut().for_each(|way_out| truncate(way_out, bytes / 4));
+                }
+            }
             Event::Cleaned(cleaned) => shorten(&mut cleaned.removed, bytes),
         }
         short

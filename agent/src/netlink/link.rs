@@ -105,6 +105,19 @@ impl Netlink {
         self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await
     }
 
+    /// Whether the kernel has ifbs, or loads them now; none where it does not say. Asked for by one with more queues than are possible,
+    /// which is refused after the kind was looked for (`rtnl_create_link` in net/core/rtnetlink.c).
+    pub async fn knows_ifb(&self) -> Option<bool> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]));
+        message.attributes.push(LinkAttribute::NumTxQueues(u32::MAX));
+        match self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await.err()?.errno()? {
+            Errno::EINVAL => Some(true),
+            Errno::EOPNOTSUPP => Some(false),
+            _ => None,
+        }
+    }
+
     /// Removes an interface. One that is not there is fine.
     ///
     /// # Errors

@@ -210,6 +210,19 @@ impl Netlink {
         self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL).await
     }
 
+    /// Whether the kernel has a kind of qdisc that does not do without options, or loads it now; none where it does not say. Asked by a
+    /// request without options, which a kind that is known refuses.
+    pub async fn knows_qdisc(&self, kind: &str) -> Option<bool> {
+        /// Index of the loopback, in every namespace.
+        const LOOPBACK: u32 = 1;
+        let message = message(LOOPBACK, ROOT, Handle::of_major(0x7a11), kind);
+        match self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL).await.err()?.errno()? {
+            Errno::EINVAL => Some(true),
+            Errno::ENOENT => Some(false),
+            _ => None,
+        }
+    }
+
     /// Removes a qdisc, if it is the one named: by interface, place, handle and kind. One that is not there is fine.
     ///
     /// # Errors

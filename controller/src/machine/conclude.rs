@@ -44,7 +44,9 @@ pub(super) fn conclude(pod: &mut PodStatus, exit_code: i32, reason: Option<&str>
             (Outcome::Unknown, Some(killed(pod, exit_code, reason)))
         }
         // The others are not of a run, whoever wrote them there.
-        Some((_, Event::Status(_) | Event::Stopped(_) | Event::Cleaned(_))) | None => of_exit_code(pod, exit_code, reason, words),
+        Some((_, Event::Status(_) | Event::Stopped(_) | Event::Cleaned(_) | Event::Planned(_) | Event::Checked(_))) | None => {
+            of_exit_code(pod, exit_code, reason, words)
+        }
     };
     pod.state = PodState::Ended;
     pod.outcome = Some(outcome);

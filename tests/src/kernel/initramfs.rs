@@ -13,9 +13,9 @@ use crate::host::{cache, progress};
 const INIT: &str = include_str!("init.sh");
 
 /// The applets of busybox that init and tests use; `modprobe` is what the kernel calls to load a module.
-const APPLETS: [&str; 22] = [
-    "cat", "dmesg", "echo", "env", "grep", "head", "kill", "ls", "lsmod", "mkdir", "modprobe", "mount", "poweroff", "ps", "rm", "sh",
-    "sleep", "sysctl", "tail", "true", "umount", "unshare",
+const APPLETS: [&str; 23] = [
+    "cat", "dmesg", "echo", "env", "grep", "head", "kill", "ls", "lsmod", "mkdir", "modprobe", "mount", "poweroff", "ps", "rm", "setsid",
+    "sh", "sleep", "sysctl", "tail", "true", "umount", "unshare",
 ];
 
 /// The suite's own tools, which are both the user's way to set things up and the oracle of what is set.

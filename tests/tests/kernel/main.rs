@@ -15,8 +15,10 @@ mod interface;
 mod leftovers;
 mod loss;
 mod models;
+mod outlook;
 mod restoring;
 mod segments;
+mod terminal;
 
 use anyhow::{Context, Result, ensure};
 use netloss_lab::guest::Counted;

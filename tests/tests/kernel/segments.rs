@@ -18,7 +18,7 @@ const MSS: u64 = 1460;
 
 /// Sends data from the pod, or to it, over TCP, and checks that it arrives as it was sent.
 fn transfer(pod: &Pod, direction: Direction) -> Result<()> {
-    let data: Vec<u8> = (0..LENGTH).map(|place| (place % 251) as u8).collect();
+    let data: Vec<u8> = (0..=250).cycle().take(LENGTH).collect();
     let listener = pod.peer.run(|| Ok(TcpListener::bind("192.0.2.2:0")?))?;
     let near = pod.pod.run(|| Ok(TcpStream::connect(listener.local_addr()?)?))?;
     let (far, _) = listener.accept()?;

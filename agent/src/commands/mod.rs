@@ -1,4 +1,10 @@
-//! `netloss-agent status`, `stop` and `cleanup`: for a person in a pod, and for a controller that has no other way into one.
+//! The commands for a person in a pod, and for a controller that has no other way into one: `status`, `stop`, `cleanup`, `plan`, `check`.
+
+mod check;
+mod plan;
+
+pub use check::check;
+pub use plan::plan;
 
 use crate::{
     apply,
@@ -7,6 +13,7 @@ use crate::{
     nft,
     prepare::{failed, in_time},
     reporter::Reporter,
+    run::not_locked,
     signals::Signals,
 };
 use netloss_contract::{Cleaned, CleanupArgs, Event, ExitCode, Failed, Holder, Meant, Record, Request, Stage, Status, Stopped};
@@ -93,12 +100,7 @@ fn last_word(answers: &mut Answers, limit: Instant, signals: &Signals) -> Option
 
 /// Takes away what a dead agent has left.
 pub fn cleanup(args: &CleanupArgs, reporter: &mut Reporter) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let cleaned = match runtime {
-        Ok(runtime) => runtime.block_on(try_cleanup(args)),
-        Err(error) => Err(failed(Stage::Start, ExitCode::Failed, format!("cannot start the runtime: {error}"))),
-    };
-    match cleaned {
+    match block_on(try_cleanup(args)) {
         Ok(removed) => {
             reporter.report(Event::Cleaned(Cleaned { removed }));
             ExitCode::Done
@@ -129,6 +131,28 @@ async fn try_cleanup(args: &CleanupArgs) -> Result<Vec<String>, Failed> {
         Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) }
     })?;
     Ok(removed)
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => Err(failed(Stage::Start, ExitCode::Failed, format!("cannot start the runtime: {error}"))),
+    }
+}
+
+/// That no agent works here.
+fn holder() -> Result<(), Failed> {
+    match control::ask(&Request::Status).map_err(|error| no_socket(&error))? {
+        Asked::Nobody => Ok(()),
+        Asked::NoAnswer => Err(unresponsive()),
+        Asked::Answers(mut answers) => {
+            let holder = match answers.next(LOOK).map(|record| record.event) {
+                Some(Event::Status(status)) => status.holder.map(Box::new),
+                _ => None,
+            };
+            Err(not_locked(LockError::Held(holder)))
+        }
+    }
 }
 
 /// Why a cleanup leaves an agent alone that works.

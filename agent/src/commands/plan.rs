@@ -1,0 +1,49 @@
+//! `netloss-agent plan`: what a run would do, all of it, without doing it.
+
+use super::{fail, holder};
+use crate::{
+    backend,
+    clock::{Limit, Moment},
+    netlink::Netlink,
+    prepare::{self, Prepared, asked, failed, unreadable},
+    reporter::Reporter,
+    snapshot::Snapshot,
+};
+use netloss_contract::{Event, ExitCode, Failed, Planned, RunArgs, Stage};
+
+/// Says what `run` would do with these arguments, or why it would do nothing.
+pub fn plan(args: &RunArgs, reporter: &mut Reporter) -> ExitCode {
+    match super::block_on(try_plan(args)) {
+        Ok(planned) => {
+            reporter.report(Event::Planned(Box::new(planned)));
+            ExitCode::Done
+        }
+        Err(failure) => fail(reporter, failure),
+    }
+}
+
+async fn try_plan(args: &RunArgs) -> Result<Planned, Failed> {
+    args.check().map_err(|error| failed(Stage::Start, ExitCode::Usage, error.to_string()))?;
+    prepare::in_time(args.deadline)?;
+    holder()?;
+    let netlink = Netlink::connect().map_err(|error| unreadable(&error))?;
+    let snapshot = Snapshot::take(&netlink).await.map_err(|error| unreadable(&error))?;
+    prepare::refuse_host(args, &snapshot.links)?;
+    let leftovers = backend::removal(&snapshot, None);
+    let Prepared { plan, interface_reason, filtered } = prepare::prepare(args, &netlink, &backend::without_ours(&snapshot, None)).await?;
+    let steps = leftovers.iter().map(ToString::to_string).chain(plan.describe()).collect();
+    Ok(Planned {
+        interface: plan.target().link.name.clone(),
+        interface_reason,
+        backend: plan.backend(),
+        backend_reason: plan.reason().to_owned(),
+        unguarded: plan.backend().unguarded(),
+        guard: plan.guard(),
+        asked: asked(args),
+        predicted: args.model.predicted(),
+        filtered,
+        ends_at: Limit::new(Moment::now(), args.ttl, args.deadline).at(),
+        steps,
+        warnings: args.model.warning().into_iter().collect(),
+    })
+}
