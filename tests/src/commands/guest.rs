@@ -20,7 +20,7 @@ pub struct Guest {
     /// The architecture of the guest: x86_64 or aarch64
     #[arg(long)]
     arch: Arch,
-    /// The Debian suite of its kernel: bullseye (5.10), bookworm (6.1) or trixie (6.12)
+    /// The Debian suite of its kernel: bullseye (5.10), bookworm (6.1), trixie (6.12) or backports (the newest)
     #[arg(long, env = "NETLOSS_KERNEL", default_value_t = Suite::Trixie)]
     suite: Suite,
     /// The static executable

@@ -10,7 +10,7 @@ use crate::kernel::{Arch, Kernel, Suite, matrix};
 /// Run the kernel tests, all or those whose names contain a FILTER
 ///
 /// Builds the agent and the tests, boots each kernel in QEMU and runs the tests in it as root. Without options on
-/// bullseye/x86_64, bookworm/x86_64, trixie/x86_64 and trixie/aarch64.
+/// bullseye/x86_64, bookworm/x86_64, and trixie and backports (the newest) on x86_64 and aarch64.
 #[derive(Debug, clap::Args)]
 pub struct KernelTests {
     /// Only kernels of this Debian suite; may be repeated

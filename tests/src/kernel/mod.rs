@@ -90,6 +90,8 @@ pub enum Suite {
     Bookworm,
     /// Debian 13: Linux 6.12.
     Trixie,
+    /// The newest kernel that Debian 13 is given: Linux 7.3 when this was written.
+    Backports,
 }
 
 impl Suite {
@@ -100,6 +102,16 @@ impl Suite {
             Self::Bullseye => "bullseye",
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
+            Self::Backports => "trixie-backports",
+        }
+    }
+
+    /// The suite that all else is from: backports are additions to one.
+    #[must_use]
+    pub fn base(self) -> Self {
+        match self {
+            Self::Backports => Self::Trixie,
+            whole => whole,
         }
     }
 }
@@ -118,7 +130,8 @@ impl FromStr for Suite {
             "bullseye" | "5.10" => Ok(Self::Bullseye),
             "bookworm" | "6.1" => Ok(Self::Bookworm),
             "trixie" | "6.12" => Ok(Self::Trixie),
-            _ => bail!("the lab has the kernels bullseye (5.10), bookworm (6.1) and trixie (6.12), not {name:?}"),
+            "trixie-backports" | "backports" => Ok(Self::Backports),
+            _ => bail!("the lab has the kernels bullseye (5.10), bookworm (6.1), trixie (6.12) and backports (the newest), not {name:?}"),
         }
     }
 }
@@ -134,11 +147,13 @@ pub struct Kernel {
 
 impl Kernel {
     /// All of them, which `cargo lab kernel` runs on.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self { suite: Suite::Bullseye, arch: Arch::X86_64 },
         Self { suite: Suite::Bookworm, arch: Arch::X86_64 },
         Self { suite: Suite::Trixie, arch: Arch::X86_64 },
         Self { suite: Suite::Trixie, arch: Arch::Aarch64 },
+        Self { suite: Suite::Backports, arch: Arch::X86_64 },
+        Self { suite: Suite::Backports, arch: Arch::Aarch64 },
     ];
 
     /// Those that the whole test suite runs on: the oldest takes as long as two others.

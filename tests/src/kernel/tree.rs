@@ -22,14 +22,19 @@ impl Tree {
     pub(crate) fn fetch(kernel: Kernel, packages: &[&str], root: &Path) -> Result<Self> {
         let arch = kernel.arch.debian();
         let archive = archive::debian()?;
+        let (suite, base) = (kernel.suite, kernel.suite.base());
+        let mut sources = vec![archive.source_line(base.name())];
+        sources.extend((suite != base).then(|| archive.source_line(suite.name())));
         command::run(
             Command::new("mmdebstrap")
                 .args(["--quiet", "--variant=extract"])
+                // Otherwise apt takes of additions only what it is told to.
+                .arg(format!("--aptopt=APT::Default-Release \"{suite}\""))
                 .arg(format!("--architectures={arch}"))
                 .arg(format!("--include={}", packages.join(",").replace("{arch}", arch)))
-                .arg(kernel.suite.name())
+                .arg(base.name())
                 .arg(root)
-                .arg(archive.source_line(kernel.suite.name())),
+                .args(sources),
         )
         .context("cannot fetch Debian packages")?;
         Ok(Self { root: root.to_owned() })
@@ -37,20 +42,17 @@ impl Tree {
 
     /// The kernel's release, as `uname -r` prints it.
     pub(crate) fn release(&self) -> Result<String> {
-        let name = self.vmlinuz()?.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(name.trim_start_matches("vmlinuz-").to_owned())
+        let releases = entries(&self.modules_base()?.join("lib/modules"))?;
+        ensure!(releases.len() == 1, "expected the modules of one kernel, found {releases:?}");
+        Ok(releases[0].file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default())
     }
 
-    /// The kernel image.
+    /// The kernel image: in `boot`, or since 7.x beside the modules.
     pub(crate) fn vmlinuz(&self) -> Result<PathBuf> {
-        let boot = self.root.join("boot");
-        let entries = fs::read_dir(&boot).with_context(|| format!("cannot read {}", boot.display()))?;
-        let mut images: Vec<PathBuf> = entries
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-")))
-            .collect();
-        ensure!(images.len() == 1, "expected one kernel in {}, found {images:?}", boot.display());
-        Ok(images.remove(0))
+        let release = self.release()?;
+        let beside = self.modules_base()?.join("lib/modules").join(&release).join("vmlinuz");
+        let found = [self.root.join("boot").join(format!("vmlinuz-{release}")), beside].into_iter().find(|path| path.is_file());
+        found.with_context(|| format!("the packages have no image of the kernel {release}"))
     }
 
     /// The folder that `lib/modules` is in: older suites have it at the root, merged ones in `usr`.
@@ -79,4 +81,9 @@ impl Tree {
         });
         found.with_context(|| format!("the packages of the guest have no {name}"))
     }
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    Ok(entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect())
 }
