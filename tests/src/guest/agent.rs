@@ -1,7 +1,9 @@
 //! The agent as a child process, in a pod's network namespace.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,6 +29,7 @@ const ENTER_CONTAINER: &str = r#"mount -t proc proc /proc && mount --bind "$0" /
 /// A running agent. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Agent {
+    namespace: Namespace,
     child: Child,
     lines: Receiver<String>,
     stderr: Option<JoinHandle<String>>,
@@ -91,7 +94,7 @@ impl Agent {
             drop(stderr.read_to_end(&mut bytes));
             String::from_utf8_lossy(&bytes).into_owned()
         });
-        Ok(Self { child, lines, stderr: Some(stderr), termination_log })
+        Ok(Self { namespace: namespace.again()?, child, lines, stderr: Some(stderr), termination_log })
     }
 
     /// Waits until the loss is in place.
@@ -143,6 +146,12 @@ impl Agent {
         }
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     ///
     /// # Errors
@@ -151,6 +160,29 @@ impl Agent {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id()).context("no process has such an id")?;
         kill(Pid::from_raw(pid), signal).with_context(|| format!("cannot send {signal} to the agent"))
+    }
+
+    /// Whether it works still.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be told.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait().context("cannot look after the agent")?.is_none())
+    }
+
+    /// Asks for its status and does not wait for the answer: makes it do something.
+    ///
+    /// # Errors
+    ///
+    /// If the namespace cannot be entered.
+    pub fn poke(&self) -> Result<()> {
+        self.namespace.run(|| {
+            if let Ok(mut stream) = UnixStream::connect_addr(&SocketAddr::from_abstract_name("netloss-agent")?) {
+                drop(stream.write_all(b"{\"request\":\"status\"}\n"));
+            }
+            Ok(())
+        })
     }
 
     /// Waits for the end.

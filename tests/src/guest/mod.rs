@@ -2,6 +2,7 @@
 //! namespace's state as Debian's own iproute2 sees it.
 
 mod agent;
+mod cgroup;
 mod namespace;
 mod pod;
 mod state;
@@ -10,8 +11,9 @@ mod traffic;
 use std::time::Duration;
 
 pub use agent::{Agent, End};
+pub use cgroup::Cgroup;
 pub use namespace::Namespace;
-pub use pod::{Pod, Way};
+pub use pod::{Interface, Pod, Way};
 pub use state::NamespaceState;
 pub use traffic::Counted;
 

@@ -42,6 +42,11 @@ impl Namespace {
         Ok(Self { file: File::open(path).with_context(|| format!("cannot open {path}"))? })
     }
 
+    /// The same one, once more.
+    pub(super) fn again(&self) -> Result<Self> {
+        Ok(Self { file: self.file.try_clone().context("cannot duplicate a descriptor")? })
+    }
+
     /// A path by which other processes find it.
     pub(super) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
@@ -84,6 +89,15 @@ impl Namespace {
     /// If one of them fails.
     pub fn ip_batch(&self, lines: &str) -> Result<()> {
         self.iproute2("ip", "-batch -", lines).map(drop)
+    }
+
+    /// Runs nftables' `nft` inside, with commands separated by semicolons.
+    ///
+    /// # Errors
+    ///
+    /// If it fails; the message holds its own words.
+    pub fn nft(&self, commands: &str) -> Result<()> {
+        self.iproute2("nft", commands, "").map(drop)
     }
 
     /// What `ip` or `tc` answers in words.

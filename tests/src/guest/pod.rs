@@ -21,6 +21,21 @@ pub enum Way {
     In,
 }
 
+/// What eth0 is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interface {
+    /// A macvlan of the node's interface.
+    Macvlan,
+    /// An ipvlan (L2) of the node's interface.
+    Ipvlan,
+    /// The pod's end of a netkit pair (L2).
+    Netkit,
+    /// One end of a veth pair, with four queues.
+    MultiQueue,
+    /// One end of a veth pair, with an address of its own (/32) and a link-local gateway.
+    PointToPoint,
+}
+
 /// The two namespaces.
 #[derive(Debug)]
 pub struct Pod {
@@ -28,6 +43,8 @@ pub struct Pod {
     pub pod: Namespace,
     /// The other end, whose interface is called peer0.
     pub peer: Namespace,
+    /// What is between them, where something is.
+    _node: Option<Namespace>,
 }
 
 impl Pod {
@@ -55,6 +72,69 @@ impl Pod {
         Ok(this)
     }
 
+    /// A pod on an interface of that kind.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses any of it.
+    pub fn on(interface: Interface) -> Result<Self> {
+        let this = match interface {
+            Interface::Macvlan | Interface::Ipvlan => Self::on_a_node(interface)?,
+            Interface::Netkit => Self::on_netkit()?,
+            Interface::MultiQueue => Self::make("numtxqueues 4 numrxqueues 4")?,
+            Interface::PointToPoint => {
+                let this = Self::make("")?;
+                this.pod.ip_batch(&format!(
+                    "addr del {own}/24 dev eth0\naddr add {own}/32 dev eth0\nroute add 169.254.1.1 dev eth0 scope link\n\
+                     neigh add 169.254.1.1 lladdr {} dev eth0 nud permanent\nroute add default via 169.254.1.1 dev eth0\n",
+                    MAC[1],
+                    own = IPV4[0],
+                ))?;
+                return Ok(this);
+            }
+        };
+        this.pod.ip_batch(&format!("route add default via {}\nroute add default via {}\n", IPV4[1], IPV6[1]))?;
+        Ok(this)
+    }
+
+    /// The pod's interface is a part of the node's, whose other end is the peer's.
+    fn on_a_node(interface: Interface) -> Result<Self> {
+        let (pod, peer, node) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
+        // An ipvlan has its parent's hardware address, a macvlan one of its own.
+        let (kind, uplink, own) = match interface {
+            Interface::Macvlan => ("macvlan mode bridge", "02:00:00:00:00:03", MAC[0]),
+            _ => ("ipvlan mode l2", MAC[0], ""),
+        };
+        let own = if own.is_empty() { String::new() } else { format!("address {own}") };
+        node.ip_batch(&format!(
+            "link add up0 address {uplink} type veth peer name peer0 address {} netns {}\nlink set up0 up\n\
+             link add link up0 name eth0 {own} netns {} type {kind}\n",
+            MAC[1],
+            peer.path(),
+            pod.path(),
+        ))?;
+        Self::finish(pod, peer, Some(node))
+    }
+
+    fn on_netkit() -> Result<Self> {
+        let (pod, peer) = (Namespace::new()?, Namespace::new()?);
+        peer.ip_batch(&format!(
+            "link add peer0 address {} type netkit mode l2 forward peer forward name eth0 address {} netns {}\n",
+            MAC[1],
+            MAC[0],
+            pod.path(),
+        ))?;
+        Self::finish(pod, peer, None)
+    }
+
+    fn finish(pod: Namespace, peer: Namespace, node: Option<Namespace>) -> Result<Self> {
+        pod.ip_batch(&Self::addresses("eth0", 0))?;
+        peer.ip_batch(&Self::addresses("peer0", 1))?;
+        let this = Self { pod, peer, _node: node };
+        this.wait_for_carrier()?;
+        Ok(this)
+    }
+
     /// The same without default routes.
     ///
     /// # Errors
@@ -67,11 +147,8 @@ impl Pod {
     fn make(eth0: &str) -> Result<Self> {
         let (pod, peer) = (Namespace::new()?, Namespace::new()?);
         let pair = format!("link add eth0 {eth0} address {} type veth peer name peer0 address {} netns {}\n", MAC[0], MAC[1], peer.path());
-        pod.ip_batch(&(pair + &Self::addresses("eth0", 0)))?;
-        peer.ip_batch(&Self::addresses("peer0", 1))?;
-        let this = Self { pod, peer };
-        this.wait_for_carrier()?;
-        Ok(this)
+        pod.ip_batch(&pair)?;
+        Self::finish(pod, peer, None)
     }
 
     /// Configures one end, `own` being its place in the lists of addresses.

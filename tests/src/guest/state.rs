@@ -98,6 +98,21 @@ impl NamespaceState {
         Ok(())
     }
 
+    /// Checks that another namespace has the same qdiscs and filters.
+    ///
+    /// # Errors
+    ///
+    /// What differs.
+    pub fn assert_same_queueing(&self, other: &Self) -> Result<()> {
+        let queueing = |state: &Self| {
+            let leaves = state.leaves.iter().filter(|(path, _)| path.starts_with("qdisc.") || path.starts_with("filter."));
+            Self { leaves: leaves.map(|(path, value)| (path.clone(), value.clone())).collect() }
+        };
+        let difference = queueing(self).difference(&queueing(other));
+        ensure!(difference.is_empty(), "the qdiscs and filters are not the same:\n{}", difference.join("\n"));
+        Ok(())
+    }
+
     fn difference(&self, after: &Self) -> Vec<String> {
         let paths: BTreeSet<&String> = self.leaves.keys().chain(after.leaves.keys()).collect();
         let mut lines = Vec::new();

@@ -19,7 +19,7 @@ const APPLETS: [&str; 23] = [
 ];
 
 /// The suite's own tools, which are both the user's way to set things up and the oracle of what is set.
-const PROGRAMS: [&str; 2] = ["ip", "tc"];
+const PROGRAMS: [&str; 3] = ["ip", "tc", "nft"];
 
 /// File names within the cached folder.
 pub(super) const BASE: &str = "base.cpio";

@@ -11,7 +11,7 @@ use super::tree::Tree;
 use crate::host::command;
 
 /// Folders and single modules, below the release's `kernel` folder, that a network test may cause to be loaded.
-pub(super) const WANTED: [&str; 12] = [
+pub(super) const WANTED: [&str; 13] = [
     "net/sched/",
     "net/netfilter/nf_",
     "net/netfilter/nft_",
@@ -24,6 +24,7 @@ pub(super) const WANTED: [&str; 12] = [
     "drivers/net/ifb",
     "drivers/net/macvlan",
     "drivers/net/ipvlan/",
+    "drivers/net/netkit",
 ];
 
 /// Copies the wanted modules, uncompressed and indexed, to `lib/modules` below `base`.

@@ -10,7 +10,7 @@ use super::Kernel;
 use crate::host::{archive, command};
 
 /// What of a suite goes into a guest, with `{arch}` for Debian's name of the architecture.
-pub(super) const PACKAGES: [&str; 3] = ["linux-image-cloud-{arch}", "busybox-static", "iproute2"];
+pub(super) const PACKAGES: [&str; 4] = ["linux-image-cloud-{arch}", "busybox-static", "iproute2", "nftables"];
 
 /// An unpacked tree. Nothing of it is ever configured or executed, so its architecture may be a foreign one.
 pub(crate) struct Tree {

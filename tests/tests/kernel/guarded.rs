@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use netloss_contract::{Backend, Guard};
-use netloss_lab::guest::{Agent, Counted, NamespaceState, Pod, Way};
+use netloss_lab::guest::{Agent, NamespaceState, Pod, Way};
 use nix::sys::signal::Signal;
 
 use crate::{BACKENDS, assert_loss, assert_no_loss, kernel_is_at_least};
@@ -110,25 +110,4 @@ fn ingress_filters_of_others_go_on_working() -> Result<()> {
     agent.signal(Signal::SIGTERM)?;
     agent.finish()?.removed()?;
     before.assert_unchanged(&pod.pod)
-}
-
-/// A network policy of the host, at its end of the pod's interface, is obeyed with every backend as without one: here it drops the
-/// packets with the numbers 0 to 255, which stand behind the headers of IPv4 and UDP.
-#[test]
-fn a_policy_at_the_hosts_end_is_not_bypassed() -> Result<()> {
-    const DROPPED: u32 = 256;
-    const PASSED: u32 = 2000;
-    for backend in BACKENDS {
-        let pod = Pod::new()?;
-        pod.peer.tc("qdisc add dev peer0 clsact")?;
-        pod.peer.tc("filter add dev peer0 ingress protocol ip u32 match u32 0x00000000 0xffffff00 at 28 action gact drop")?;
-        let without = pod.send(Way::Out, DROPPED + PASSED)?;
-        ensure!(without.lost == DROPPED, "the policy itself drops {} packets", without.lost);
-        let mut agent = Agent::start(&pod.pod, &format!("run --loss 5 --ttl 1h --backend {backend}"))?;
-        agent.applied()?;
-        let with = pod.send(Way::Out, DROPPED + PASSED)?;
-        let others = with.lost.checked_sub(DROPPED).with_context(|| format!("packets came past the policy with {backend}"))?;
-        assert_loss(Counted { sent: PASSED, lost: others }, 5.0).context(backend)?;
-    }
-    Ok(())
 }

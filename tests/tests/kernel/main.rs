@@ -12,13 +12,18 @@ mod guarded;
 mod heartbeat;
 mod host_network;
 mod interface;
+mod interleaving;
+mod killed;
 mod leftovers;
 mod loss;
 mod models;
 mod outlook;
+mod policy;
 mod restoring;
 mod segments;
+mod stress;
 mod terminal;
+mod zoo;
 
 use anyhow::{Context, Result, ensure};
 use netloss_lab::guest::Counted;
@@ -40,6 +45,11 @@ fn kernel_is_at_least(major: u32, minor: u32) -> Result<bool> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     let mut next = || numbers.next().context("the kernel's release has no version")?.context("the kernel's version is no number");
     Ok((next()?, next()?) >= (major, minor))
+}
+
+/// How often something is repeated: as the variable says, which is for campaigns, otherwise a few times.
+fn repeats(variable: &str, few: u32) -> Result<u32> {
+    std::env::var(variable).map_or(Ok(few), |number| number.parse().with_context(|| format!("{variable} is a number, not {number:?}")))
 }
 
 /// Checks that nothing was lost at all.
