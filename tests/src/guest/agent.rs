@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use netloss_contract::{Applied, Event, ExitCode, Failed, Heartbeat, Record, Removed};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
@@ -177,12 +177,24 @@ impl Agent {
     ///
     /// If the namespace cannot be entered.
     pub fn poke(&self) -> Result<()> {
+        // Where nobody listens, nobody is to be made to do anything.
         self.namespace.run(|| {
-            if let Ok(mut stream) = UnixStream::connect_addr(&SocketAddr::from_abstract_name("netloss-agent")?) {
-                drop(stream.write_all(b"{\"request\":\"status\"}\n"));
-            }
+            drop(dial());
             Ok(())
         })
+    }
+
+    /// Asks for its status and waits for the answer.
+    ///
+    /// # Errors
+    ///
+    /// If none comes.
+    pub fn ask(&self) -> Result<()> {
+        let stream = self.namespace.run(|| dial().context("nobody listens"))?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).context("no answer")?;
+        ensure!(Record::from_line(answer.trim_end()).is_some(), "an answer that is no record: {answer}");
+        Ok(())
     }
 
     /// Waits for the end.
@@ -200,6 +212,14 @@ impl Agent {
         let termination_message = self.termination_log.as_ref().map(fs::read_to_string).transpose()?.unwrap_or_default();
         Ok(End { code: status.code(), last, stderr, termination_message })
     }
+}
+
+/// A connection to the agent of this network namespace, with a request for its status.
+fn dial() -> std::io::Result<UnixStream> {
+    let mut stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name("netloss-agent")?)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"{\"request\":\"status\"}\n")?;
+    Ok(stream)
 }
 
 impl Drop for Agent {

@@ -60,7 +60,7 @@ fn what_tc_counts_is_counted() -> Result<()> {
 
 #[test]
 fn what_nft_counts_is_counted() -> Result<()> {
-    const TABLE: &str = "table netdev host { chain in { type filter hook ingress device \"peer0\" priority 0; \
+    const TABLE: &str = "table netdev host { chain c { type filter hook ingress device \"peer0\" priority 0; \
                          meta l4proto udp @th,64,16 0 counter accept; }; }";
     check(
         |pod| pod.peer.nft(TABLE),

@@ -13,7 +13,7 @@ use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use nix::unistd::Pid;
 
-use crate::{BACKENDS, assert_loss, assert_no_loss};
+use crate::{BACKENDS, assert_loss, assert_no_loss, repeats};
 
 /// An agent with a standard output of the test's own.
 fn start(pod: &Pod, arguments: &str, stdout: Stdio) -> Result<Child> {
@@ -124,6 +124,36 @@ fn sixteen_mebibytes_are_enough() -> Result<()> {
         before.assert_unchanged(&pod.pod)?;
     }
     Ok(())
+}
+
+/// What is looked up and reported at a heartbeat is what a status answers, so it need not be waited for. `NETLOSS_BEATS` says how many;
+/// the first of them fill buffers. 10 000 that leaked seven bytes each would be seen.
+#[test]
+fn heartbeats_take_no_memory() -> Result<()> {
+    const WARM: u32 = 50;
+    for backend in BACKENDS {
+        let pod = Pod::new()?;
+        let mut agent = Agent::start(&pod.pod, &format!("run --loss 30 --ttl 24h --heartbeat 1h --backend {backend}"))?;
+        agent.applied()?;
+        let beats = |number: u32| (0..number).try_for_each(|_| agent.ask());
+        beats(WARM)?;
+        let before = anonymous(agent.pid())?;
+        beats(repeats("NETLOSS_BEATS", 200)?)?;
+        let after = anonymous(agent.pid())?;
+        println!("{backend}: {before} KiB of its own after {WARM} heartbeats, {after} KiB at the end");
+        // The agent file itself is in memory too here, and shared with every other.
+        ensure!(after < before + 64 && after < 3 * 1024, "{backend}: {before} KiB, later {after} KiB");
+        agent.signal(Signal::SIGTERM)?;
+        agent.finish()?.removed()?;
+    }
+    Ok(())
+}
+
+/// KiB that a process has for itself (proc_pid_status(5)).
+fn anonymous(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 /// A hundredth of a processor, as a throttled pod has it, is enough to keep the lease; and if it were not, the report would say so.
