@@ -143,7 +143,11 @@ async fn listen(listener: tokio::net::UnixListener, visits: mpsc::Sender<Visit>,
     }
 }
 
-async fn serve(stream: &tokio::net::UnixStream, visits: &mpsc::Sender<Visit>) -> io::Result<()> {
+/// Hears one client, who says what it wants in one line, and passes on the answers.
+///
+/// # Errors
+/// Where it says nothing that is understood, is too slow, or goes away.
+pub async fn serve(stream: &tokio::net::UnixStream, visits: &mpsc::Sender<Visit>) -> io::Result<()> {
     let line = timeout(CLIENT_LIMIT, read_line(stream)).await??;
     let Some(request) = Request::from_line(&line) else { return Err(io::ErrorKind::InvalidData.into()) };
     let (answers, mut lines) = mpsc::channel(4);

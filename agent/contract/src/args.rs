@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 /// Which way packets are lost, seen from the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// Packets that the pod sends.
@@ -45,6 +46,7 @@ impl Direction {
 
 /// How the loss is put into the kernel, and so what ends it when the agent cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum BackendChoice {
     /// The best that works here

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What the agent's exit code means. Codes are never given a new meaning; 128 + n is a death by signal n, as everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[repr(u8)]
 pub enum ExitCode {

@@ -10,6 +10,7 @@ use std::{fmt, str::FromStr};
 
 /// How many packets are lost in a row, on average: 1 to 1000.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "f64", into = "f64")]
 pub struct MeanBurst(f64);
 
@@ -62,6 +63,7 @@ impl fmt::Display for MeanBurst {
 
 /// How netem chooses the packets that it drops (tc-netem(8), `net/sched/sch_netem.c`).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "model", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum LossModel {
     /// Each packet by itself, or with netem's correlation, which lowers the rate.
@@ -109,6 +111,7 @@ pub enum LossModel {
 
 /// What a loss model does to many packets, by the kernel's formula.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Predicted {
     /// Share of the packets that are lost, in percent.

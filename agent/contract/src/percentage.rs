@@ -8,6 +8,7 @@ use std::{fmt, str::FromStr};
 ///
 /// The API allows 40 without `allowHighLoss`; that is the controller's rule, not the agent's.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "f64", into = "f64")]
 pub struct LossPercentage(f64);
 
@@ -15,11 +16,13 @@ pub struct LossPercentage(f64);
 ///
 /// With the kernel's formula a correlated loss does *not* keep the asked rate (docs/AGENT.md).
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Correlation(f64);
 
 /// A probability, in percent: 0 ≤ p ≤ 100.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Share(f64);
 

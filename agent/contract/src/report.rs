@@ -14,6 +14,7 @@ pub const LINE_LIMIT: usize = 4095;
 
 /// One line of the agent's standard output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
     /// [`SCHEMA`] of the agent that wrote it.
@@ -30,6 +31,7 @@ pub struct Record {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "camelCase")]
 pub enum Event {
     /// The loss is in place: it was read back from the kernel and is what was asked for.
@@ -62,23 +64,20 @@ impl Event {
 
 /// One value for each direction that the loss was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", bound(deserialize = "T: Deserialize<'de>"))]
 pub struct PerDirection<T> {
     /// Packets that the pod sends.
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<T>,
     /// Packets that the pod receives.
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<T>,
-}
-
-/// Unlike `Option::default` asks nothing of `T`.
-fn none<T>() -> Option<T> {
-    None
 }
 
 /// How the loss was put into the kernel, and so what ends it when the agent cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum Backend {
     /// netem behind rules that the kernel takes away: with the agent where it can, and when the lease runs out everywhere.
@@ -100,6 +99,7 @@ impl Backend {
 
 /// What makes the kernel end a guarded loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Guard {
     /// The loss ends at once when the agent dies, however it dies. Otherwise it then ends when the lease runs out.
@@ -112,6 +112,7 @@ pub struct Guard {
 
 /// How well the lease of a guarded loss was kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Kept {
     /// Seconds for which packets were lost. Less than the elapsed ones where the lease ran out before it was renewed.
@@ -133,6 +134,7 @@ impl Kept {
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Asked {
     /// How many packets, and how they are chosen; for each direction.
@@ -150,6 +152,7 @@ pub struct Asked {
 
 /// Which packets the loss is kept to, in words.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Filtered {
     /// Remote ends whose packets alone are lost; empty where all are.
@@ -170,6 +173,7 @@ impl Filtered {
 
 /// The agent that works here, and how it goes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
     /// Who it is; none where no agent works here.
@@ -185,6 +189,7 @@ pub struct Status {
 
 /// No agent works here any more.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Stopped {
     /// The one that worked here; none where there was none.
@@ -197,6 +202,7 @@ pub struct Stopped {
 
 /// Nothing of a dead agent is here any more.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Cleaned {
     /// What was taken away, in words; empty where nothing was there.
@@ -206,6 +212,7 @@ pub struct Cleaned {
 
 /// The loss is in place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Applied {
     /// The agent's version.
@@ -246,6 +253,7 @@ pub struct Applied {
 
 /// The loss is still in place, or what has become of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Heartbeat {
     /// Seconds since the loss was applied.
@@ -280,6 +288,7 @@ fn is_zero(n: &u64) -> bool {
 
 /// What made the loss end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum Cause {
     /// The time asked for was over.
@@ -304,6 +313,7 @@ pub enum Cause {
 
 /// The loss has ended and is verified to be gone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Removed {
     /// Why.
@@ -342,6 +352,7 @@ pub struct Removed {
 
 /// How far the agent had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum Stage {
     /// Arguments, signals, the lock.
@@ -362,6 +373,7 @@ pub enum Stage {
 
 /// Something went wrong.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Failed {
     /// How far it had come.
@@ -380,6 +392,7 @@ pub struct Failed {
 
 /// The agent that works in a network namespace, as it answers on its socket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Holder {
     /// Its run, if it was given one.

@@ -8,6 +8,7 @@ use std::{fmt, str::FromStr};
 ///
 /// The controller makes it of the experiment's uid and the number of the run; for a person any word will do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct RunId(String);
 
