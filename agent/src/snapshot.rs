@@ -74,11 +74,19 @@ impl Snapshot {
     /// Our redirect on an interface's ingress hook.
     #[must_use]
     pub fn redirect(&self, ifindex: u32) -> Option<&Filter> {
-        self.filters.iter().find(|filter| filter.ifindex == ifindex && marks::is_redirect(filter.priority) && filter.redirects_to.is_some())
+        self.filters.iter().find(|filter| filter.ifindex == ifindex && self.is_ours(filter) && filter.redirects_to.is_some())
     }
 
     /// Somebody else's filters on an interface's ingress hook.
     pub fn foreign_filters(&self, ifindex: u32) -> impl Iterator<Item = &Filter> {
-        self.filters.iter().filter(move |filter| filter.ifindex == ifindex && !marks::is_redirect(filter.priority))
+        self.filters.iter().filter(move |filter| filter.ifindex == ifindex && !self.is_ours(filter))
+    }
+
+    /// Whether a filter on an ingress hook is ours: of our priority, and a redirect or one of the entries that it shows as. All filters of
+    /// one priority are of one kind.
+    #[must_use]
+    pub fn is_ours(&self, filter: &Filter) -> bool {
+        let same = |other: &&Filter| (other.ifindex, other.priority) == (filter.ifindex, filter.priority);
+        marks::is_redirect(filter.priority) && self.filters.iter().filter(same).any(|other| other.redirects_to.is_some())
     }
 }

@@ -22,7 +22,7 @@ pub fn removal(snapshot: &Snapshot, made_hook: Option<u32>) -> Vec<Step> {
         let ours: BTreeSet<u16> = snapshot
             .filters
             .iter()
-            .filter(|filter| filter.ifindex == link.index && marks::is_redirect(filter.priority))
+            .filter(|filter| filter.ifindex == link.index && snapshot.is_ours(filter))
             .map(|filter| filter.priority)
             .collect();
         redirects.extend(ours.iter().map(|priority| Step::DeleteFilters { device: Device::of(link), priority: *priority }));

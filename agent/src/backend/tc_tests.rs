@@ -41,6 +41,11 @@ fn redirect(priority: u16) -> Filter {
     Filter { ifindex: ETH0, priority, kind: "u32".to_owned(), redirects_to: Some(NL_IN) }
 }
 
+/// Somebody's, whatever its priority.
+fn matchall(priority: u16) -> Filter {
+    Filter { ifindex: ETH0, priority, kind: "matchall".to_owned(), redirects_to: None }
+}
+
 /// A pod as a network plugin leaves it.
 fn pod() -> Snapshot {
     Snapshot { links: vec![eth0()], qdiscs: vec![root(ETH0, "noqueue", Handle::default())], filters: vec![] }
@@ -196,7 +201,7 @@ prop_compose! {
         roots in collection::vec((sample::select(vec![ETH0, 3, NL_IN]), sample::select(vec!["netem", "prio", "htb", "noqueue"]),
             sample::select(vec![0, 1, 0x7a11, 0x7a12, 0x7a13, 0x7a14, 0x7a15, 0x8001])), 0..3),
         hooks in collection::vec(sample::select(vec![QDISC_INGRESS, QDISC_CLSACT]), 0..=1),
-        filters in collection::vec(sample::select(vec![1, marks::REDIRECT, marks::REDIRECT_OWN_QDISC]), 0..3),
+        filters in sample::subsequence(vec![redirect(1), redirect(marks::REDIRECT_OWN_QDISC), matchall(marks::REDIRECT)], 0..=3),
     ) -> Snapshot {
         let mut qdiscs: Vec<Qdisc> = Vec::new();
         for (ifindex, kind, major) in roots {
@@ -205,7 +210,7 @@ prop_compose! {
             }
         }
         // Filters hang on a hook, or are not.
-        let filters = if hooks.is_empty() { vec![] } else { filters.into_iter().map(redirect).collect() };
+        let filters = if hooks.is_empty() { vec![] } else { filters };
         qdiscs.extend(hooks.into_iter().map(hook));
         Snapshot { links, qdiscs, filters }
     }
@@ -220,7 +225,7 @@ proptest! {
                 .filter(|qdisc| qdisc.parent == ROOT && qdisc.ifindex != NL_IN)
                 .filter(|qdisc| qdisc.kind != QDISC_NETEM || !marks::is_egress_netem(qdisc.handle))
                 .filter(|qdisc| qdisc.kind != QDISC_PRIO || !marks::is_prio(qdisc.handle)).cloned().collect();
-            let filters: Vec<_> = snapshot.filters.iter().filter(|filter| !marks::is_redirect(filter.priority)).cloned().collect();
+            let filters: Vec<_> = snapshot.filters.iter().filter(|filter| !snapshot.is_ours(filter)).cloned().collect();
             let clsact: Vec<_> = snapshot.qdiscs.iter().filter(|qdisc| qdisc.kind == QDISC_CLSACT).cloned().collect();
             (links, roots, filters, clsact)
         };
