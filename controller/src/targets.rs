@@ -3,7 +3,11 @@
 use crate::order::rank;
 use k8s_openapi::api::core::v1::Pod;
 use netloss_contract::CONTAINER_PREFIX;
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
 /// A pod or a namespace that carries this label with the value "true" is never acted on.
 pub const EXCLUDE_LABEL: &str = "chaos.gushchin.dev/exclude";
@@ -29,6 +33,8 @@ pub struct Target {
 pub struct Candidate {
     /// The pod.
     pub target: Target,
+    /// Addresses of its node, of both families.
+    pub host_ips: Vec<IpAddr>,
     /// Why it may not be acted on, if so.
     pub skip: Option<Skip>,
 }
@@ -80,8 +86,17 @@ impl Candidate {
             uid: text(&pod.metadata.uid),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         };
-        Self { target, skip: skip(pod) }
+        Self { target, host_ips: host_ips(pod), skip: skip(pod) }
     }
+}
+
+/// The addresses by which a pod's node is known.
+fn host_ips(pod: &Pod) -> Vec<IpAddr> {
+    let Some(status) = &pod.status else { return Vec::new() };
+    let all = status.host_ips.iter().flatten().map(|address| address.ip.as_str());
+    // Older kubelets say the first alone.
+    let addresses: BTreeSet<IpAddr> = all.chain(status.host_ip.as_deref()).filter_map(|text| text.parse().ok()).collect();
+    addresses.into_iter().collect()
 }
 
 /// Why a pod may not be acted on, if so. What lasts is named before what passes.
@@ -126,10 +141,10 @@ fn active_agent(pod: &Pod) -> Option<String> {
 
 /// Takes up to `count` of the candidates that may be acted on: at random for an observer, always the same for one run.
 #[must_use]
-pub fn choose<'a>(candidates: &'a [Candidate], count: u32, experiment_uid: &str, run: u32) -> Vec<&'a Target> {
-    let mut eligible: Vec<&Target> =
-        candidates.iter().filter(|candidate| candidate.skip.is_none()).map(|candidate| &candidate.target).collect();
-    eligible.sort_by_cached_key(|target| (rank(&[experiment_uid, &run.to_string(), &target.uid]), target.uid.clone()));
+pub fn choose<'a>(candidates: &'a [Candidate], count: u32, experiment_uid: &str, run: u32) -> Vec<&'a Candidate> {
+    let mut eligible: Vec<&Candidate> = candidates.iter().filter(|candidate| candidate.skip.is_none()).collect();
+    let uid = |pod: &Candidate| pod.target.uid.clone();
+    eligible.sort_by_cached_key(|pod| (rank(&[experiment_uid, &run.to_string(), &uid(pod)]), uid(pod)));
     eligible.truncate(usize::try_from(count).unwrap_or(usize::MAX));
     eligible
 }
@@ -194,14 +209,14 @@ mod tests {
 
     fn candidates(count: usize) -> Vec<Candidate> {
         let target = |n: usize| Target { namespace: "n".to_owned(), name: format!("p{n}"), uid: format!("uid-{n}"), node: None };
-        (0..count).map(|n| Candidate { target: target(n), skip: (n % 5 == 4).then_some(Skip::Excluded) }).collect()
+        (0..count).map(|n| Candidate { target: target(n), host_ips: vec![], skip: (n % 5 == 4).then_some(Skip::Excluded) }).collect()
     }
 
     #[test]
     fn the_choice_is_stable_for_a_run_and_differs_between_runs() {
         let forward = candidates(50);
         let backward: Vec<_> = forward.iter().rev().cloned().collect();
-        let names = |chosen: Vec<&Target>| chosen.into_iter().map(|target| target.name.clone()).collect::<Vec<_>>();
+        let names = |chosen: Vec<&Candidate>| chosen.into_iter().map(|pod| pod.target.name.clone()).collect::<Vec<_>>();
         let first = names(choose(&forward, 10, "experiment", 1));
         assert_eq!(first, names(choose(&backward, 10, "experiment", 1)));
         assert_ne!(first, names(choose(&forward, 10, "experiment", 2)));
@@ -213,8 +228,8 @@ mod tests {
         let pods = candidates(20); // 16 of them eligible
         let mut chosen: BTreeMap<&str, u32> = BTreeMap::new();
         for run in 0..4000 {
-            for target in choose(&pods, 4, "experiment", run) {
-                *chosen.entry(&target.name).or_default() += 1;
+            for pod in choose(&pods, 4, "experiment", run) {
+                *chosen.entry(&pod.target.name).or_default() += 1;
             }
         }
         assert_eq!(chosen.len(), 16);

@@ -50,6 +50,9 @@ pub const MAX_LOSS_PERCENTAGE: f64 = 40.0;
     validation = Rule::new("!has(self.correlation) || !has(self.lossCorrelation) || self.correlation == self.lossCorrelation")
         .message("spec.correlation and its older name spec.lossCorrelation differ: set only spec.correlation")
         .field_path(".correlation"),
+    validation = Rule::new("self.lossPercentage <= 40.0 || (has(self.allowHighLoss) && self.allowHighLoss)")
+        .message("spec.lossPercentage above 40 needs your consent: lower it, or set spec.allowHighLoss: true")
+        .field_path(".lossPercentage"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ChaosExperimentSpec {
@@ -75,9 +78,10 @@ pub struct ChaosExperimentSpec {
     #[schemars(length(max = 32), regex(pattern = r"^([0-9]+(s|m|h))+$"))]
     pub duration: Option<String>,
 
-    /// Share of the packets to lose in each direction, in percent: above 0, up to 40.
+    /// Share of the packets to lose in each direction, in percent: above 0, up to 40, or to 100 with allowHighLoss. The loss
+    /// models gemodel and state have their own.
     #[serde(default = "default_loss_percentage")]
-    #[schemars(extend("minimum" = 0, "exclusiveMinimum" = true, "maximum" = MAX_LOSS_PERCENTAGE))]
+    #[schemars(extend("minimum" = 0, "exclusiveMinimum" = true, "maximum" = 100))]
     pub loss_percentage: f64,
 
     /// How much a packet's fate depends on the last one's, in percent: 0 to 100; left out it is 0. This is netem's correlation:
@@ -125,7 +129,7 @@ pub struct ChaosExperimentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_production: Option<bool>,
 
-    /// Consent to more than 40 %. Not served yet: a run that sets it is refused.
+    /// Consent to a loss of more than 40 %.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_high_loss: Option<bool>,
 
@@ -178,45 +182,46 @@ pub struct ChaosExperimentSpec {
     #[schemars(length(max = 100))]
     pub depends_on: Option<Vec<String>>,
 
-    /// Lose only packets to and from these addresses. Not served yet: a run that sets it is refused.
+    /// Lose only packets to and from these addresses. With targetCIDRs, targetPorts and targetProtocols: of each address, each port, each
+    /// protocol. Needs the backend guarded.
     #[serde(default, rename = "targetIPs", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
     pub target_ips: Option<Vec<String>>,
 
-    /// Lose only packets to and from these networks. Not served yet: a run that sets it is refused.
+    /// Lose only packets to and from these networks, such as 10.0.0.0/8.
     #[serde(default, rename = "targetCIDRs", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
     pub target_cidrs: Option<Vec<String>>,
 
-    /// Lose only packets of these protocols. Not served yet: a run that sets it is refused.
+    /// Lose only packets of these protocols: tcp, udp, icmp.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
     pub target_protocols: Option<Vec<String>>,
 
-    /// Never lose packets to and from these. Not served yet: a run that sets it is refused.
+    /// Never lose packets to and from these, whatever the targets say: CIDR[:PORT[-PORT]][/PROTO], such as any:53/udp.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
     pub spare: Option<Vec<String>>,
 
-    /// Lose only packets to and from these ports. Not served yet: a run that sets it is refused.
+    /// Lose only packets to and from these ports of the other side, of tcp and udp.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Vec<i32>", length(max = 100))]
     pub target_ports: Option<Vec<u16>>,
 
-    /// Never lose packets to and from the node. Not served yet: a run that sets it is refused.
+    /// Never lose packets to and from the node, so that the kubelet's probes pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spare_node: Option<bool>,
 
-    /// How packets are chosen. Not served yet: a run that sets it is refused.
+    /// How packets are chosen, instead of each by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_model: Option<LossModelSpec>,
 
-    /// Seed of the random numbers. Not served yet: a run that sets it is refused.
+    /// Seed of the random numbers, for losing the same packets again. Needs Linux 6.7 on the nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i64", range(min = 0))]
     pub seed: Option<u64>,
 
-    /// Lose single segments of what TCP sends in one piece. Not served yet: a run that sets it is refused.
+    /// Lose single segments of what TCP sends in one piece. Needs the backend guarded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_segment: Option<bool>,
 

@@ -62,6 +62,11 @@ pub(super) fn dry_run(message: &str) -> EventRecord {
     EventRecord { about: About::Experiment, severity: Severity::Normal, reason: "DryRun", note: message.to_owned() }
 }
 
+/// That less will be lost than was asked for.
+pub(super) fn effective_loss(warning: &str) -> EventRecord {
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "EffectiveLoss", note: warning.to_owned() }
+}
+
 /// What happened to a pod between two states of it; `adopted` if its container was seen for the first time.
 pub(super) fn of_transition(before: &PodStatus, after: &PodStatus, adopted: bool) -> Vec<EventRecord> {
     let target = Target { namespace: after.namespace.clone(), name: after.name.clone(), uid: after.uid.clone(), node: after.node.clone() };

@@ -122,7 +122,7 @@ pub(crate) fn experiment<'a>(spec: &'a ChaosExperimentSpec, status: Option<&'a C
 /// Eligible pods p0, p1 …, and their uids.
 pub(crate) fn candidates(count: usize) -> Vec<Candidate> {
     let target = |n| Target { namespace: "n".to_owned(), name: format!("p{n}"), uid: format!("pod-uid-{n}"), node: None };
-    (0..count).map(|n| Candidate { target: target(n), skip: None }).collect()
+    (0..count).map(|n| Candidate { target: target(n), host_ips: vec!["172.18.0.2".parse().unwrap()], skip: None }).collect()
 }
 
 /// A planned run.

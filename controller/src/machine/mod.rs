@@ -24,6 +24,7 @@ mod follow;
 mod plan;
 #[cfg(test)]
 mod properties;
+mod request;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -201,7 +202,7 @@ pub fn needs(experiment: &Experiment<'_>, settings: &Settings) -> Needs {
     match stage(experiment) {
         Stage::NotOurs | Stage::Over => Needs::Nothing,
         Stage::Following(_) => Needs::Pods,
-        Stage::NewRun => match plan::check(experiment, settings) {
+        Stage::NewRun => match request::check(experiment, settings) {
             Ok(_) => Needs::Candidates { namespace: experiment.namespace.to_owned(), selector: experiment.spec.selector.clone() },
             Err(_) => Needs::Nothing,
         },

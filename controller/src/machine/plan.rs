@@ -1,96 +1,22 @@
 //! The begin of a run: what is refused, who is chosen, what is frozen.
 
-use super::{Decision, EventRecord, Experiment, Observed, Settings, events, summary};
+use super::{
+    Decision, EventRecord, Experiment, Observed, Settings, events,
+    request::{Request, check},
+    summary,
+};
 use crate::{
-    api::{AskedLoss, ChaosExperimentStatus, MAX_LOSS_PERCENTAGE, Phase, PodState, PodStatus, unserved},
-    targets::{self, Candidate, Target},
+    api::{AskedLoss, ChaosExperimentStatus, Phase, PodState, PodStatus},
+    targets::{self, Candidate},
     words::some_of,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_contract::{
-    BackendChoice, Correlation, Filters, HeartbeatInterval, LossModel, LossPercentage, RunArgs, RunId, Ttl, container_name,
-};
+use netloss_contract::{Filters, LossModel, RunArgs, container_name};
 use std::time::Duration;
-
-/// How often an agent reports.
-const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Skipped pods that get an event of their own; a message names the number of all.
 const SKIPPED_EVENTS: usize = 10;
-
-/// A spec whose values are in their ranges.
-#[derive(Debug)]
-pub(super) struct Request {
-    loss: LossPercentage,
-    correlation: Correlation,
-    ttl: Ttl,
-    heartbeat: HeartbeatInterval,
-    run: u32,
-    run_id: RunId,
-}
-
-/// Checks a spec as the schema should have, and what a schema cannot; the error is what the user is to read.
-pub(super) fn check(experiment: &Experiment<'_>, settings: &Settings) -> Result<Request, String> {
-    let Experiment { namespace, spec, .. } = experiment;
-    if let Some(asked) = spec.namespace.as_deref().filter(|asked| asked != namespace) {
-        return Err(format!(
-            "spec.namespace is \"{asked}\", but an experiment acts only on pods of its own namespace \"{namespace}\": \
-             create it in \"{asked}\" and leave spec.namespace out"
-        ));
-    }
-    if namespace.starts_with("kube-") || *namespace == settings.own_namespace {
-        return Err(format!("experiments in the namespace \"{namespace}\" are refused: its pods run the cluster or netloss itself"));
-    }
-    if spec.selector.is_empty() {
-        return Err("spec.selector is empty: name at least one label that the pods carry, such as app: web".to_owned());
-    }
-    if let Some((key, value)) = spec.selector.iter().find(|(key, value)| !is_label(key, value)) {
-        return Err(format!(
-            "spec.selector has \"{key}\": \"{value}\", which no pod can carry: give a label as pods have it, such as app: web"
-        ));
-    }
-    if let Some(field) = unserved(spec) {
-        return Err(format!("spec.{field} is not served by this version of netloss, and is not ignored either: remove it"));
-    }
-    if spec.require_guarded == Some(true) && spec.backend == Some(BackendChoice::Tc) {
-        return Err("spec.requireGuarded is true, but spec.backend is tc, which is not guarded: ask for guarded, or leave one of them out"
-            .to_owned());
-    }
-    let duration = spec.duration.as_deref().ok_or("spec.duration is required: give a length such as 90s, 2m or 1h30m")?;
-    let loss = LossPercentage::try_from(spec.loss_percentage).map_err(|error| format!("spec.lossPercentage: {error}"))?;
-    if loss.percent() > MAX_LOSS_PERCENTAGE {
-        return Err(format!("spec.lossPercentage is {loss}, but at most {MAX_LOSS_PERCENTAGE} is allowed"));
-    }
-    if let (Some(correlation), Some(older)) = (spec.correlation, spec.loss_correlation)
-        && (correlation - older).abs() > f64::EPSILON
-    {
-        return Err(format!(
-            "spec.correlation is {correlation} and its older name spec.lossCorrelation is {older}: set only spec.correlation"
-        ));
-    }
-    let run = experiment.status.and_then(|status| status.run).unwrap_or(0).saturating_add(1);
-    Ok(Request {
-        loss,
-        correlation: Correlation::try_from(spec.correlation_percentage()).map_err(|error| format!("spec.correlation: {error}"))?,
-        ttl: duration.parse().map_err(|error| format!("spec.duration: {error}"))?,
-        heartbeat: HEARTBEAT.try_into().map_err(|error| format!("heartbeat: {error}"))?,
-        run,
-        run_id: format!("{}/{run}", experiment.uid).parse().map_err(|error| format!("metadata.uid: {error}"))?,
-    })
-}
-
-/// Whether Kubernetes takes this for a label. One that it does not would be an error of every list of pods, or, with a comma in it,
-/// another selector.
-fn is_label(key: &str, value: &str) -> bool {
-    let is_name = |text: &str, longest: usize| {
-        let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        let ends = |c: char| c.is_ascii_alphanumeric();
-        text.len() <= longest && text.starts_with(ends) && text.ends_with(ends) && text.chars().all(inner)
-    };
-    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
-    prefix.is_none_or(|prefix| is_name(prefix, 253)) && is_name(name, 63) && (value.is_empty() || is_name(value, 63))
-}
 
 /// Writes down what is about to be done, and does nothing else.
 pub(super) fn plan(experiment: &Experiment<'_>, observed: &Observed, now: Timestamp, settings: &Settings) -> Decision {
@@ -108,10 +34,10 @@ pub(super) fn plan(experiment: &Experiment<'_>, observed: &Observed, now: Timest
             Vec::new(),
         );
     }
-    let skipped: Vec<EventRecord> = pods.iter().filter_map(events::skipped).take(SKIPPED_EVENTS).collect();
+    let mut told: Vec<EventRecord> = pods.iter().filter_map(events::skipped).take(SKIPPED_EVENTS).collect();
     let chosen = targets::choose(pods, experiment.spec.count, experiment.uid, request.run);
     if chosen.is_empty() {
-        return fail(experiment, now, no_eligible_pods(experiment, pods), skipped);
+        return fail(experiment, now, no_eligible_pods(experiment, pods), told);
     }
     let eligible = pods.iter().filter(|pod| pod.skip.is_none()).count();
     if let Some(max) = experiment.spec.max_percentage
@@ -121,12 +47,19 @@ pub(super) fn plan(experiment: &Experiment<'_>, observed: &Observed, now: Timest
         let message = format!(
             "spec.maxPercentage is {max}, but {count} of the {eligible} eligible pods are {share} %: lower spec.count or raise spec.maxPercentage"
         );
-        return fail(experiment, now, message, skipped);
+        return fail(experiment, now, message, told);
     }
+    if let Some(unknown) = chosen.iter().find(|pod| request.spare_node && pod.host_ips.is_empty()) {
+        let name = &unknown.target.name;
+        let message =
+            format!("spec.spareNode is true, but the pod {name} does not show the addresses of its node (status.hostIPs): try again");
+        return fail(experiment, now, message, told);
+    }
+    told.extend(request.model.warning().map(|warning| events::effective_loss(&warning)));
     if experiment.spec.dry_run == Some(true) {
-        return dry_run(experiment, &request, &chosen, now, skipped);
+        return dry_run(experiment, &request, &chosen, now, told);
     }
-    let pods = chosen.into_iter().map(|target| freeze(experiment, &request, target, now, settings)).collect();
+    let pods = chosen.into_iter().map(|pod| freeze(experiment, &request, pod, now, settings)).collect();
     let mut status = ChaosExperimentStatus {
         phase: Some(Phase::Pending),
         start_time: Some(Time(now)),
@@ -137,13 +70,17 @@ pub(super) fn plan(experiment: &Experiment<'_>, observed: &Observed, now: Timest
     };
     status.message = Some(summary::message(&status, experiment, &[]));
     // The write itself makes the controller look again; the time is for the case that it does not hear of it.
-    Decision { status: Some(status), injections: Vec::new(), events: skipped, requeue: Some(Duration::from_secs(1)) }
+    Decision { status: Some(status), injections: Vec::new(), events: told, requeue: Some(Duration::from_secs(1)) }
 }
 
 /// The end of a run that was only to say what it would do.
-fn dry_run(experiment: &Experiment<'_>, request: &Request, chosen: &[&Target], now: Timestamp, mut told: Vec<EventRecord>) -> Decision {
-    let names = some_of(chosen.iter().map(|target| target.name.clone()));
-    let message = format!("DRY RUN: would inject {}% packet loss (pod-network-loss) into {} pod(s): {names}", request.loss, chosen.len());
+fn dry_run(experiment: &Experiment<'_>, request: &Request, chosen: &[&Candidate], now: Timestamp, mut told: Vec<EventRecord>) -> Decision {
+    let names = some_of(chosen.iter().map(|pod| pod.target.name.clone()));
+    let message = format!(
+        "DRY RUN: would inject {}% packet loss (pod-network-loss) into {} pod(s): {names}",
+        request.model.asked_percentage(),
+        chosen.len()
+    );
     told.push(events::dry_run(&message));
     let status = ChaosExperimentStatus {
         phase: Some(Phase::Completed),
@@ -157,27 +94,28 @@ fn dry_run(experiment: &Experiment<'_>, request: &Request, chosen: &[&Target], n
     Decision { status: Some(status), injections: Vec::new(), events: told, requeue: None }
 }
 
-fn freeze(experiment: &Experiment<'_>, request: &Request, target: &Target, now: Timestamp, settings: &Settings) -> PodStatus {
+fn freeze(experiment: &Experiment<'_>, request: &Request, candidate: &Candidate, now: Timestamp, settings: &Settings) -> PodStatus {
     const ATTEMPT: u32 = 1;
     let deadline = deadline(now, settings.start_timeout + request.ttl.duration());
     let args = RunArgs {
-        model: LossModel::Random { loss_percentage: request.loss, correlation: request.correlation },
+        model: request.model,
         direction: experiment.spec.direction,
-        seed: None,
-        per_segment: false,
-        filters: Filters::default(),
+        seed: request.seed,
+        per_segment: request.per_segment,
+        filters: Filters {
+            spare_node: if request.spare_node { candidate.host_ips.clone() } else { Vec::new() },
+            ..request.filters.clone()
+        },
         ttl: request.ttl,
         deadline: Some(deadline),
         run: Some(request.run_id.clone()),
         interface: experiment.spec.interface.clone(),
-        backend: if experiment.spec.require_guarded == Some(true) {
-            BackendChoice::Guarded
-        } else {
-            experiment.spec.backend.unwrap_or_default()
-        },
+        backend: request.backend,
         heartbeat: request.heartbeat,
         allow_host_network: false,
     };
+    let target = &candidate.target;
+    let correlation = if let LossModel::Random { correlation, .. } = request.model { correlation.percent() } else { 0.0 };
     PodStatus {
         namespace: target.namespace.clone(),
         name: target.name.clone(),
@@ -189,8 +127,8 @@ fn freeze(experiment: &Experiment<'_>, request: &Request, target: &Target, now: 
         deadline: Time(deadline),
         attempt: ATTEMPT,
         asked: AskedLoss {
-            loss_percentage: request.loss.percent(),
-            correlation: request.correlation.percent(),
+            loss_percentage: request.model.asked_percentage(),
+            correlation,
             direction: experiment.spec.direction,
             duration: request.ttl.to_string(),
         },

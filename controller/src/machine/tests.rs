@@ -7,6 +7,9 @@ use crate::{
 };
 use netloss_contract::{Backend, Event, ExitCode, Failed, Kept, Stage, Ttl};
 
+#[path = "request_tests.rs"]
+mod request;
+
 fn plan(spec: &ChaosExperimentSpec, pods: Vec<Candidate>) -> Decision {
     decide(&experiment(spec, None), &Observed::Candidates { namespace_excluded: false, pods }, at(0), &settings())
 }
@@ -73,47 +76,6 @@ fn who_requires_a_guard_asks_the_agent_for_it() {
     assert_eq!(backend(None, None), "--backend=auto");
     assert_eq!(backend(Some(true), None), "--backend=guarded");
     assert_eq!(backend(None, Some(netloss_contract::BackendChoice::Tc)), "--backend=tc");
-}
-
-#[test]
-fn refusals_name_the_field_the_value_and_the_way_out() {
-    let refused = |change: fn(&mut ChaosExperimentSpec)| {
-        let mut spec = spec();
-        change(&mut spec);
-        let decision = decide(&experiment(&spec, None), &Observed::Nothing, at(0), &settings());
-        assert_eq!(needs(&experiment(&spec, None), &settings()), Needs::Nothing);
-        let status = decision.status.unwrap();
-        assert_eq!((status.phase, status.run, status.observed_generation), (Some(Phase::Failed), Some(1), Some(1)));
-        assert!(status.completed_at.is_some() && status.pods.is_empty() && decision.injections.is_empty());
-        status.message.unwrap()
-    };
-    for (change, expected) in [
-        (
-            (|spec| spec.namespace = Some("other".to_owned())) as fn(&mut ChaosExperimentSpec),
-            "spec.namespace is \"other\", but an experiment acts only on pods of its own namespace \"n\": create it in \"other\" and leave \
-             spec.namespace out",
-        ),
-        (|spec| spec.duration = None, "spec.duration is required: give a length such as 90s, 2m or 1h30m"),
-        (|spec| spec.duration = Some("8d".to_owned()), "spec.duration: \"8d\" is not a duration"),
-        (|spec| spec.loss_percentage = 40.1, "spec.lossPercentage is 40.1, but at most 40 is allowed"),
-        (|spec| spec.loss_percentage = 0.0, "spec.lossPercentage: a loss of 0 % is out of range"),
-        (
-            |spec| (spec.correlation, spec.loss_correlation) = (Some(1.0), Some(2.0)),
-            "spec.correlation is 1 and its older name spec.lossCorrelation is 2: set only spec.correlation",
-        ),
-        (|spec| spec.schedule = Some("* * * * *".to_owned()), "spec.schedule is not served by this version of netloss, and is not ignored"),
-        (
-            |spec| (spec.require_guarded, spec.backend) = (Some(true), Some(netloss_contract::BackendChoice::Tc)),
-            "spec.requireGuarded is true, but spec.backend is tc",
-        ),
-        (|spec| spec.selector.clear(), "spec.selector is empty: name at least one label"),
-        (|spec| drop(spec.selector.insert("app".to_owned(), "a,b!=c".to_owned())), "spec.selector has \"app\": \"a,b!=c\", which no pod"),
-        (|spec| drop(spec.selector.insert("a/b/c".to_owned(), String::new())), "spec.selector has \"a/b/c\": \"\", which no pod"),
-        (|spec| drop(spec.selector.insert("app".to_owned(), "-x".to_owned())), "spec.selector has \"app\": \"-x\", which no pod"),
-    ] {
-        let words = refused(change);
-        assert!(words.starts_with(expected), "{words}");
-    }
 }
 
 #[test]

@@ -20,7 +20,10 @@ async fn what_is_out_of_range_is_refused_with_the_field_and_the_bound() {
     let world = World::new("schema-refusals").await;
     for (changes, words) in [
         (json!({ "lossPercentage": 0 }), "spec.lossPercentage: Invalid value: 0: spec.lossPercentage in body should be greater than 0"),
-        (json!({ "lossPercentage": 40.1 }), "spec.lossPercentage in body should be less than or equal to 40"),
+        (json!({ "lossPercentage": 40.1 }), "spec.lossPercentage above 40 needs your consent: lower it, or set spec.allowHighLoss: true"),
+        (json!({ "lossPercentage": 40.1, "allowHighLoss": false }), "spec.lossPercentage above 40 needs your consent"),
+        (json!({ "lossPercentage": 100.1, "allowHighLoss": true }), "spec.lossPercentage in body should be less than or equal to 100"),
+        (json!({ "lossModel": { "type": "markov" } }), "spec.lossModel.type: Unsupported value: \"markov\""),
         (json!({ "correlation": -1 }), "spec.correlation in body should be greater than or equal to 0"),
         (json!({ "correlation": 101 }), "spec.correlation in body should be less than or equal to 100"),
         (json!({ "lossCorrelation": 101 }), "spec.lossCorrelation in body should be less than or equal to 100"),

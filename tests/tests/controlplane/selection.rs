@@ -44,7 +44,7 @@ async fn a_dry_run_and_an_unserved_field_touch_no_pod() {
             Phase::Failed,
             "spec.maxPercentage is 50, but 2 of the 3 eligible pods are 67 %",
         ),
-        ("targeted", json!({ "targetCIDRs": ["10.0.0.0/8"] }), Phase::Failed, "spec.targetCIDRs is not served"),
+        ("targeted", json!({ "targetCIDRs": ["10.0.0.1/8"] }), Phase::Failed, "spec.targetCIDRs: \"10.0.0.1/8\" has an address with bits"),
         ("later", json!({ "schedule": "0 9 * * 1" }), Phase::Failed, "spec.schedule is not served"),
     ] {
         world.apply(name, spec(changes)).await.unwrap();
@@ -56,6 +56,41 @@ async fn a_dry_run_and_an_unserved_field_touch_no_pod() {
     for name in ["a", "b", "c"] {
         assert_eq!(world.agents(name).await.len(), 0, "{name}");
     }
+}
+
+/// What the agent serves reaches it as an experiment has it, and the API server takes it.
+#[tokio::test]
+async fn models_and_filters_reach_the_container() {
+    let world = World::new("selection-filters").await;
+    world.pod("a").await;
+    let status = json!({ "phase": "Running", "hostIP": "172.18.0.2", "hostIPs": [{ "ip": "172.18.0.2" }, { "ip": "fd00::2" }] });
+    world.set_status("a", status).await;
+    let changes = json!({
+        "lossPercentage": 60, "allowHighLoss": true, "lossModel": { "type": "gilbert", "meanBurst": 4 }, "seed": 7, "perSegment": true,
+        "targetCIDRs": ["10.0.0.0/8"], "targetPorts": [443], "targetProtocols": ["tcp"], "spare": ["any:53/udp"], "spareNode": true,
+    });
+    world.apply("x", spec(changes)).await.unwrap();
+    world.pass("x", 0).await;
+    let pod = world.pods().get("a").await.unwrap();
+    let argv = pod.spec.unwrap().ephemeral_containers.unwrap().remove(0).args.unwrap();
+    for argument in [
+        "--model=gilbert",
+        "--loss=60",
+        "--burst=4",
+        "--seed=7",
+        "--per-segment",
+        "--target=10.0.0.0/8:443/tcp",
+        "--spare=any:53/udp",
+        "--spare-node=172.18.0.2",
+        "--spare-node=fd00::2",
+    ] {
+        assert!(argv.iter().any(|given| given == argument), "{argument}: {argv:?}");
+    }
+    world.pod("b").await;
+    let correlated = spec(json!({ "correlation": 25, "dryRun": true }));
+    world.apply("y", correlated).await.unwrap();
+    world.pass("y", 0).await;
+    assert!(world.event_reasons("ChaosExperiment", "y").await.iter().any(|reason| reason == "EffectiveLoss"));
 }
 
 #[tokio::test]
