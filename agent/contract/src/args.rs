@@ -196,7 +196,7 @@ pub struct RunArgs {
     pub filters: Filters,
 
     /// How long the loss lasts once applied: 1s to 168h, such as 90s, 2m or 1h30m
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub ttl: Ttl,
 
     /// When the loss ends at the latest, by this node's clock (RFC 3339); after it, nothing is changed
@@ -216,7 +216,7 @@ pub struct RunArgs {
     pub backend: BackendChoice,
 
     /// How often to report that the loss is in place
-    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    #[arg(long, value_name = "DURATION", default_value = "5s", allow_hyphen_values = true)]
     pub heartbeat: HeartbeatInterval,
 
     /// Work even where the network namespace looks like a host's: every pod and service on it is then hit
@@ -414,6 +414,7 @@ mod tests {
             ("--direction", "sideways"),
             ("--backend", "ebpf"),
             ("--ttl", "0s"),
+            ("--ttl", "-5s"),
             ("--ttl", "99999999999999999999h"),
             ("--deadline", "tomorrow"),
             ("--run", "a b"),

@@ -47,6 +47,16 @@ fn after_sigint_nothing_is_lost() -> Result<()> {
 }
 
 #[test]
+fn after_sighup_nothing_is_lost() -> Result<()> {
+    check("1h", Cause::Sighup, |agent| agent.signal(Signal::SIGHUP))
+}
+
+#[test]
+fn after_sigquit_nothing_is_lost() -> Result<()> {
+    check("1h", Cause::Sigquit, |agent| agent.signal(Signal::SIGQUIT))
+}
+
+#[test]
 fn impatient_signals_change_nothing() -> Result<()> {
     check("1h", Cause::Sigterm, |agent| (0..10).try_for_each(|_| agent.signal(Signal::SIGTERM)))
 }

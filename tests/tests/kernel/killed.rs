@@ -40,6 +40,53 @@ fn check(die: impl Fn(&Agent) -> Result<()>) -> Result<()> {
     Ok(())
 }
 
+/// Says how long it takes from the signal until a packet gets through that would have been lost: what docs/AGENT.md has.
+#[test]
+fn and_packets_pass_again() -> Result<()> {
+    if !kernel_is_at_least(5, 12)? {
+        return Ok(());
+    }
+    let pod = Pod::new()?;
+    let mut took = Vec::new();
+    for _ in 0..repeats("NETLOSS_KILLS", 2)? {
+        let mut agent = Agent::start(&pod.pod, "run --loss 100 --ttl 1h")?;
+        agent.applied()?;
+        let killed = Instant::now();
+        agent.signal(Signal::SIGKILL)?;
+        // Sends until one gets through.
+        pod.send(Way::Out, 0)?;
+        took.push(killed.elapsed());
+        agent.finish()?;
+    }
+    took.sort_unstable();
+    let place = |percent: usize| took.get((took.len() * percent).div_ceil(100).saturating_sub(1)).map_or(0, Duration::as_millis);
+    println!("after a SIGKILL packets pass after {} ms (median), {} ms (p95), of {}", place(50), place(95), took.len());
+    Ok(())
+}
+
+/// A lease that is shorter than the others, because the end is near, is not followed by another.
+#[test]
+fn a_lease_never_reaches_past_the_end() -> Result<()> {
+    const TTL: Duration = Duration::from_secs(4);
+    // On a machine that is too slow to see the difference, once more.
+    for _ in 0..10 {
+        let pod = Pod::new()?;
+        let started = Instant::now();
+        let mut agent = Agent::start(&pod.pod, "run --loss 100 --ttl 4s")?;
+        agent.applied()?;
+        let applied = started.elapsed();
+        agent.signal(Signal::SIGSTOP)?;
+        pod.send(Way::Out, 0)?;
+        let ended = started.elapsed();
+        // It ended before a whole lease could have run out, and not before it was to end.
+        if ended < LEASE && ended > TTL {
+            return Ok(());
+        }
+        ensure!(ended > TTL, "the loss ended after {ended:?}, applied after {applied:?}");
+    }
+    anyhow::bail!("the loss of an agent that was stopped lasted longer than its ttl")
+}
+
 #[test]
 fn by_sigkill() -> Result<()> {
     check(|agent| agent.signal(Signal::SIGKILL))

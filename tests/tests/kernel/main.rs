@@ -23,6 +23,7 @@ mod restoring;
 mod segments;
 mod stress;
 mod terminal;
+mod usage;
 mod zoo;
 
 use anyhow::{Context, Result, ensure};

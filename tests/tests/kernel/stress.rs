@@ -66,6 +66,18 @@ fn check_deaf(backend: &str, closed: bool) -> Result<()> {
     before.assert_unchanged(&pod.pod)
 }
 
+/// Outside of Kubernetes nobody has made the file for the last words, and nobody gets one.
+#[test]
+fn without_a_termination_log_none_is_made() -> Result<()> {
+    const FILE: &str = "/dev/termination-log";
+    drop(std::fs::remove_file(FILE));
+    let pod = Pod::new()?;
+    let mut agent = Agent::start(&pod.pod, "run --loss 30 --ttl 1s")?;
+    agent.finish()?.removed()?;
+    ensure!(!std::path::Path::new(FILE).exists(), "{FILE} was made");
+    Ok(())
+}
+
 /// Moves the wall clock by so many seconds.
 fn step(seconds: i64) -> Result<()> {
     let now = clock_gettime(ClockId::CLOCK_REALTIME)?;
@@ -137,22 +149,22 @@ fn heartbeats_take_no_memory() -> Result<()> {
         agent.applied()?;
         let beats = |number: u32| (0..number).try_for_each(|_| agent.ask());
         beats(WARM)?;
-        let before = anonymous(agent.pid())?;
+        let before = kibibytes(agent.pid(), "RssAnon:")?;
         beats(repeats("NETLOSS_BEATS", 200)?)?;
-        let after = anonymous(agent.pid())?;
-        println!("{backend}: {before} KiB of its own after {WARM} heartbeats, {after} KiB at the end");
-        // The agent file itself is in memory too here, and shared with every other.
-        ensure!(after < before + 64 && after < 3 * 1024, "{backend}: {before} KiB, later {after} KiB");
+        let after = kibibytes(agent.pid(), "RssAnon:")?;
+        let resident = kibibytes(agent.pid(), "VmRSS:")?;
+        println!("{backend}: {before} KiB of its own after {WARM} heartbeats, {after} KiB at the end; {resident} KiB resident");
+        ensure!(after < before + 64 && resident < 3 * 1024, "{backend}: {before} KiB, later {after} KiB, resident {resident} KiB");
         agent.signal(Signal::SIGTERM)?;
         agent.finish()?.removed()?;
     }
     Ok(())
 }
 
-/// KiB that a process has for itself (proc_pid_status(5)).
-fn anonymous(pid: u32) -> Result<u64> {
+/// A figure of a process, in KiB (proc_pid_status(5)).
+fn kibibytes(pid: u32, name: &str) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
