@@ -56,6 +56,8 @@ fn super_packets_are_taken_apart() -> Result<()> {
         let whole = met(direction, "")?;
         let apart = met(direction, "--per-segment")?;
         let segments = LENGTH as u64 / MSS;
+        let lost = |traffic: &Traffic| format!("{} of {} packets lost", traffic.dropped, traffic.packets);
+        println!("{} at 1 %: {}; with --per-segment {}", direction.as_str(), lost(&whole), lost(&apart));
         // Otherwise there was nothing to take apart, and the test tests nothing.
         ensure!(whole.packets < segments / 2, "{direction:?}: {whole:?}");
         ensure!(apart.packets >= segments, "{direction:?}: {apart:?}");
