@@ -5,6 +5,7 @@ use crate::{
     marks,
     netlink::{Error, Netlink},
     nft,
+    prepare::CAPABILITY,
     snapshot::Snapshot,
 };
 use netloss_contract::ExitCode;
@@ -42,9 +43,7 @@ impl StepFailed {
 /// What to do about errors that mean that something is missing.
 fn hint(step: &Step, error: &Error) -> Option<&'static str> {
     match (step, error.errno()?) {
-        (_, Errno::EPERM | Errno::EACCES) => {
-            Some("the agent needs CAP_NET_ADMIN in this network namespace (in a pod: runAsUser: 0 and capabilities.add: [NET_ADMIN])")
-        }
+        (_, Errno::EPERM | Errno::EACCES) => Some(CAPABILITY),
         (Step::AddNetem { .. }, Errno::ENOENT) => {
             Some("the node's kernel has no module sch_netem: install it there (such as kernel-modules-extra) or use another node")
         }

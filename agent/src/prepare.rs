@@ -55,6 +55,22 @@ pub fn unreadable(error: &netlink::Error) -> Failed {
     failed(Stage::Snapshot, ExitCode::Failed, format!("cannot read the kernel's state: {error}"))
 }
 
+/// What gives a container the right to change its network, for messages.
+pub const CAPABILITY: &str =
+    "the agent needs CAP_NET_ADMIN in this network namespace (in a pod: runAsUser: 0 and capabilities.add: [NET_ADMIN])";
+
+/// Refuses what could only fail half-way.
+///
+/// # Errors
+/// Where this process may not change the network.
+pub async fn permitted(netlink: &Netlink) -> Result<(), Failed> {
+    if netlink.is_permitted().await.map_err(|error| unreadable(&error))? {
+        Ok(())
+    } else {
+        Err(failed(Stage::Start, ExitCode::Unsupported, CAPABILITY))
+    }
+}
+
 /// Refuses to do anything too late.
 ///
 /// # Errors

@@ -145,6 +145,7 @@ impl<'a> Session<'a> {
     async fn begin(args: &'a RunArgs, myself: Holder, reporter: &mut Reporter) -> Result<Self, Failed> {
         let netlink = Netlink::connect().map_err(|error| unreadable(&error))?;
         prepare::refuse_host(args, &netlink.links().await.map_err(|error| unreadable(&error))?)?;
+        prepare::permitted(&netlink).await?;
         let (leftovers_removed, before) = apply::remove(&netlink, None).await.map_err(|left| {
             let message = "what a dead agent left here cannot be removed";
             Failed { left, ..failed(Stage::Snapshot, ExitCode::Incomplete, message) }

@@ -15,9 +15,6 @@ use crate::{
 };
 use netloss_contract::{Checked, Direction, Event, ExitCode, Failed, Finding, Verdict};
 
-/// Place of `CAP_NET_ADMIN` in a set of capabilities (include/uapi/linux/capability.h).
-const CAP_NET_ADMIN: u32 = 12;
-
 /// Says what there is and what is missing.
 pub fn check(interface: Option<&str>, reporter: &mut Reporter) -> ExitCode {
     match block_on(look(interface)) {
@@ -36,8 +33,7 @@ pub fn check(interface: Option<&str>, reporter: &mut Reporter) -> ExitCode {
 /// What can be seen without changing anything.
 #[derive(Debug)]
 struct Seen {
-    /// None where /proc does not say.
-    capable: Option<bool>,
+    capable: bool,
     /// Why nobody else could work here.
     occupied: Option<Failed>,
     evidence: Vec<String>,
@@ -57,6 +53,7 @@ async fn look(named: Option<&str>) -> Result<Seen, Failed> {
     let snapshot = Snapshot::take(&netlink).await.map_err(|error| unreadable(&error))?;
     let routes = netlink.default_routes().await.map_err(|error| unreadable(&error))?;
     let choice = interface::choose(&snapshot.links, &routes, named);
+    let capable = netlink.is_permitted().await.map_err(|error| unreadable(&error))?;
     let guard = match &choice {
         Ok(Choice { link, .. }) => {
             let target = Target {
@@ -71,7 +68,7 @@ async fn look(named: Option<&str>) -> Result<Seen, Failed> {
         Err(_) => Err("not asked, because there is no interface to ask for".to_owned()),
     };
     Ok(Seen {
-        capable: capable(),
+        capable,
         occupied: holder().err(),
         evidence: host::evidence(&snapshot.links, host::in_initial_namespace()),
         choice,
@@ -82,13 +79,6 @@ async fn look(named: Option<&str>) -> Result<Seen, Failed> {
         ifb: netlink.knows_ifb().await,
         tbf: netlink.knows_qdisc(QDISC_TBF).await,
     })
-}
-
-/// Whether this process has `CAP_NET_ADMIN`; none where /proc does not say.
-fn capable() -> Option<bool> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    Some(u64::from_str_radix(set.trim(), 16).ok()? >> CAP_NET_ADMIN & 1 == 1)
 }
 
 impl Seen {
@@ -112,14 +102,11 @@ impl Seen {
     }
 
     fn capability(&self) -> Finding {
-        match self.capable {
-            Some(true) => good("capability", "CAP_NET_ADMIN is there"),
-            Some(false) => {
-                let way_out = "in a pod: runAsUser: 0 and capabilities.add: [NET_ADMIN]; as another user a capability is void";
-                finding("capability", Verdict::Bad, "CAP_NET_ADMIN is missing", way_out)
-            }
-            None => finding("capability", Verdict::Warning, "/proc does not say whether CAP_NET_ADMIN is there", "mount /proc"),
+        if self.capable {
+            return good("capability", "CAP_NET_ADMIN is there");
         }
+        let way_out = "in a pod: runAsUser: 0 and capabilities.add: [NET_ADMIN]; as another user a capability is void";
+        finding("capability", Verdict::Bad, "CAP_NET_ADMIN is missing in this network namespace", way_out)
     }
 
     fn agent(&self) -> Finding {
@@ -230,7 +217,7 @@ mod tests {
     fn seen() -> Seen {
         let link = Link { index: 2, name: "eth0".to_owned(), up: true, ..Link::default() };
         Seen {
-            capable: Some(true),
+            capable: true,
             occupied: None,
             evidence: Vec::new(),
             choice: Ok(Choice { link: link.clone(), reason: "the only interface that is up".to_owned() }),
@@ -258,7 +245,7 @@ mod tests {
     #[test]
     fn each_trouble_has_its_verdict_and_exit_code() {
         let mut bare = seen();
-        (bare.capable, bare.netem, bare.tbf) = (Some(false), None, Some(false));
+        (bare.capable, bare.netem, bare.tbf) = (false, None, Some(false));
         let capability = ("capability".to_owned(), Verdict::Bad, ExitCode::Unsupported);
         let netem = ("netem".to_owned(), Verdict::Warning, ExitCode::Unsupported);
         assert_eq!(troubles(&bare), [capability, netem, ("tbf".to_owned(), Verdict::Warning, ExitCode::Unsupported)]);
@@ -281,7 +268,7 @@ mod tests {
     #[test]
     fn every_trouble_has_a_way_out() {
         let mut worst = seen();
-        (worst.capable, worst.netem, worst.prio, worst.ifb, worst.tbf) = (Some(false), Some(false), Some(false), Some(false), Some(false));
+        (worst.capable, worst.netem, worst.prio, worst.ifb, worst.tbf) = (false, Some(false), Some(false), Some(false), Some(false));
         worst.evidence = vec!["it is the kernel's initial network namespace".to_owned()];
         worst.guard = Err("no nf_tables".to_owned());
         for (finding, _) in worst.checks() {

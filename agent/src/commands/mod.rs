@@ -11,7 +11,7 @@ use crate::{
     control::{self, Answers, Asked, Control, LockError},
     netlink::Netlink,
     nft,
-    prepare::{failed, in_time},
+    prepare::{failed, in_time, permitted},
     reporter::Reporter,
     run::not_locked,
     signals::Signals,
@@ -126,6 +126,7 @@ async fn try_cleanup(args: &CleanupArgs) -> Result<Vec<String>, Failed> {
     };
     let unreadable = |error| failed(Stage::Snapshot, ExitCode::Failed, format!("cannot open a netlink socket: {error}"));
     let netlink = Netlink::connect().map_err(unreadable)?;
+    permitted(&netlink).await?;
     let (removed, _) = apply::remove(&netlink, None).await.map_err(|left| {
         let message = "what a dead agent left here cannot be removed: loss may remain; restart the pod";
         Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) }

@@ -29,6 +29,7 @@ async fn try_plan(args: &RunArgs) -> Result<Planned, Failed> {
     let netlink = Netlink::connect().map_err(|error| unreadable(&error))?;
     let snapshot = Snapshot::take(&netlink).await.map_err(|error| unreadable(&error))?;
     prepare::refuse_host(args, &snapshot.links)?;
+    prepare::permitted(&netlink).await?;
     let leftovers = backend::removal(&snapshot, None);
     let Prepared { plan, interface_reason, filtered } = prepare::prepare(args, &netlink, &backend::without_ours(&snapshot, None)).await?;
     let steps = leftovers.iter().map(ToString::to_string).chain(plan.describe()).collect();

@@ -8,6 +8,9 @@ use netlink_packet_route::{
 };
 use nix::errno::Errno;
 
+/// Index of the loopback, in every namespace (`LOOPBACK_IFINDEX`).
+pub(super) const LOOPBACK: u32 = 1;
+
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Link {
@@ -103,6 +106,19 @@ impl Netlink {
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
         message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]));
         self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await
+    }
+
+    /// Whether this process may change the namespace's network: asked by setting nothing of the loopback.
+    ///
+    /// # Errors
+    /// As any request (see [`Error`]).
+    pub async fn is_permitted(&self) -> Result<bool, Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = LOOPBACK;
+        match self.change(RouteNetlinkMessage::SetLink(message), 0).await {
+            Err(error) if error.errno() == Some(Errno::EPERM) => Ok(false),
+            answer => answer.map(|()| true),
+        }
     }
 
     /// Whether the kernel has ifbs, or loads them now; none where it does not say. Asked for by one with more queues than are possible,

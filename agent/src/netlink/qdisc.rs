@@ -1,6 +1,6 @@
 //! Queueing disciplines (`RTM_*QDISC`, tc(8)).
 
-use super::{Error, Netlink};
+use super::{Error, Netlink, link::LOOPBACK};
 use crate::netem::Netem;
 use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL, Nla};
 use netlink_packet_route::{
@@ -213,8 +213,6 @@ impl Netlink {
     /// Whether the kernel has a kind of qdisc that does not do without options, or loads it now; none where it does not say. Asked by a
     /// request without options, which a kind that is known refuses.
     pub async fn knows_qdisc(&self, kind: &str) -> Option<bool> {
-        /// Index of the loopback, in every namespace.
-        const LOOPBACK: u32 = 1;
         let message = message(LOOPBACK, ROOT, Handle::of_major(0x7a11), kind);
         match self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL).await.err()?.errno()? {
             Errno::EINVAL => Some(true),

@@ -65,6 +65,34 @@ fn stop_ends_the_loss_and_waits_for_it() -> Result<()> {
     Ok(())
 }
 
+/// In a user namespace of its own a process has no capability over the pod's network.
+#[test]
+fn status_and_stop_need_no_capability() -> Result<()> {
+    let pod = Pod::new()?;
+    let mut agent = Agent::start(&pod.pod, "run --loss 30 --ttl 1h --run uid/1")?;
+    agent.applied()?;
+    let powerless = |arguments: &str| {
+        let mut command = std::process::Command::new("/usr/bin/unshare");
+        command.args(["-U", "/usr/bin/netloss-agent"]).args(arguments.split(' '));
+        pod.pod.run(|| Ok(command.output()?))
+    };
+    let cleanup = powerless("cleanup --run uid/2 --json")?;
+    ensure!(cleanup.status.code() == Some(8), "{cleanup:?}");
+    let status = powerless("status")?;
+    ensure!(status.status.success() && String::from_utf8_lossy(&status.stdout).contains("run uid/1"), "{status:?}");
+    let stopped = powerless("stop --run uid/1")?;
+    ensure!(stopped.status.success() && String::from_utf8_lossy(&stopped.stdout).contains("stopped: run uid/1"), "{stopped:?}");
+    ensure!(agent.finish()?.removed()?.cause == Cause::Stopped);
+    // That it was without power: it can bring no loss.
+    for arguments in ["run --loss 10 --ttl 1h", "plan --loss 10 --ttl 1h", "cleanup", "check"] {
+        let refused = powerless(arguments)?;
+        let words = String::from_utf8_lossy(&refused.stdout);
+        ensure!(refused.status.code() == Some(i32::from(ExitCode::Unsupported.code())), "{arguments}: {refused:?}");
+        ensure!(words.contains("CAP_NET_ADMIN") && words.contains("capabilities.add: [NET_ADMIN]"), "{arguments}: {words}");
+    }
+    Ok(())
+}
+
 #[test]
 fn stop_with_nobody_there_is_fine() -> Result<()> {
     let pod = Pod::new()?;
