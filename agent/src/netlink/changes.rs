@@ -21,6 +21,9 @@ const HEADER: usize = 16;
 /// Room for the part of a notification that is read: `struct nlmsghdr` and `struct ifinfomsg`. The kernel drops the rest.
 const ROOM: usize = 32;
 
+/// Notifications that are taken before whoever waits for something else has a turn.
+const AT_ONCE: u32 = 1000;
+
 /// The notifications of one network namespace.
 #[derive(Debug)]
 pub struct Changes {
@@ -52,13 +55,13 @@ impl Changes {
         self.socket.readable().await.map(drop)
     }
 
-    /// Takes all notifications that have come. Returns the indices of the interfaces that were deleted, or moved to another namespace.
+    /// Takes the notifications that have come, but not for ever: more may come as fast as they are taken. Returns the indices of the interfaces that were deleted, or moved to another namespace.
     ///
     /// # Errors
     /// Where the runtime cannot watch the socket.
     pub async fn take(&self) -> io::Result<BTreeSet<u32>> {
         let mut deleted = BTreeSet::new();
-        loop {
+        for _ in 0..AT_ONCE {
             let mut ready = self.socket.readable().await?;
             let mut bytes = Vec::with_capacity(ROOM);
             match self.socket.get_ref().recv(&mut bytes, 0) {
@@ -72,6 +75,7 @@ impl Changes {
                 Err(error) => return Err(error),
             }
         }
+        Ok(deleted)
     }
 }
 

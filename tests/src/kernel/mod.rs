@@ -156,12 +156,8 @@ impl Kernel {
         Self { suite: Suite::Backports, arch: Arch::Aarch64 },
     ];
 
-    /// Those that the whole test suite runs on: the oldest takes as long as two others.
-    pub const MATRIX: [Self; 3] = [
-        Self { suite: Suite::Bookworm, arch: Arch::X86_64 },
-        Self { suite: Suite::Trixie, arch: Arch::X86_64 },
-        Self { suite: Suite::Trixie, arch: Arch::Aarch64 },
-    ];
+    /// Those that the whole test suite runs on, one for each processor of a small machine. The node of the cluster tests has 6.12 on x86_64.
+    pub const MATRIX: [Self; 2] = [Self { suite: Suite::Bookworm, arch: Arch::X86_64 }, Self { suite: Suite::Trixie, arch: Arch::Aarch64 }];
 
     /// Makes everything that a guest of this kernel needs, unless it is there: packages, kernel, initramfs.
     ///

@@ -1,0 +1,117 @@
+//! What somebody else has done to the loss, or to the interface below it, and what is done about that.
+
+use super::{Session, not_brought};
+use crate::{
+    apply, backend,
+    clock::Moment,
+    control::ANSWER_LIMIT,
+    placement::Plan,
+    prepare::{self, failed},
+};
+use netloss_contract::{Backend, BackendChoice, Cause, ExitCode, Failed, Stage};
+use std::time::Duration;
+
+/// Between a change that is noticed and the look at what it was.
+const SETTLING: Duration = Duration::from_millis(10);
+
+/// Whether the agent has run all the time.
+///
+/// One that was stopped for long may have been taken for one that hangs, and what it brought may have been taken away on purpose
+/// (`netloss-agent cleanup --force`): it brings nothing again.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    last: Moment,
+    hung: bool,
+}
+
+impl Pulse {
+    pub(super) const PERIOD: Duration = Duration::from_secs(1);
+
+    pub(super) fn new(now: Moment) -> Self {
+        Self { last: now, hung: false }
+    }
+
+    /// The agent runs now.
+    pub(super) fn beat(&mut self, now: Moment) {
+        self.hung |= now.since(self.last) >= ANSWER_LIMIT;
+        self.last = now;
+    }
+}
+
+impl Session<'_> {
+    /// Something has changed in the namespace, perhaps by ourselves.
+    pub(super) async fn follow(&mut self) -> Result<Option<Cause>, Failed> {
+        // One change is often several notifications, and nobody is to keep the agent busy.
+        tokio::time::sleep(SETTLING).await;
+        let gone = self.changes.take().await.map_err(|error| {
+            self.placement.disarm();
+            failed(Stage::Hold, ExitCode::Failed, format!("cannot watch over the loss any more: {error}"))
+        })?;
+        self.inspect(gone.contains(&self.placement.target().link.index)).await
+    }
+
+    /// Looks whether all is as applied, and brings again what is not, once. `gone`: the interface was deleted, and what has its index
+    /// now is another. Returns why the loss has to end, if it has to.
+    pub(super) async fn inspect(&mut self, gone: bool) -> Result<Option<Cause>, Failed> {
+        let Some(snapshot) = self.look().await else { return Ok(None) };
+        // It may have been stopped while it looked.
+        self.pulse.beat(Moment::now());
+        let link = &self.placement.target().link;
+        let replaced = gone.then(|| format!("the interface {} was deleted, and what has its name now is another", link.name));
+        if let Some(lost) = backend::lost_interface(&snapshot, link).or(replaced) {
+            self.drift = vec![lost];
+            return Ok(Some(Cause::InterfaceLost));
+        }
+        if self.drift.is_empty() {
+            return Ok(None);
+        }
+        if self.repaired.is_empty() && !self.pulse.hung && self.placement.can_be_brought_again(&snapshot, self.made_hook) {
+            self.bring_again().await?;
+            return Ok(None);
+        }
+        // A rate that is not what was asked for is reported; a pod that is cut off is none that loses packets.
+        Ok(backend::receives_nothing(&snapshot, self.placement.target()).then_some(Cause::Drift))
+    }
+
+    /// Takes away what is left of the loss and puts it in place again, for the time that remains.
+    async fn bring_again(&mut self) -> Result<(), Failed> {
+        let limit = self.limit;
+        let choice = match self.placement.backend() {
+            Backend::Guarded => BackendChoice::Guarded,
+            Backend::Tc => BackendChoice::Tc,
+        };
+        let account = self.placement.disarm().unwrap_or_default();
+        self.kept_before = std::mem::take(&mut self.kept_before).then(account);
+        let (_, before) = apply::remove(&self.netlink, self.made_hook).await.map_err(|left| {
+            let message = "somebody changed the loss, and what is left of it cannot be removed: restart the pod";
+            Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) }
+        })?;
+        let mut target = self.placement.target().clone();
+        // Its transmit queue may have another length than was seen first.
+        target.link = before.link(target.link.index).cloned().unwrap_or(target.link);
+        let plan = Plan::make(choice, &before, target).map_err(|error| prepare::not_planned(&error))?;
+        self.made_hook = plan.made_hook();
+        let (placement, _, after) = plan.bring(&self.netlink, || limit).await.map_err(|error| not_brought(&error))?;
+        self.placement = placement;
+        self.meter.rebase(&after, self.placement.counted());
+        self.repaired = std::mem::take(&mut self.drift);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_did_not_run_for_long_has_hung() {
+        let at = |seconds| Moment::at(Duration::from_secs(seconds));
+        let mut pulse = Pulse::new(at(100));
+        pulse.beat(at(101));
+        pulse.beat(at(104));
+        assert!(!pulse.hung);
+        pulse.beat(at(109));
+        pulse.beat(at(110));
+        assert!(pulse.hung, "what it missed it has missed for good");
+    }
+}
