@@ -15,6 +15,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use netloss_contract::{Filters, LossModel, RunArgs, container_name};
 use std::time::Duration;
 
+/// A status of a run that has just been planned, in bytes: what is seen later has to fit into 256 KiB with it.
+const LARGEST_PLAN: usize = 150 * 1024;
+
 /// Skipped pods that get an event of their own; a message names the number of all.
 const SKIPPED_EVENTS: usize = 10;
 
@@ -69,8 +72,21 @@ pub(super) fn plan(experiment: &Experiment<'_>, observed: &Observed, now: Timest
         ..ChaosExperimentStatus::default()
     };
     status.message = Some(summary::message(&status, experiment, &[]));
+    let (bytes, pods) = (size(&status), status.pods.len());
+    if bytes > LARGEST_PLAN {
+        let message = format!(
+            "what is to be done in {pods} pods takes {bytes} bytes of status, and at most {LARGEST_PLAN} are kept for that: give fewer and wider \
+             networks in spec.target… and spec.spare, or lower spec.count"
+        );
+        return fail(experiment, now, message, told);
+    }
     // The write itself makes the controller look again; the time is for the case that it does not hear of it.
     Decision { status: Some(status), injections: Vec::new(), events: told, requeue: Some(Duration::from_secs(1)) }
+}
+
+/// In bytes, as the API server gets it.
+fn size(status: &ChaosExperimentStatus) -> usize {
+    serde_json::to_vec(status).map_or(usize::MAX, |bytes| bytes.len())
 }
 
 /// The end of a run that was only to say what it would do.

@@ -411,6 +411,9 @@ fn the_largest_status_stays_within_its_bound() {
     let views = injected.pods.iter().map(|entry| (entry.uid.clone(), refused.clone())).collect();
     let ended = decide(&experiment(Some(&injected)), &Observed::Pods(views), at(2), &settings()).status.unwrap();
     assert_eq!((ended.pods.len(), ended.affected_pods.len()), (100, 100));
+    // As much comes to any plan.
+    let grown = serde_json::to_string(&ended).unwrap().len() - serde_json::to_string(&status).unwrap().len();
+    assert!(150 * 1024 + grown < BOUND, "{grown}");
     let size = serde_json::to_string(&ended).unwrap().len();
     assert!(size < BOUND, "{size}");
 }
