@@ -1,6 +1,6 @@
 //! The agent's container, made of nothing but what status has frozen.
 
-use crate::api::PodStatus;
+use crate::api::{PodStatus, StopContainer};
 use k8s_openapi::api::core::v1::{Capabilities, EphemeralContainer, SeccompProfile, SecurityContext};
 use serde_json::{Value, json};
 
@@ -32,12 +32,29 @@ pub fn agent_container(pod: &PodStatus) -> EphemeralContainer {
     }
 }
 
+/// The container that stops the agent. It speaks to the agent over a socket of the pod's network namespace, and needs no right at all.
+#[must_use]
+pub fn stop_container(pod: &PodStatus, stop: &StopContainer) -> EphemeralContainer {
+    /// `nobody`, on every system.
+    const NOBODY: i64 = 65534;
+    let mut container = agent_container(pod);
+    container.name.clone_from(&stop.container);
+    container.args = Some(stop.argv.clone());
+    if let Some(context) = &mut container.security_context {
+        context.run_as_user = Some(NOBODY);
+        context.run_as_group = Some(NOBODY);
+        context.run_as_non_root = Some(true);
+        context.capabilities = Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None });
+    }
+    container
+}
+
 /// The strategic merge patch that adds the container and leaves the others as they are. It names the pod's uid, so that it misses a
 /// pod that has taken the place of the one that was planned for.
 #[must_use]
-pub fn injection_patch(pod: &PodStatus) -> Value {
+pub fn patch(pod: &PodStatus, container: &EphemeralContainer) -> Value {
     json!({
         "metadata": { "uid": pod.uid },
-        "spec": { "ephemeralContainers": [agent_container(pod)] },
+        "spec": { "ephemeralContainers": [container] },
     })
 }

@@ -6,7 +6,7 @@
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus, PodStatus},
     backoff::Backoff,
-    container::injection_patch,
+    container::{agent_container, patch, stop_container},
     machine::{self, Decision, Experiment, Observed, PodView, Settings},
     observe::{self, CONCURRENCY},
     publish::Publisher,
@@ -99,12 +99,26 @@ impl Context {
         api.replace_status(&object.name_any(), &params, &object).await.map(drop)
     }
 
+    /// Puts what stops the agent into one pod. What is refused now is tried again as long as the agent works.
+    async fn stop(&self, entry: &PodStatus) -> Result<(), Error> {
+        let Some(stop) = &entry.stop else { return Ok(()) };
+        let api = Api::<Pod>::namespaced(self.client.clone(), &entry.namespace);
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let what = format!("adding container {} to pod {}", stop.container, entry.display_name());
+        let container = stop_container(entry, stop);
+        match api.patch_ephemeral_containers(&entry.name, &params, &Patch::Strategic(patch(entry, &container))).await {
+            // The pod is gone, which the next look will show.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            answer => answer.map(drop).map_err(Error::api(what)),
+        }
+    }
+
     /// Puts the agent into one pod.
     async fn inject(&self, entry: &PodStatus, run: &str) -> Injected {
         let api = Api::<Pod>::namespaced(self.client.clone(), &entry.namespace);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let what = || format!("adding container {} to pod {}", entry.container, entry.display_name());
-        match api.patch_ephemeral_containers(&entry.name, &params, &Patch::Strategic(injection_patch(entry))).await {
+        match api.patch_ephemeral_containers(&entry.name, &params, &Patch::Strategic(patch(entry, &agent_container(entry)))).await {
             Ok(_) => Injected::LookAgain,
             Err(kube::Error::Api(status)) if status.code == 404 => Injected::LookAgain,
             // Refused: for what the pod has become meanwhile, which a look will show, or for good.
@@ -161,8 +175,11 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
         }
         let decision = machine::decide(&experiment, &observed, (context.clock)(), &context.settings);
         log(&experiment, &name, &decision);
-        let Decision { status, injections, events, requeue } = decision;
+        let Decision { status, injections, stops, events, requeue } = decision;
         let number = |status: Option<&ChaosExperimentStatus>| status.and_then(|status| status.run).unwrap_or_default();
+        let stops_of =
+            |status: Option<&ChaosExperimentStatus>| status.map_or(0, |status| status.pods.iter().filter(|pod| pod.stop.is_some()).count());
+        let wrote_stop = status.as_ref().is_some_and(|status| stops_of(Some(status)) > stops_of(experiment.status));
         let planned = status.as_ref().is_some_and(|status| number(Some(status)) != number(experiment.status));
         let run = format!("{uid}/{}", number(experiment.status));
         if let Some(status) = status {
@@ -179,7 +196,11 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
         if let Some(error) = retry.take() {
             return Err(error);
         }
-        if injections.is_empty() && !planned {
+        let stopped = stream::iter(stops).map(|entry| async move { context.stop(&entry).await });
+        let stopped: Vec<Result<(), Error>> = stopped.buffer_unordered(CONCURRENCY).collect().await;
+        let acted = !stopped.is_empty() || wrote_stop;
+        stopped.into_iter().collect::<Result<(), Error>>()?;
+        if injections.is_empty() && !planned && !acted {
             return Ok(requeue.map_or_else(Action::await_change, Action::requeue));
         }
         let outcomes = stream::iter(injections).map(|entry| {

@@ -138,7 +138,7 @@ pub struct StopArgs {
     pub meant: Meant,
 
     /// How long to wait for its end: 1s to 168h
-    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    #[arg(long, value_name = "DURATION", default_value_t = Ttl::STOP)]
     pub timeout: Ttl,
 }
 

@@ -14,6 +14,12 @@ pub fn container_name(uid: &str, run: u32, attempt: u32) -> String {
     format!("{CONTAINER_PREFIX}-{}-r{run}-a{attempt}", digits.to_ascii_lowercase())
 }
 
+/// The name of the container that is sent after an agent's to stop it, in the same pod.
+#[must_use]
+pub fn stop_container_name(uid: &str, run: u32, attempt: u32) -> String {
+    format!("{}-stop", container_name(uid, run, attempt))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -23,7 +29,8 @@ mod tests {
         let uid = "1B4E28BA-2fa1-41d2-883f-0016d3cca427";
         assert_eq!(container_name(uid, 1, 1), "network-loss-1b4e28ba2fa1-r1-a1");
         assert_ne!(container_name(uid, 1, 2), container_name(uid, 2, 1));
-        let longest = container_name(uid, u32::MAX, u32::MAX);
+        assert_eq!(stop_container_name(uid, 1, 1), "network-loss-1b4e28ba2fa1-r1-a1-stop");
+        let longest = stop_container_name(uid, u32::MAX, u32::MAX);
         assert!(longest.len() <= 63 && longest.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'), "{longest}");
     }
 }

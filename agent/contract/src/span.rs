@@ -20,6 +20,9 @@ pub struct HeartbeatInterval(Duration);
 impl Ttl {
     /// The longest loss that one agent brings: seven days.
     pub const MAX: Duration = Duration::from_secs(7 * 24 * HOUR);
+
+    /// How long `stop` waits unless it is told otherwise.
+    pub const STOP: Self = Self(Duration::from_secs(30));
 }
 
 impl HeartbeatInterval {

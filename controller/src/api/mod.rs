@@ -12,5 +12,5 @@ mod unserved;
 pub use action::Action;
 pub use crd::{crd, crd_yaml};
 pub use spec::{ChaosExperiment, ChaosExperimentSpec, LossModelSpec, MAX_LOSS_PERCENTAGE};
-pub use status::{AskedLoss, ChaosExperimentStatus, ObservedLoss, Outcome, Phase, PodState, PodStatus};
+pub use status::{AskedLoss, ChaosExperimentStatus, ObservedLoss, Outcome, Phase, PodState, PodStatus, StopContainer};
 pub use unserved::unserved;

@@ -122,6 +122,9 @@ pub struct PodStatus {
     pub attempt: u32,
     /// What the agent is asked for. Frozen.
     pub asked: AskedLoss,
+    /// The container that is sent after the agent to stop it, if it is to be stopped. Frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<StopContainer>,
 
     /// How far it has come.
     pub state: PodState,
@@ -170,6 +173,16 @@ impl PodStatus {
     pub fn display_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }
+}
+
+/// The container that stops an agent before its time is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StopContainer {
+    /// Its name.
+    pub container: String,
+    /// Its arguments.
+    pub argv: Vec<String>,
 }
 
 /// How far the agent in a pod has come. It only ever moves forward.

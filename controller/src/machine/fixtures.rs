@@ -23,6 +23,7 @@ pub(crate) fn entry() -> PodStatus {
         deadline: Time(at(0)),
         attempt: 1,
         asked: AskedLoss { loss_percentage: 10.0, correlation: 0.0, direction: Direction::Both, duration: "30s".to_owned() },
+        stop: None,
         state: PodState::Planned,
         interface: None,
         backend: None,
@@ -133,7 +134,7 @@ pub(crate) fn planned(spec: &ChaosExperimentSpec, pods: usize) -> ChaosExperimen
 
 /// An agent of a planned pod, in this state.
 pub(crate) fn agent(entry: &PodStatus, state: AgentState) -> PodView {
-    PodView::Present { skip: None, agent: Some(AgentView { args: entry.argv.clone(), state, log: AgentLog::Silent }) }
+    PodView::Present { skip: None, agent: Some(AgentView { args: entry.argv.clone(), state, log: AgentLog::Silent, stop: None }) }
 }
 
 /// A pod without an agent.

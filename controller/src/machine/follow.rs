@@ -2,13 +2,13 @@
 
 use super::{AgentLog, AgentState, AgentView, Decision, Experiment, PodView, Settings, conclude, events, summary};
 use crate::{
-    api::{ChaosExperimentStatus, Outcome, Phase, PodState, PodStatus},
+    api::{ChaosExperimentStatus, Outcome, Phase, PodState, PodStatus, StopContainer},
     targets::Skip,
     words::brief,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_contract::container_name;
+use netloss_contract::{Meant, StopArgs, Ttl, container_name, stop_container_name};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Between looks at a log that does not yet say that the loss is in place.
@@ -30,8 +30,15 @@ pub(super) fn follow(
     let mut after = before.clone();
     let mut decision = Decision::default();
     let mut obstacles = Vec::new();
-    let follower = Follower { now, grace: settings.grace, deleting: experiment.deleting };
     let run = before.run.unwrap_or_default();
+    let stopping = if experiment.deleting {
+        Some("the experiment was deleted")
+    } else if before.observed_generation != Some(experiment.generation) {
+        Some("the spec was edited")
+    } else {
+        None
+    };
+    let follower = Follower { now, grace: settings.grace, stopping, uid: experiment.uid, run };
     for (entry, pod) in before.pods.iter().zip(&mut after.pods).filter(|(entry, _)| entry.state != PodState::Ended) {
         // What is not looked at now is looked at the next time.
         let step = match views.get(&entry.uid) {
@@ -41,6 +48,9 @@ pub(super) fn follow(
         };
         if step.inject {
             decision.injections.push(entry.clone());
+        }
+        if step.stop {
+            decision.stops.push(entry.clone());
         }
         if step.adopted {
             after.affected_pods.push(format!("{}:{}", entry.display_name(), entry.container));
@@ -68,7 +78,19 @@ pub(super) fn follow(
 fn is_of_run(entry: &PodStatus, experiment: &Experiment<'_>, run: u32) -> bool {
     let named_so = entry.container == container_name(experiment.uid, run, entry.attempt);
     let runs_so = entry.argv.first().is_some_and(|word| word == "run") && entry.argv.contains(&format!("--run={}/{run}", experiment.uid));
-    entry.namespace == experiment.namespace && named_so && runs_so
+    let stops_so = entry.stop.as_ref().is_none_or(|stop| *stop == stop_container(entry, experiment.uid, run));
+    entry.namespace == experiment.namespace && named_so && runs_so && stops_so
+}
+
+/// What stops the agent of an entry: nothing of another run, and nothing after its deadline.
+fn stop_container(entry: &PodStatus, uid: &str, run: u32) -> StopContainer {
+    let meant = Meant { run: format!("{uid}/{run}").parse().ok(), deadline: Some(entry.deadline.0) };
+    StopContainer { container: stop_container_name(uid, run, entry.attempt), argv: StopArgs { meant, timeout: Ttl::STOP }.to_argv() }
+}
+
+/// What the kubelet says of every container before it starts it.
+fn is_usual(reason: &str) -> bool {
+    matches!(reason, "ContainerCreating" | "PodInitializing")
 }
 
 fn phase(pods: &[PodStatus]) -> Phase {
@@ -85,8 +107,10 @@ fn phase(pods: &[PodStatus]) -> Phase {
 /// What one step of one pod comes to, besides the pod's new state.
 #[derive(Default)]
 struct Step {
-    /// The pod is to be patched.
+    /// The agent is to be put into the pod.
     inject: bool,
+    /// What stops the agent is to be put into the pod.
+    stop: bool,
     /// The planned container was found in the pod.
     adopted: bool,
     /// What stands in the way at present, in words.
@@ -95,13 +119,16 @@ struct Step {
     look_again: Option<Duration>,
 }
 
-struct Follower {
+struct Follower<'a> {
     now: Timestamp,
     grace: Duration,
-    deleting: bool,
+    /// Why the run is to end before its time, if so.
+    stopping: Option<&'static str>,
+    uid: &'a str,
+    run: u32,
 }
 
-impl Follower {
+impl Follower<'_> {
     fn step(&self, pod: &mut PodStatus, view: &PodView) -> Step {
         match view {
             PodView::Gone => self.end(pod, Outcome::PodEnded, "the pod is gone"),
@@ -122,8 +149,8 @@ impl Follower {
             (PodState::Planned, _) if self.now >= pod.deadline.0 => {
                 self.end(pod, Outcome::NeverStarted, "its deadline passed before the agent could be put in")
             }
-            (PodState::Planned, _) if self.deleting => {
-                self.end(pod, Outcome::NeverStarted, "the experiment was deleted before the agent could be put in")
+            (PodState::Planned, _) if let Some(why) = self.stopping => {
+                self.end(pod, Outcome::NeverStarted, &format!("{why} before the agent could be put in"))
             }
             (PodState::Planned, Some(skip)) => self.end(pod, Outcome::NeverStarted, &skip.to_string()),
             (PodState::Planned, None) => Step { inject: true, look_again: Some(POLL_TROUBLE), ..Step::default() },
@@ -144,6 +171,10 @@ impl Follower {
             conclude::mark_applied(pod, *at, applied);
         }
         let step = match &agent.state {
+            // The next run finds no pod free while something of this one is at work in it.
+            AgentState::Terminated { .. } if self.is_being_stopped(pod, skip, agent) => {
+                Step { look_again: Some(POLL_LOG), ..Step::default() }
+            }
             AgentState::Terminated { exit_code, reason, message, last } => {
                 conclude::conclude(pod, *exit_code, reason.as_deref(), message.as_deref(), last.as_deref());
                 pod.ended_at = Some(Time(self.now));
@@ -152,18 +183,21 @@ impl Follower {
             AgentState::Running | AgentState::Waiting { .. } if skip == Some(&Skip::Finished) => {
                 self.end(pod, Outcome::PodEnded, &Skip::Finished.to_string())
             }
-            AgentState::Running => self.running(pod, &agent.log),
+            AgentState::Running => self.running(pod, agent),
             AgentState::Waiting { reason, message } => self.waiting(pod, reason.as_deref(), message.as_deref()),
         };
         Step { adopted, ..step }
     }
 
-    fn running(&self, pod: &mut PodStatus, log: &AgentLog) -> Step {
+    fn running(&self, pod: &mut PodStatus, agent: &AgentView) -> Step {
         if self.is_overdue(pod) {
             return self.end(pod, Outcome::Unknown, "the agent is still running after its deadline: loss may remain until the pod ends");
         }
+        if self.stopping.is_some() {
+            return self.stop(pod, agent.stop.as_ref());
+        }
         let until_overdue = self.until_overdue(pod);
-        match log {
+        match &agent.log {
             _ if pod.state == PodState::Applied => Step { look_again: until_overdue, ..Step::default() },
             AgentLog::Unreadable(why) => {
                 let obstacle = format!("the agent runs, but its log cannot be read: {}", brief(why));
@@ -173,9 +207,36 @@ impl Follower {
         }
     }
 
+    /// Whether what was sent to stop the agent has not ended.
+    fn is_being_stopped(&self, pod: &PodStatus, skip: Option<&Skip>, agent: &AgentView) -> bool {
+        let at_work = matches!(agent.stop, Some(AgentState::Waiting { .. } | AgentState::Running));
+        at_work && !self.is_overdue(pod) && !matches!(skip, Some(Skip::Finished | Skip::Terminating))
+    }
+
+    /// Sends what stops the agent: written down first, then put in, then waited for. The agent's own report says how it ended.
+    fn stop(&self, pod: &mut PodStatus, sent: Option<&AgentState>) -> Step {
+        let obstacle = |words: String| Step { obstacle: Some(words), look_again: Some(POLL_TROUBLE), ..Step::default() };
+        match sent {
+            _ if pod.stop.is_none() => {
+                pod.stop = Some(stop_container(pod, self.uid, self.run));
+                Step { look_again: Some(POLL_LOG), ..Step::default() }
+            }
+            None => Step { stop: true, look_again: Some(POLL_TROUBLE), ..Step::default() },
+            Some(AgentState::Terminated { exit_code: 0, .. } | AgentState::Running) => {
+                Step { look_again: Some(POLL_LOG), ..Step::default() }
+            }
+            Some(AgentState::Terminated { exit_code, .. }) => {
+                obstacle(format!("what was sent to stop the agent ended with exit code {exit_code}: the loss ends at its time"))
+            }
+            Some(AgentState::Waiting { reason, .. }) => match reason.as_deref().filter(|reason| !is_usual(reason)) {
+                Some(reason) => obstacle(format!("what was sent to stop the agent does not start: {}", brief(reason))),
+                None => Step { look_again: Some(POLL_TROUBLE), ..Step::default() },
+            },
+        }
+    }
+
     fn waiting(&self, pod: &mut PodStatus, reason: Option<&str>, message: Option<&str>) -> Step {
-        // What the kubelet says of every container before it starts it.
-        let trouble = reason.filter(|reason| !matches!(*reason, "ContainerCreating" | "PodInitializing"));
+        let trouble = reason.filter(|reason| !is_usual(reason));
         if self.is_overdue(pod) {
             return if pod.was_applied() {
                 self.end(pod, Outcome::Unknown, "the agent's container was set back by the kubelet and did not say how its loss ended")

@@ -143,6 +143,8 @@ pub struct AgentView {
     pub state: AgentState,
     /// What its log says.
     pub log: AgentLog,
+    /// What became of the container that was sent to stop it, if that is there.
+    pub stop: Option<AgentState>,
 }
 
 /// What became of an agent's container.
@@ -188,8 +190,10 @@ pub enum AgentLog {
 pub struct Decision {
     /// The new status, if it differs.
     pub status: Option<ChaosExperimentStatus>,
-    /// Pods to patch. Each is an entry of the status that was *read*.
+    /// Pods to put an agent into. Each is an entry of the status that was *read*.
     pub injections: Vec<PodStatus>,
+    /// Pods to put a container into that stops the agent. Each is an entry of the status that was read.
+    pub stops: Vec<PodStatus>,
     /// What to tell.
     pub events: Vec<EventRecord>,
     /// When to look again, if nothing happens before.

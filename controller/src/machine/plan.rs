@@ -81,7 +81,7 @@ pub(super) fn plan(experiment: &Experiment<'_>, observed: &Observed, now: Timest
         return fail(experiment, now, message, told);
     }
     // The write itself makes the controller look again; the time is for the case that it does not hear of it.
-    Decision { status: Some(status), injections: Vec::new(), events: told, requeue: Some(Duration::from_secs(1)) }
+    Decision { status: Some(status), events: told, requeue: Some(Duration::from_secs(1)), ..Decision::default() }
 }
 
 /// In bytes, as the API server gets it.
@@ -107,7 +107,7 @@ fn dry_run(experiment: &Experiment<'_>, request: &Request, chosen: &[&Candidate]
         observed_generation: Some(experiment.generation),
         ..ChaosExperimentStatus::default()
     };
-    Decision { status: Some(status), injections: Vec::new(), events: told, requeue: None }
+    Decision { status: Some(status), events: told, requeue: None, ..Decision::default() }
 }
 
 fn freeze(experiment: &Experiment<'_>, request: &Request, candidate: &Candidate, now: Timestamp, settings: &Settings) -> PodStatus {
@@ -148,6 +148,7 @@ fn freeze(experiment: &Experiment<'_>, request: &Request, candidate: &Candidate,
             direction: experiment.spec.direction,
             duration: request.ttl.to_string(),
         },
+        stop: None,
         state: PodState::Planned,
         interface: None,
         backend: None,
@@ -195,5 +196,5 @@ fn fail(experiment: &Experiment<'_>, now: Timestamp, message: String, mut told: 
         observed_generation: Some(experiment.generation),
         ..ChaosExperimentStatus::default()
     };
-    Decision { status: Some(status), injections: Vec::new(), events: told, requeue: None }
+    Decision { status: Some(status), events: told, requeue: None, ..Decision::default() }
 }

@@ -69,6 +69,8 @@ struct Pod {
     skip: Option<Skip>,
     /// The agents' containers: each name with what it was patched in with.
     agents: BTreeMap<String, (PodStatus, AgentState, AgentLog)>,
+    /// What was sent to stop them, by the agents' names.
+    stops: BTreeMap<String, AgentState>,
 }
 
 #[derive(Debug)]
@@ -94,6 +96,9 @@ impl Cluster {
             Happening::Pass(until) => self.pass(*until)?,
             Happening::Advance(seconds) => self.now += jiff::SignedDuration::from_secs(*seconds),
             Happening::Kubelet(pod, state, told) => {
+                for is in self.pods[*pod].stops.values_mut().filter(|is| !matches!(is, AgentState::Terminated { .. })) {
+                    *is = state.clone();
+                }
                 for (_, is, log) in self.pods[*pod].agents.values_mut().filter(|(_, is, _)| !matches!(is, AgentState::Terminated { .. })) {
                     *is = state.clone();
                     if let (true, netloss_contract::Event::Applied(applied)) = (*told, applied()) {
@@ -120,7 +125,12 @@ impl Cluster {
             (.., None) => PodView::Present { skip: pod.skip.clone(), agent: None },
             (.., Some((put_in, state, log))) => PodView::Present {
                 skip: pod.skip.clone(),
-                agent: Some(AgentView { args: put_in.argv.clone(), state: state.clone(), log: log.clone() }),
+                agent: Some(AgentView {
+                    args: put_in.argv.clone(),
+                    state: state.clone(),
+                    log: log.clone(),
+                    stop: pod.stops.get(&entry.container).cloned(),
+                }),
             },
         }
     }
@@ -155,6 +165,13 @@ impl Cluster {
                 prop_assert_eq!(injection.state, PodState::Planned);
                 prop_assert!(self.now < injection.deadline.0, "never past the deadline");
                 prop_assert!(!self.deleting);
+                let edited = self.status.as_ref().is_some_and(|status| status.observed_generation != Some(self.generation));
+                prop_assert!(!edited, "nothing is begun of a spec that is not asked for any more");
+            }
+            for stop in &decision.stops {
+                let written = self.status.as_ref().and_then(|status| status.pods.iter().find(|entry| entry.uid == stop.uid));
+                prop_assert_eq!(written, Some(stop), "stopped by what stood in the status before");
+                prop_assert!(stop.stop.is_some() && stop.state != PodState::Ended);
             }
             if until == Until::Write {
                 return Ok(());
@@ -167,6 +184,12 @@ impl Cluster {
             prop_assert!(over || decision.requeue.is_some(), "whatever is waited for, there is a time to look again");
             if until == Until::Patch {
                 return Ok(());
+            }
+            for stop in &decision.stops {
+                let pod = &mut self.pods[index(stop)];
+                prop_assert!(pod.agents.contains_key(&stop.container), "there is nothing to stop");
+                let waiting = AgentState::Waiting { reason: None, message: None };
+                prop_assert!(pod.stops.insert(stop.container.clone(), waiting).is_none(), "stopped twice");
             }
             for injection in &decision.injections {
                 let run = self.status.as_ref().and_then(|status| status.run).unwrap();
@@ -199,6 +222,7 @@ impl Cluster {
             let frozen =
                 |pod: &PodStatus| (pod.uid.clone(), pod.container.clone(), pod.image.clone(), pod.argv.clone(), pod.deadline.clone());
             prop_assert_eq!(frozen(was), frozen(is));
+            prop_assert!(was.stop.is_none() || was.stop == is.stop, "what stops it is frozen too");
             prop_assert!(was.state <= is.state, "{:?} to {:?}", was.state, is.state);
             prop_assert!(was.state != PodState::Ended || was == is, "nothing comes after the end");
             prop_assert_eq!(is.state == PodState::Ended, is.outcome.is_some());

@@ -37,7 +37,7 @@ pub(super) fn message(status: &ChaosExperimentStatus, experiment: &Experiment<'_
         sentences.push(troubles);
     }
     if !is_current {
-        sentences.push("the spec was edited: that takes effect in a new run after this one".to_owned());
+        sentences.push("the spec was edited: this run is stopped, and a new one begins after it".to_owned());
     }
     sentences.join("; ")
 }

@@ -2,7 +2,7 @@
 
 use super::{fixtures::*, *};
 use crate::{
-    api::{Outcome, Phase, PodState},
+    api::{Outcome, Phase, PodState, StopContainer},
     targets::EXCLUDE_LABEL,
 };
 use netloss_contract::{Backend, Event, ExitCode, Failed, Kept, Stage, Ttl};
@@ -133,7 +133,7 @@ fn a_run_goes_through_its_phases() {
     let begun = |entry: &PodStatus| {
         let Event::Applied(applied) = applied() else { panic!() };
         let log = AgentLog::Applied(at(10), Box::new(applied));
-        PodView::Present { skip: None, agent: Some(AgentView { args: entry.argv.clone(), state: AgentState::Running, log }) }
+        PodView::Present { skip: None, agent: Some(AgentView { args: entry.argv.clone(), state: AgentState::Running, log, stop: None }) }
     };
     let running = step(&spec, &injected, begun, at(11));
     assert_eq!(reasons(&running), ["Applied", "Applied"]);
@@ -162,7 +162,10 @@ fn a_node_whose_clock_is_wrong_is_told_of() {
         let view = |entry: &PodStatus| {
             let Event::Applied(applied) = applied() else { panic!() };
             let log = AgentLog::Applied(applied_at, Box::new(applied));
-            PodView::Present { skip: None, agent: Some(AgentView { args: entry.argv.clone(), state: AgentState::Running, log }) }
+            PodView::Present {
+                skip: None,
+                agent: Some(AgentView { args: entry.argv.clone(), state: AgentState::Running, log, stop: None }),
+            }
         };
         let decision = step(&spec, &planned(&spec, 1), view, seen);
         decision.events.into_iter().find(|event| event.reason == "ClockSkew").map(|event| event.note)
@@ -175,15 +178,69 @@ fn a_node_whose_clock_is_wrong_is_told_of() {
     assert_eq!(skew(at(-3600), at(12)).as_deref(), Some(words));
 }
 
-#[test]
-fn an_edit_during_a_run_waits_for_its_end() {
+/// The agent of an edited experiment's only pod, and what was sent to stop it.
+fn edited(status: &ChaosExperimentStatus, state: &AgentState, stop: Option<&AgentState>) -> Decision {
     let spec = spec();
-    let planned = planned(&spec, 2);
-    let views = planned.pods.iter().map(|entry| (entry.uid.clone(), agent(entry, AgentState::Running))).collect();
+    let view = |entry: &PodStatus| PodView::Present {
+        skip: None,
+        agent: Some(AgentView { args: entry.argv.clone(), state: state.clone(), log: AgentLog::Silent, stop: stop.cloned() }),
+    };
+    let views = status.pods.iter().map(|entry| (entry.uid.clone(), view(entry))).collect();
+    let edited = Experiment { generation: 2, ..experiment(&spec, Some(status)) };
+    decide(&edited, &Observed::Pods(views), at(5), &settings())
+}
+
+/// Written down, put in, waited for; and then the spec that is asked for now begins.
+#[test]
+fn an_edit_during_a_run_stops_it_first() {
+    let begun = step(&spec(), &planned(&spec(), 1), |entry| agent(entry, AgentState::Running), at(4)).status.unwrap();
+    let written = edited(&begun, &AgentState::Running, None);
+    assert!(
+        message(&written).ends_with("; the spec was edited: this run is stopped, and a new one begins after it"),
+        "{}",
+        message(&written)
+    );
+    assert!(written.stops.is_empty(), "nothing is done before it is written down");
+    let stopping = written.status.unwrap();
+    let stop = stopping.pods[0].stop.clone().unwrap();
+    assert_eq!(stop.container, format!("{}-stop", stopping.pods[0].container));
+    let deadline = format!("--deadline={}", stopping.pods[0].deadline.0);
+    assert_eq!(stop.argv, ["stop", "--json", "--timeout=30s", "--run=uid/1", &deadline]);
+
+    let put_in = edited(&stopping, &AgentState::Running, None);
+    assert_eq!((put_in.stops, put_in.status), (stopping.pods.clone(), None));
+    let waiting = edited(&stopping, &AgentState::Running, Some(&AgentState::Waiting { reason: None, message: None }));
+    assert!(waiting.stops.is_empty() && waiting.requeue.is_some());
+    let blocked = AgentState::Waiting { reason: Some("ErrImagePull".to_owned()), message: None };
+    let words = edited(&stopping, &AgentState::Running, Some(&blocked));
+    assert!(message(&words).contains("p0: what was sent to stop the agent does not start: ErrImagePull"), "{}", message(&words));
+    let failed = edited(&stopping, &AgentState::Running, Some(&terminated(9, None)));
+    assert!(message(&failed).contains("ended with exit code 9: the loss ends at its time"), "{}", message(&failed));
+
+    let not_yet = edited(&stopping, &terminated(0, Some(removed())), Some(&AgentState::Running));
+    assert!(not_yet.status.is_none_or(|status| status.pods[0].state != PodState::Ended), "the pod is not free yet");
+    let ended = edited(&stopping, &terminated(0, Some(removed())), Some(&terminated(0, None))).status.unwrap();
+    assert_eq!((ended.phase, ended.observed_generation), (Some(Phase::Completed), Some(1)));
+    let spec = spec();
+    let next = Experiment { generation: 2, ..experiment(&spec, Some(&ended)) };
+    assert!(matches!(needs(&next, &settings()), Needs::Candidates { .. }), "the edit begins a run");
+}
+
+/// One that has not started cannot be asked to stop: nobody would hear it, and it would begin afterwards.
+#[test]
+fn an_agent_that_has_not_started_is_stopped_once_it_has() {
+    let waiting = AgentState::Waiting { reason: None, message: None };
+    let decision = edited(&planned(&spec(), 1), &waiting, None);
+    assert!(decision.stops.is_empty() && decision.status.unwrap().pods[0].stop.is_none());
+}
+
+#[test]
+fn an_edit_before_the_agent_is_in_begins_nothing() {
+    let (spec, planned) = (spec(), planned(&spec(), 1));
     let edited = Experiment { generation: 2, ..experiment(&spec, Some(&planned)) };
-    let decision = decide(&edited, &Observed::Pods(views), at(5), &settings());
-    assert!(message(&decision).ends_with("; the spec was edited: that takes effect in a new run after this one"), "{}", message(&decision));
-    assert_eq!(decision.status.unwrap().observed_generation, Some(1));
+    let decision = decide(&edited, &Observed::Pods(BTreeMap::from([(planned.pods[0].uid.clone(), BARE)])), at(1), &settings());
+    assert!(decision.injections.is_empty());
+    assert!(message(&decision).contains("the spec was edited before the agent could be put in"), "{}", message(&decision));
 }
 
 /// The outcome and the words of the only pod of a run, and the phase that follows.
@@ -319,7 +376,7 @@ fn a_pod_that_never_got_its_agent_has_a_reason() {
 
 #[test]
 fn a_container_of_that_name_with_other_arguments_is_not_adopted() {
-    let foreign = AgentView { args: vec!["run".to_owned()], state: AgentState::Running, log: AgentLog::Silent };
+    let foreign = AgentView { args: vec!["run".to_owned()], state: AgentState::Running, log: AgentLog::Silent, stop: None };
     let (outcome, words, _) = end(|_| PodView::Present { skip: None, agent: Some(foreign.clone()) }, at(1));
     assert_eq!(outcome, Outcome::Failed);
     assert_eq!(words, "the pod already has a container network-loss-d-r1-a1 with other arguments: it was left alone");
@@ -375,6 +432,7 @@ fn an_entry_that_somebody_else_wrote_is_not_acted_on() {
         |entry| entry.container = "debugger".to_owned(),
         |entry| entry.argv = vec!["sh".to_owned()],
         |entry| entry.argv.retain(|word| !word.starts_with("--run=")),
+        |entry| entry.stop = Some(StopContainer { container: "debugger".to_owned(), argv: vec!["run".to_owned()] }),
     ] {
         let mut status = planned(&spec, 1);
         forge(&mut status.pods[0]);

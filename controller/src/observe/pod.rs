@@ -6,7 +6,7 @@ use crate::{
     machine::{AgentLog, AgentState, AgentView, PodView},
     targets,
 };
-use k8s_openapi::api::core::v1::{ContainerState, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, EphemeralContainer, Pod};
 
 /// The pod that `entry` is about; `run` is the name that its agent's records carry.
 pub(super) fn view(pod: Option<&Pod>, entry: &PodStatus, run: &str) -> PodView {
@@ -14,18 +14,26 @@ pub(super) fn view(pod: Option<&Pod>, entry: &PodStatus, run: &str) -> PodView {
     if pod.metadata.uid.as_deref() != Some(&entry.uid) {
         return PodView::Replaced;
     }
-    let mut containers = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
-    let agent = containers.find(|container| container.name == entry.container).map(|container| AgentView {
+    let agent = ephemeral(pod).find(|container| container.name == entry.container).map(|container| AgentView {
         args: container.args.clone().unwrap_or_default(),
-        state: state(pod, entry, run),
+        state: state(pod, &entry.container, run),
         log: AgentLog::NotRead,
+        stop: entry.stop.as_ref().filter(|stop| has(pod, &stop.container)).map(|stop| state(pod, &stop.container, run)),
     });
     PodView::Present { skip: targets::skip(pod), agent }
 }
 
-fn state(pod: &Pod, entry: &PodStatus, run: &str) -> AgentState {
+fn ephemeral(pod: &Pod) -> impl Iterator<Item = &EphemeralContainer> {
+    pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten())
+}
+
+fn has(pod: &Pod, container: &str) -> bool {
+    ephemeral(pod).any(|there| there.name == container)
+}
+
+fn state(pod: &Pod, container: &str, run: &str) -> AgentState {
     let statuses = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
-    let state = statuses.filter(|status| status.name == entry.container).find_map(|status| status.state.as_ref());
+    let state = statuses.filter(|status| status.name == container).find_map(|status| status.state.as_ref());
     match state {
         Some(ContainerState { terminated: Some(ended), .. }) => {
             let text = ended.message.as_deref().unwrap_or_default();

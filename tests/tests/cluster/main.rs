@@ -12,7 +12,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
-use netloss_controller::api::{Outcome, Phase, PodState};
+use netloss_controller::api::{ChaosExperimentStatus, Outcome, Phase, PodState};
 use netloss_lab::cluster::traffic::{TrafficPod, create_namespace, wait_ready};
 use netloss_lab::cluster::{Cluster, Image, install_netloss};
 use serde_json::json;
@@ -73,6 +73,33 @@ async fn scale_the_controller(client: &Client, replicas: u32) -> Result<()> {
     deployments.patch("netloss-controller", &PatchParams::default(), &patch).await.map(drop).context("cannot scale the controller")
 }
 
+/// An edit ends what the spec before it began, long before its time, and what it asks for itself begins.
+async fn an_edit_stops_the_run_first(client: &Client) -> Result<()> {
+    let spec = |duration: &str| json!({ "selector": { "app": "target" }, "count": 2, "lossPercentage": 30, "duration": duration });
+    apply(client, NAMESPACE, &spec("2h")).await?;
+    let all_applied = |status: &ChaosExperimentStatus| status.run == Some(2) && experiment::pods_in(status, PodState::Applied) == 2;
+    let begun = wait_for(client, NAMESPACE, "a second run", all_applied).await?;
+    apply(client, NAMESPACE, &spec("5s")).await?;
+    let is_over = |status: &ChaosExperimentStatus| status.run == Some(3) && status.phase.is_some_and(Phase::is_final);
+    let over = wait_for(client, NAMESPACE, "the run of the edit to be over", is_over).await?;
+    ensure!(over.phase == Some(Phase::Completed), "{over:?}");
+    let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    for entry in &begun.pods {
+        let pod = pods.get(&entry.name).await?;
+        let statuses = pod.status.and_then(|status| status.ephemeral_container_statuses).unwrap_or_default();
+        for (name, words) in
+            [(entry.container.clone(), "\"cause\":\"stopped\""), (format!("{}-stop", entry.container), "\"event\":\"stopped\"")]
+        {
+            let status = statuses.iter().find(|status| status.name == name).with_context(|| format!("no container {name}"))?;
+            let ended =
+                status.state.as_ref().and_then(|state| state.terminated.as_ref()).with_context(|| format!("{name} has not ended"))?;
+            let message = ended.message.as_deref().unwrap_or_default();
+            ensure!(ended.exit_code == 0 && message.contains(words), "{name}: {ended:?}");
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn loss_comes_to_the_chosen_pods_only_and_ends_without_the_controller() {
     let cluster = Cluster::shared_with(&[Image::Traffic, Image::Agent, Image::Controller]).await.unwrap();
@@ -121,7 +148,7 @@ async fn loss_comes_to_the_chosen_pods_only_and_ends_without_the_controller() {
         }
 
         scale_the_controller(&client, 1).await?;
-        let is_over = |status: &netloss_controller::api::ChaosExperimentStatus| status.phase.is_some_and(Phase::is_final);
+        let is_over = |status: &ChaosExperimentStatus| status.phase.is_some_and(Phase::is_final);
         let status = wait_for(&client, NAMESPACE, "the experiment to be over", is_over).await?;
         ensure!(status.phase == Some(Phase::Completed), "{status:?}");
         for pod in &status.pods {
@@ -137,6 +164,11 @@ async fn loss_comes_to_the_chosen_pods_only_and_ends_without_the_controller() {
         sleep(Duration::from_secs(3)).await;
         let again = wait_for(&client, NAMESPACE, "the experiment to be over", is_over).await?;
         ensure!(again.run == Some(1), "{again:?}");
+
+        an_edit_stops_the_run_first(&client).await?;
+        for peer in &mut peers {
+            peer.wait_until_quiet().await?;
+        }
         Ok(())
     };
     cluster.check("chosen-pods-only", test).await.unwrap();

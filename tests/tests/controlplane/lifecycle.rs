@@ -106,6 +106,51 @@ async fn a_finished_experiment_runs_again_only_when_it_is_edited() {
     assert_eq!(names, [first.container, status.pods[0].container.clone()]);
 }
 
+/// What stops the agent is a container of its own, without any right; what the spec asks for now begins when the agent has ended.
+#[tokio::test]
+async fn an_edit_during_a_run_stops_it_first() {
+    let world = World::new("lifecycle-edit").await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    world.pass("x", 0).await;
+    let entry = world.status("x").await.pods[0].clone();
+    World::node().set_log(&entry, world.applied(&run_of(&entry)).to_line());
+    world.set_state(&entry, json!({ "running": {} })).await;
+    world.pass("x", 5).await;
+    assert_eq!(world.agents("a").await.len(), 1);
+
+    world.apply("x", spec(json!({ "lossPercentage": 20 }))).await.unwrap();
+    world.pass("x", 6).await;
+    let message = world.message("x").await;
+    assert!(message.ends_with("the spec was edited: this run is stopped, and a new one begins after it"), "{message}");
+    let agents = world.agents("a").await;
+    let stop = serde_json::to_value(agents.iter().find(|agent| agent.name != entry.container)).unwrap();
+    assert_eq!(stop["name"], json!(format!("{}-stop", entry.container)));
+    assert_eq!(stop["args"].as_array().unwrap()[..3], [json!("stop"), json!("--json"), json!("--timeout=30s")]);
+    assert_eq!(stop["securityContext"]["capabilities"], json!({ "drop": ["ALL"] }));
+    assert_eq!(stop["securityContext"]["runAsNonRoot"], json!(true));
+    world.pass("x", 7).await;
+    assert_eq!(world.agents("a").await.len(), 2, "once");
+
+    let report = world.removed(&run_of(&entry)).to_line();
+    let ended = json!({ "terminated": { "exitCode": 0, "message": report } });
+    world.set_states("a", &[(entry.container.as_str(), ended.clone()), (stop["name"].as_str().unwrap(), json!({ "running": {} }))]).await;
+    world.pass("x", 8).await;
+    assert_eq!(world.status("x").await.run, Some(1), "not while something of the first run is at work");
+    world
+        .set_states(
+            "a",
+            &[(entry.container.as_str(), ended.clone()), (stop["name"].as_str().unwrap(), json!({ "terminated": { "exitCode": 0 } }))],
+        )
+        .await;
+    world.pass("x", 9).await;
+    world.pass("x", 10).await;
+    let status = world.status("x").await;
+    assert_eq!((status.run, status.observed_generation, status.phase), (Some(2), Some(2), Some(Phase::Pending)));
+    assert_eq!(world.agents("a").await.len(), 3);
+    assert!(status.pods[0].argv.contains(&"--loss=20".to_owned()), "{:?}", status.pods[0].argv);
+}
+
 #[tokio::test]
 async fn a_report_of_another_run_is_not_believed() {
     let world = World::new("lifecycle-forged").await;

@@ -47,6 +47,13 @@ impl World {
         self.set_status(&entry.name, json!({ "ephemeralContainerStatuses": [status] })).await;
     }
 
+    /// Writes the states of several of netloss's containers in a pod.
+    pub(crate) async fn set_states(&self, pod: &str, states: &[(&str, Value)]) {
+        let of_container = |(name, state): &(&str, Value)| json!({ "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state });
+        let statuses: Vec<Value> = states.iter().map(of_container).collect();
+        self.set_status(pod, json!({ "ephemeralContainerStatuses": statuses })).await;
+    }
+
     /// The ephemeral containers of a pod.
     pub(crate) async fn agents(&self, pod: &str) -> Vec<EphemeralContainer> {
         self.pods().get(pod).await.unwrap().spec.unwrap().ephemeral_containers.unwrap_or_default()
