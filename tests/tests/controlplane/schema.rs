@@ -119,13 +119,22 @@ async fn a_typo_is_refused_on_creation() {
     }
 }
 
+/// By the API server, and by the controller, which finds no pod for them here.
 #[tokio::test]
-async fn the_committed_sample_is_taken_as_it_is() {
-    // The namespace that the sample names.
+async fn the_committed_samples_are_taken_as_they_are() {
+    // The namespace that the samples name.
     let world = World::new("netloss-demo").await;
-    let file = workspace_root().join("config/samples/chaos_v1alpha1_chaosexperiment_network_loss.yaml");
-    let sample: serde_json::Value = serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
-    assert_eq!(sample["metadata"]["namespace"], json!(world.namespace));
-    let taken = world.apply("sample", sample["spec"].clone()).await.unwrap();
-    assert!(taken.spec.action.is_served());
+    let mut taken = 0;
+    for file in std::fs::read_dir(workspace_root().join("config/samples")).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let sample: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+        assert_eq!(sample["metadata"]["namespace"], json!(world.namespace));
+        let name = sample["metadata"]["name"].as_str().unwrap();
+        assert!(world.apply(name, sample["spec"].clone()).await.unwrap().spec.action.is_served());
+        world.pass(name, 0).await;
+        let message = world.message(name).await;
+        assert!(message.starts_with("No eligible pods"), "{name}: {message}");
+        taken += 1;
+    }
+    assert_eq!(taken, 2);
 }
