@@ -1,6 +1,6 @@
 //! The agent's container, made of nothing but what status has frozen.
 
-use crate::api::{PodStatus, StopContainer};
+use crate::api::{PodStatus, SentContainer};
 use k8s_openapi::api::core::v1::{Capabilities, EphemeralContainer, SeccompProfile, SecurityContext};
 use serde_json::{Value, json};
 
@@ -34,7 +34,7 @@ pub fn agent_container(pod: &PodStatus) -> EphemeralContainer {
 
 /// The container that stops the agent. It speaks to the agent over a socket of the pod's network namespace, and needs no right at all.
 #[must_use]
-pub fn stop_container(pod: &PodStatus, stop: &StopContainer) -> EphemeralContainer {
+pub fn stop_container(pod: &PodStatus, stop: &SentContainer) -> EphemeralContainer {
     /// `nobody`, on every system.
     const NOBODY: i64 = 65534;
     let mut container = agent_container(pod);
@@ -46,6 +46,15 @@ pub fn stop_container(pod: &PodStatus, stop: &StopContainer) -> EphemeralContain
         context.run_as_non_root = Some(true);
         context.capabilities = Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None });
     }
+    container
+}
+
+/// The container that takes away what an agent may have left. It needs what the agent needs.
+#[must_use]
+pub fn repair_container(pod: &PodStatus, repair: &SentContainer) -> EphemeralContainer {
+    let mut container = agent_container(pod);
+    container.name.clone_from(&repair.container);
+    container.args = Some(repair.argv.clone());
     container
 }
 

@@ -14,7 +14,9 @@ mod order;
 mod publish;
 pub mod reconcile;
 pub mod run;
+pub mod schedule;
 pub mod targets;
+pub mod windows;
 mod words;
 
 pub use args::Args;

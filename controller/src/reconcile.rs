@@ -4,29 +4,33 @@
 //! only then patches pods and tells. A crash between any two steps leaves what the next round starts from.
 
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus, PodStatus},
+    api::{ChaosExperiment, ChaosExperimentStatus, PREFLIGHT, PodState, PodStatus},
     backoff::Backoff,
-    container::{agent_container, patch, stop_container},
-    machine::{self, Decision, Experiment, Observed, PodView, Settings},
+    container::{agent_container, patch, repair_container, stop_container},
+    machine::{self, Decision, Experiment, Observed, PodView, Preflight, Settings},
     observe::{self, CONCURRENCY},
     publish::Publisher,
 };
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams, PostParams},
     runtime::controller::Action,
 };
+use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tracing::{debug, info, warn};
 
 /// Who writes, in managedFields.
 const FIELD_MANAGER: &str = "netloss-controller";
 
-/// Rounds of one pass: planning, patching and adopting are three; the others are for objects that changed meanwhile.
-const ROUNDS: usize = 8;
+/// Keeps an experiment from going while something of it is under way in a pod.
+pub const FINALIZER: &str = "chaos.gushchin.dev/netloss";
+
+/// Rounds of one pass: planning, the finalizer, asking, writing down the answer, patching and adopting are six; the others are for objects that changed meanwhile.
+const ROUNDS: usize = 12;
 
 /// The longest that one pass may take. Being cut off is like a crash, which every step allows for.
 const PASS_TIMEOUT: Duration = Duration::from_mins(2);
@@ -87,6 +91,11 @@ impl Context {
         Self { client, settings, clock, publisher, backoff: Backoff::default() }
     }
 
+    /// What the controller was started with.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// How long to wait after a pass that failed.
     pub(crate) fn backoff(&self) -> &Backoff {
         &self.backoff
@@ -99,39 +108,98 @@ impl Context {
         api.replace_status(&object.name_any(), &params, &object).await.map(drop)
     }
 
-    /// Puts what stops the agent into one pod. What is refused now is tried again as long as the agent works.
-    async fn stop(&self, entry: &PodStatus) -> Result<(), Error> {
-        let Some(stop) = &entry.stop else { return Ok(()) };
+    /// Adds our finalizer to the experiment, or takes it away. The patch names the version that this was decided from, and nothing of
+    /// the spec.
+    async fn set_finalizer(&self, object: &ChaosExperiment, wanted: bool) -> Result<(), Error> {
+        let api = Api::<ChaosExperiment>::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
+        let mut finalizers: Vec<&str> = object.finalizers().iter().map(String::as_str).filter(|name| *name != FINALIZER).collect();
+        finalizers.extend(wanted.then_some(FINALIZER));
+        let metadata = json!({ "uid": object.uid(), "resourceVersion": object.resource_version(), "finalizers": finalizers });
+        let patch = Patch::Merge(json!({ "metadata": metadata }));
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        match api.patch_metadata(&object.name_any(), &params, &patch).await {
+            // It changed or went meanwhile, and is read again.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            answer => answer.map(drop).map_err(Error::api("writing the finalizer")),
+        }
+    }
+
+    /// Asks the API server whether it would admit the agent, with a patch that changes nothing. `None` where that says nothing, as the pod
+    /// is another by now.
+    async fn ask(&self, entry: &PodStatus) -> Result<Option<Preflight>, Error> {
+        let api = Api::<Pod>::namespaced(self.client.clone(), &entry.namespace);
+        let params = PatchParams { dry_run: true, field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let what = format!("asking for container {} in pod {}", entry.container, entry.display_name());
+        match api.patch_ephemeral_containers(&entry.name, &params, &Patch::Strategic(patch(entry, &agent_container(entry)))).await {
+            Ok(_) => Ok(Some(Preflight::Admitted)),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => Ok(Some(answer(status.message))),
+            Err(error) => Err(Error::api(what)(error)),
+        }
+    }
+
+    /// Puts one more container of netloss's into one pod. `Some` are the words of a refusal.
+    async fn send(&self, entry: &PodStatus, container: EphemeralContainer) -> Result<Option<String>, Error> {
         let api = Api::<Pod>::namespaced(self.client.clone(), &entry.namespace);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let what = format!("adding container {} to pod {}", stop.container, entry.display_name());
-        let container = stop_container(entry, stop);
+        let what = format!("adding container {} to pod {}", container.name, entry.display_name());
         match api.patch_ephemeral_containers(&entry.name, &params, &Patch::Strategic(patch(entry, &container))).await {
             // The pod is gone, which the next look will show.
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            answer => answer.map(drop).map_err(Error::api(what)),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => Ok(Some(status.message)),
+            answer => answer.map(|_| None).map_err(Error::api(what)),
         }
     }
 
     /// Puts the agent into one pod.
     async fn inject(&self, entry: &PodStatus, run: &str) -> Injected {
-        let api = Api::<Pod>::namespaced(self.client.clone(), &entry.namespace);
-        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let what = || format!("adding container {} to pod {}", entry.container, entry.display_name());
-        match api.patch_ephemeral_containers(&entry.name, &params, &Patch::Strategic(patch(entry, &agent_container(entry)))).await {
-            Ok(_) => Injected::LookAgain,
-            Err(kube::Error::Api(status)) if status.code == 404 => Injected::LookAgain,
+        match self.send(entry, agent_container(entry)).await {
+            Ok(None) => Injected::LookAgain,
             // Refused: for what the pod has become meanwhile, which a look will show, or for good.
-            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
-                match observe::view(&self.client, entry, run).await {
-                    Ok(PodView::Present { agent: None, .. }) => Injected::Refused(status.message),
-                    Ok(_) => Injected::LookAgain,
-                    Err(error) => Injected::Retry(Error::api(what())(error)),
-                }
-            }
-            Err(error) => Injected::Retry(Error::api(what())(error)),
+            Ok(Some(words)) => match observe::view(&self.client, entry, run).await {
+                Ok(PodView::Present { agent: None, .. }) => Injected::Refused(words),
+                Ok(_) => Injected::LookAgain,
+                Err(error) => Injected::Retry(Error::api(format!("looking at pod {}", entry.display_name()))(error)),
+            },
+            Err(error) => Injected::Retry(error),
         }
     }
+
+    /// Puts in what was sent after agents. What is refused now is tried again as long as it may help, and is told meanwhile.
+    async fn send_after(&self, stops: Vec<PodStatus>, repairs: Vec<PodStatus>) -> Result<BTreeMap<String, PodView>, Error> {
+        let stops = stops.into_iter().filter_map(|entry| Some((stop_container(&entry, entry.stop.as_ref()?), entry)));
+        let repairs = repairs.into_iter().filter_map(|entry| Some((repair_container(&entry, entry.repair.as_ref()?), entry)));
+        let sent = stream::iter(stops.chain(repairs).collect::<Vec<_>>());
+        let sent = sent.map(|(container, entry)| async move { self.send(&entry, container).await.map(|answer| (entry.uid, answer)) });
+        let answers: Vec<Result<(String, Option<String>), Error>> = sent.buffer_unordered(CONCURRENCY).collect().await;
+        let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(answers.into_iter().filter_map(|(uid, words)| Some((uid, PodView::SentRefused(words?)))).collect())
+    }
+
+    /// Asks for each of the pods, and returns the least favourable answer.
+    async fn preflight(&self, entries: Vec<PodStatus>) -> Result<Preflight, Error> {
+        let answers = stream::iter(entries).map(|entry| async move {
+            let answer = self.ask(&entry).await?;
+            Ok(answer.map(|answer| match answer {
+                Preflight::Refused(words) => Preflight::Refused(format!("pod {}: {words}", entry.name)),
+                other => other,
+            }))
+        });
+        let answers: Vec<Result<Option<Preflight>, Error>> = answers.buffer_unordered(CONCURRENCY).collect().await;
+        let answers: Vec<Preflight> = answers.into_iter().filter_map(Result::transpose).collect::<Result<_, _>>()?;
+        let worst = answers.into_iter().max_by_key(|answer| match answer {
+            Preflight::Admitted => 0,
+            Preflight::Unknown(_) => 1,
+            Preflight::Refused(_) => 2,
+        });
+        Ok(worst.unwrap_or(Preflight::Admitted))
+    }
+}
+
+/// What a refusal of a dry run means.
+fn answer(words: String) -> Preflight {
+    // Of an admission webhook with side effects: not a word about the real patch.
+    if words.contains("does not support dry run") { Preflight::Unknown(words) } else { Preflight::Refused(words) }
 }
 
 /// One pass over an experiment: everything that can be done about it now.
@@ -152,8 +220,8 @@ pub async fn reconcile(object: Arc<ChaosExperiment>, context: Arc<Context>) -> R
 async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Error> {
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     let api = Api::<ChaosExperiment>::namespaced(context.client.clone(), &namespace);
-    let mut refused = BTreeMap::new();
-    let mut retry = None;
+    // What was heard in one round, for the next one.
+    let (mut refused, mut preflight, mut retry) = (BTreeMap::new(), None, None);
     for _ in 0..ROUNDS {
         // Not from the watch's cache: a patch may follow only from the status that stands.
         let Some(current) = api.get_opt(&name).await.map_err(Error::api("reading the experiment"))? else {
@@ -165,23 +233,25 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
             uid: &uid,
             generation: current.metadata.generation.unwrap_or_default(),
             deleting: current.metadata.deletion_timestamp.is_some(),
+            finalized: current.finalizers().iter().any(|name| name == FINALIZER),
             spec: &current.spec,
             status: current.status.as_ref(),
         };
-        let needs = machine::needs(&experiment, &context.settings);
-        let mut observed = observe::observe(&context.client, &experiment, &needs).await.map_err(Error::api("looking at pods"))?;
-        if let Observed::Pods(views) = &mut observed {
-            views.extend(std::mem::take(&mut refused));
+        let (now, settings) = ((context.clock)(), &context.settings);
+        let needs = machine::needs(&experiment, now, settings);
+        let observed = observe::observe(&context.client, &experiment, &needs, &settings.own_namespace).await;
+        let mut observed = observed.map_err(Error::api("looking at pods"))?;
+        if let Observed::Pods(seen) = &mut observed {
+            seen.views.extend(std::mem::take(&mut refused));
+            seen.preflight = preflight.take();
         }
-        let decision = machine::decide(&experiment, &observed, (context.clock)(), &context.settings);
+        let decision = machine::decide(&experiment, &observed, now, settings);
         log(&experiment, &name, &decision);
-        let Decision { status, injections, stops, events, requeue } = decision;
-        let number = |status: Option<&ChaosExperimentStatus>| status.and_then(|status| status.run).unwrap_or_default();
-        let stops_of =
-            |status: Option<&ChaosExperimentStatus>| status.map_or(0, |status| status.pods.iter().filter(|pod| pod.stop.is_some()).count());
-        let wrote_stop = status.as_ref().is_some_and(|status| stops_of(Some(status)) > stops_of(experiment.status));
-        let planned = status.as_ref().is_some_and(|status| number(Some(status)) != number(experiment.status));
-        let run = format!("{uid}/{}", number(experiment.status));
+        let Decision { status, events, finalizer, preflight: asked, injections, stops, repairs, requeue } = decision;
+        let run = format!("{uid}/{}", current.status.as_ref().and_then(|status| status.run).unwrap_or_default());
+        // Something is to be done about what is about to be written: the next round does it.
+        let more = status.as_ref().is_some_and(|status| promises_more(status, experiment.status));
+        let wrote = status.is_some();
         if let Some(status) = status {
             match context.write_status(&current, status).await {
                 Ok(()) => {}
@@ -196,13 +266,21 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
         if let Some(error) = retry.take() {
             return Err(error);
         }
-        let stopped = stream::iter(stops).map(|entry| async move { context.stop(&entry).await });
-        let stopped: Vec<Result<(), Error>> = stopped.buffer_unordered(CONCURRENCY).collect().await;
-        let acted = !stopped.is_empty() || wrote_stop;
-        stopped.into_iter().collect::<Result<(), Error>>()?;
-        if injections.is_empty() && !planned && !acted {
+        if let Some(wanted) = finalizer {
+            // The version that the status write made is not known here: the next round has it.
+            if !wrote {
+                context.set_finalizer(&current, wanted).await?;
+            }
+            continue;
+        }
+        let acts = !(asked.is_empty() && injections.is_empty() && stops.is_empty() && repairs.is_empty());
+        if !acts && !more {
             return Ok(requeue.map_or_else(Action::await_change, Action::requeue));
         }
+        if !asked.is_empty() {
+            preflight = Some(context.preflight(asked).await?);
+        }
+        refused = context.send_after(stops, repairs).await?;
         let outcomes = stream::iter(injections).map(|entry| {
             let run = &run;
             async move {
@@ -220,6 +298,21 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
         }
     }
     Err(retry.unwrap_or(Error::Contended))
+}
+
+/// Whether what was just written has to be followed by something at once: an attempt was planned or answered for, or a container is to
+/// be sent after an agent.
+fn promises_more(status: &ChaosExperimentStatus, before: Option<&ChaosExperimentStatus>) -> bool {
+    let planned = |status: &ChaosExperimentStatus| (status.run, status.attempt);
+    let sent = |status: &ChaosExperimentStatus| {
+        status.pods.iter().map(|pod| usize::from(pod.stop.is_some()) + usize::from(pod.repair.is_some())).sum::<usize>()
+    };
+    let none = ChaosExperimentStatus::default();
+    let before = before.unwrap_or(&none);
+    let open = status.pods.iter().any(|pod| pod.state != PodState::Ended);
+    open && (planned(status) != planned(before)
+        || sent(status) > sent(before)
+        || status.condition(PREFLIGHT).is_some() != before.condition(PREFLIGHT).is_some())
 }
 
 /// One line for each decision that changes something.
@@ -241,4 +334,16 @@ pub(crate) fn on_error(uid: &str, error: &Error, context: &Context) -> Action {
     let after = context.backoff().failed(uid);
     warn!(uid, error = %error, retry_in = after.as_secs_f64(), "the pass failed");
     Action::requeue(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_cannot_be_asked_does_not_refuse() {
+        let words = "admission webhook \"policy.example.com\" does not support dry run".to_owned();
+        assert_eq!(answer(words.clone()), Preflight::Unknown(words));
+        assert!(matches!(answer("pods \"a\" is forbidden: violates PodSecurity".to_owned()), Preflight::Refused(_)));
+    }
 }

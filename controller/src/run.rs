@@ -1,11 +1,12 @@
 //! The controller's loop: what wakes it, and how it ends.
 
 use crate::{
-    api::ChaosExperiment,
+    api::{ChaosExperiment, PodState},
+    observe::FREEZE,
     reconcile::{self, Context, Error},
 };
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
     Api, Client, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
@@ -32,12 +33,15 @@ type Guarded = DeserializeGuard<ChaosExperiment>;
 pub async fn run(client: Client, context: Arc<Context>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
     let experiments = Api::<Guarded>::all(client.clone());
     // Every change of every pod, as metadata only: the pods themselves are read when they matter.
-    let pods = Api::<PartialObjectMeta<Pod>>::all(client);
+    let pods = Api::<PartialObjectMeta<Pod>>::all(client.clone());
     let controller = Controller::new(experiments, watcher::Config::default());
-    let store = controller.store();
+    let (store, frozen) = (controller.store(), controller.store());
+    let freeze = Api::<PartialObjectMeta<ConfigMap>>::namespaced(client, &context.settings().own_namespace);
+    let this_one = watcher::Config::default().fields(&format!("metadata.name={FREEZE}"));
     let controller = controller
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(CONCURRENT_EXPERIMENTS))
         .watches(pods, watcher::Config::default(), move |pod| followers(&store, &pod))
+        .watches(freeze, this_one, move |_| those(&frozen, is_under_way))
         .graceful_shutdown_on(shutdown);
     info!("watching ChaosExperiments in all namespaces");
     controller
@@ -54,15 +58,23 @@ pub async fn run(client: Client, context: Arc<Context>, shutdown: impl Future<Ou
     info!("stopped");
 }
 
+/// Whether something of the experiment is under way in a pod.
+fn is_under_way(object: &ChaosExperiment) -> bool {
+    object.status.iter().flat_map(|status| &status.pods).any(|entry| entry.state != PodState::Ended)
+}
+
 /// The experiments with a run under way in this pod.
 fn followers(store: &Store<Guarded>, pod: &PartialObjectMeta<Pod>) -> Vec<ObjectRef<Guarded>> {
     let follows = |object: &ChaosExperiment| {
-        let status = object.status.as_ref().filter(|status| !status.phase.is_some_and(crate::api::Phase::is_final));
-        let entries = status.into_iter().flat_map(|status| &status.pods);
-        object.namespace() == pod.namespace() && entries.into_iter().any(|entry| pod.metadata.name.as_ref() == Some(&entry.name))
+        let mut entries = object.status.iter().flat_map(|status| &status.pods).filter(|entry| entry.state != PodState::Ended);
+        entries.any(|entry| pod.metadata.name.as_ref() == Some(&entry.name) && pod.metadata.namespace.as_ref() == Some(&entry.namespace))
     };
+    those(store, follows)
+}
+
+fn those(store: &Store<Guarded>, wanted: impl Fn(&ChaosExperiment) -> bool) -> Vec<ObjectRef<Guarded>> {
     let objects = store.state();
-    objects.iter().filter(|object| object.0.as_ref().is_ok_and(follows)).map(|object| ObjectRef::from_obj(&**object)).collect()
+    objects.iter().filter(|object| object.0.as_ref().is_ok_and(&wanted)).map(|object| ObjectRef::from_obj(&**object)).collect()
 }
 
 async fn reconcile_guarded(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {

@@ -1,6 +1,6 @@
 //! Which pods an experiment may act on, and which of them it takes.
 
-use crate::order::rank;
+use crate::{machine::Settings, order::rank, words::some_of};
 use k8s_openapi::api::core::v1::Pod;
 use netloss_contract::CONTAINER_PREFIX;
 use std::{
@@ -35,6 +35,12 @@ pub struct Candidate {
     pub target: Target,
     /// Addresses of its node, of both families.
     pub host_ips: Vec<IpAddr>,
+    /// Its own first address.
+    pub ip: Option<String>,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Pods with the same one are made alike.
+    pub template: String,
     /// Why it may not be acted on, if so.
     pub skip: Option<Skip>,
 }
@@ -58,7 +64,14 @@ pub enum Skip {
     Excluded,
     /// An agent, with this container name, works in it or is about to.
     AgentActive(String),
+    /// It carries as many containers of netloss as a pod may: none of them can ever be taken out.
+    Full(usize),
 }
+
+/// Containers of netloss that a pod may carry. Each makes the pod's object larger for good.
+pub const CONTAINER_LIMIT: usize = 50;
+/// Of these, what is kept for stopping an agent and for taking away what it left.
+pub const RESERVED: usize = 2;
 
 impl fmt::Display for Skip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,6 +83,7 @@ impl fmt::Display for Skip {
             Self::Mirror => f.write_str("it is a static pod"),
             Self::Windows => f.write_str("it runs Windows"),
             Self::Excluded => write!(f, "it carries the label {EXCLUDE_LABEL}"),
+            Self::Full(count) => write!(f, "it carries {count} containers of netloss, which only a new pod is rid of: restart it"),
             Self::AgentActive(container) => write!(f, "another run is active in it (container {container})"),
         }
     }
@@ -86,7 +100,34 @@ impl Candidate {
             uid: text(&pod.metadata.uid),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         };
-        Self { target, host_ips: host_ips(pod), skip: skip(pod) }
+        let ready = is_ready(pod) && skip(pod).is_none_or(|skip| matches!(skip, Skip::AgentActive(_) | Skip::Full(_)));
+        Self { host_ips: host_ips(pod), ip: ip(pod), ready, template: template(pod), skip: skip(pod), target }
+    }
+}
+
+/// Whether the kubelet says so.
+#[must_use]
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// A pod's first address.
+#[must_use]
+pub fn ip(pod: &Pod) -> Option<String> {
+    pod.status.as_ref().and_then(|status| status.pod_ip.clone())
+}
+
+/// What made the pod, and from what: its controller and that one's template, as far as it shows.
+fn template(pod: &Pod) -> String {
+    let owner = pod.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    let labels = pod.metadata.labels.iter().flatten();
+    let hash = labels.filter(|(key, _)| matches!(key.as_str(), "pod-template-hash" | "controller-revision-hash")).map(|(_, value)| value);
+    let hash: Vec<&str> = hash.map(String::as_str).collect();
+    match owner {
+        Some(owner) => format!("{}/{}", owner.uid, hash.join("/")),
+        None => pod.metadata.uid.clone().unwrap_or_default(),
     }
 }
 
@@ -117,12 +158,100 @@ pub fn skip(pod: &Pod) -> Option<Skip> {
     .into_iter()
     .find_map(|(applies, skip)| applies.then_some(skip))
     .or_else(|| active_agent(pod).map(Skip::AgentActive))
+    .or_else(|| {
+        let count = containers(pod);
+        (count + RESERVED >= CONTAINER_LIMIT).then_some(Skip::Full(count))
+    })
+}
+
+/// How many containers of netloss a pod carries.
+#[must_use]
+pub fn containers(pod: &Pod) -> usize {
+    let all = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+    all.filter(|container| container.name.starts_with(CONTAINER_PREFIX)).count()
 }
 
 /// Whether labels of a pod or a namespace exclude it.
 #[must_use]
 pub fn is_excluded(labels: Option<&BTreeMap<String, String>>) -> bool {
     labels.and_then(|labels| labels.get(EXCLUDE_LABEL)).is_some_and(|value| value == "true")
+}
+
+/// What matters of a namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamespaceFacts {
+    /// Whether it carries [`EXCLUDE_LABEL`].
+    pub excluded: bool,
+    /// By what it is a production namespace, if it is.
+    pub production: Option<String>,
+    /// The value of [`ALLOW_FROM_ANNOTATION`].
+    pub allows_from: Option<String>,
+}
+
+/// Opens a namespace to experiments of others: their names with commas between them, or `*`.
+pub const ALLOW_FROM_ANNOTATION: &str = "chaos.gushchin.dev/allow-experiments-from";
+/// Marks a namespace as production with the value "true".
+pub const PRODUCTION_ANNOTATION: &str = "chaos.gushchin.dev/production";
+
+impl NamespaceFacts {
+    /// What matters of a namespace.
+    #[must_use]
+    pub fn of(name: &str, labels: Option<&BTreeMap<String, String>>, annotations: Option<&BTreeMap<String, String>>) -> Self {
+        let has = |map: Option<&BTreeMap<String, String>>, key: &str, value: &str| {
+            map.and_then(|map| map.get(key)).is_some_and(|is| is == value).then(|| format!("{key}: {value}"))
+        };
+        let mark = has(annotations, PRODUCTION_ANNOTATION, "true").map(|mark| format!("its annotation {mark}"));
+        let label = [("environment", "production"), ("env", "prod")].into_iter().find_map(|(key, value)| has(labels, key, value));
+        let is_named_so = ["prod", "production"].into_iter().any(|word| {
+            name == word
+                || name.strip_prefix(word).is_some_and(|rest| rest.starts_with('-'))
+                || name.strip_suffix(word).is_some_and(|rest| rest.ends_with('-'))
+        });
+        let production =
+            mark.or_else(|| label.map(|label| format!("its label {label}"))).or_else(|| is_named_so.then(|| "its name".to_owned()));
+        Self {
+            excluded: is_excluded(labels),
+            production,
+            allows_from: annotations.and_then(|annotations| annotations.get(ALLOW_FROM_ANNOTATION)).cloned(),
+        }
+    }
+
+    /// Whether it opens itself to experiments of that namespace.
+    #[must_use]
+    pub fn allows(&self, from: &str) -> bool {
+        self.allows_from.iter().flat_map(|names| names.split(',')).map(str::trim).any(|name| name == "*" || name == from)
+    }
+}
+
+/// Why no pod of the namespace may be acted on, if so, for an experiment of the namespace `own`.
+#[must_use]
+pub fn refusal(facts: &NamespaceFacts, namespace: &str, own: &str, allow_production: bool, settings: &Settings) -> Option<String> {
+    if namespace != own && !settings.trusts_admission && !facts.allows(own) {
+        return Some(format!(
+            "spec.namespace is \"{namespace}\", which is not open to experiments of the namespace \"{own}\": create the experiment in \"{namespace}\", \
+             or annotate that namespace with {ALLOW_FROM_ANNOTATION}: {own}"
+        ));
+    }
+    if facts.excluded {
+        return Some(format!("No eligible pods: the namespace \"{namespace}\" carries the label {EXCLUDE_LABEL}"));
+    }
+    let why = facts.production.as_ref().filter(|_| !allow_production)?;
+    Some(format!("\"{namespace}\" is a production namespace by {why}: set spec.allowProduction: true if it is meant"))
+}
+
+/// Why there is nobody to act on.
+#[must_use]
+pub fn no_eligible_pods(selector: &BTreeMap<String, String>, namespace: &str, pods: &[Candidate]) -> String {
+    let labels = selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+    if pods.is_empty() {
+        return format!("No eligible pods: none in the namespace \"{namespace}\" has the labels {labels}");
+    }
+    let first = pods.iter().filter_map(|pod| pod.skip.as_ref().map(|skip| format!("{}: {skip}", pod.target.name)));
+    let reasons = some_of(first);
+    format!(
+        "No eligible pods: none of the {} in the namespace \"{namespace}\" with the labels {labels} may be acted on ({reasons})",
+        pods.len()
+    )
 }
 
 /// The name of an agent's container that has not ended. One without a state yet is about to start.
@@ -209,7 +338,15 @@ mod tests {
 
     fn candidates(count: usize) -> Vec<Candidate> {
         let target = |n: usize| Target { namespace: "n".to_owned(), name: format!("p{n}"), uid: format!("uid-{n}"), node: None };
-        (0..count).map(|n| Candidate { target: target(n), host_ips: vec![], skip: (n % 5 == 4).then_some(Skip::Excluded) }).collect()
+        let candidate = |n| Candidate {
+            target: target(n),
+            host_ips: vec![],
+            ip: None,
+            ready: true,
+            template: String::new(),
+            skip: (n % 5 == 4).then_some(Skip::Excluded),
+        };
+        (0..count).map(candidate).collect()
     }
 
     #[test]

@@ -20,6 +20,12 @@ pub fn stop_container_name(uid: &str, run: u32, attempt: u32) -> String {
     format!("{}-stop", container_name(uid, run, attempt))
 }
 
+/// The name of the container that takes away what an agent may have left, in the same pod.
+#[must_use]
+pub fn repair_container_name(uid: &str, run: u32, attempt: u32) -> String {
+    format!("{}-repair", container_name(uid, run, attempt))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,7 +36,8 @@ mod tests {
         assert_eq!(container_name(uid, 1, 1), "network-loss-1b4e28ba2fa1-r1-a1");
         assert_ne!(container_name(uid, 1, 2), container_name(uid, 2, 1));
         assert_eq!(stop_container_name(uid, 1, 1), "network-loss-1b4e28ba2fa1-r1-a1-stop");
-        let longest = stop_container_name(uid, u32::MAX, u32::MAX);
+        assert_eq!(repair_container_name(uid, 1, 1), "network-loss-1b4e28ba2fa1-r1-a1-repair");
+        let longest = repair_container_name(uid, u32::MAX, u32::MAX);
         assert!(longest.len() <= 63 && longest.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'), "{longest}");
     }
 }

@@ -26,7 +26,7 @@ mod run_id;
 mod span;
 
 pub use args::{BackendChoice, CleanupArgs, Direction, Filters, Meant, RunArgs, StopArgs};
-pub use container::{CONTAINER_PREFIX, container_name, stop_container_name};
+pub use container::{CONTAINER_PREFIX, container_name, repair_container_name, stop_container_name};
 pub use control::{REQUEST_LIMIT, Request};
 pub use endpoint::{Endpoint, Protocol};
 pub use estimate::{Interval, Traffic, wilson};

@@ -5,12 +5,12 @@
 
 mod action;
 mod crd;
+mod pod;
 mod spec;
 mod status;
-mod unserved;
 
 pub use action::Action;
 pub use crd::{crd, crd_yaml};
-pub use spec::{ChaosExperiment, ChaosExperimentSpec, LossModelSpec, MAX_LOSS_PERCENTAGE};
-pub use status::{AskedLoss, ChaosExperimentStatus, ObservedLoss, Outcome, Phase, PodState, PodStatus, StopContainer};
-pub use unserved::unserved;
+pub use pod::{AskedLoss, ObservedLoss, Outcome, PodState, PodStatus, SentContainer};
+pub use spec::{ChaosExperiment, ChaosExperimentSpec, LossModelSpec, MAX_LOSS_PERCENTAGE, RetryBackoff, TimeWindow, WindowKind};
+pub use status::{ChaosExperimentStatus, PREFLIGHT, Phase, RECOVERED, Stopping};

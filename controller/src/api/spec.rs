@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, clippy::duplicated_attributes)]
 
 use super::{Action, ChaosExperimentStatus};
+use crate::order::rank;
 use kube::{CustomResource, KubeSchema};
 use netloss_contract::{BackendChoice, Direction};
 use schemars::{Schema, SchemaGenerator, json_schema};
@@ -53,13 +54,17 @@ pub const MAX_LOSS_PERCENTAGE: f64 = 40.0;
     validation = Rule::new("self.lossPercentage <= 40.0 || (has(self.allowHighLoss) && self.allowHighLoss)")
         .message("spec.lossPercentage above 40 needs your consent: lower it, or set spec.allowHighLoss: true")
         .field_path(".lossPercentage"),
+    validation = Rule::new("oldSelf.action != 'pod-network-loss' || self.action == 'pod-network-loss'")
+        .message("spec.action cannot be changed from pod-network-loss: its run could not be stopped; create another experiment")
+        .field_path(".action"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ChaosExperimentSpec {
     /// What to do. netloss serves pod-network-loss; objects of the other actions belong to k8s-chaos and are not touched.
     pub action: Action,
 
-    /// The namespace of the pods. Left out it is the experiment's own, and only that one is allowed.
+    /// The namespace of the pods; left out it is the experiment's own. Another one is for those who may patch pods/ephemeralcontainers there,
+    /// or has to be opened by its annotation chaos.gushchin.dev/allow-experiments-from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
@@ -125,7 +130,8 @@ pub struct ChaosExperimentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub require_guarded: Option<bool>,
 
-    /// Consent to production namespaces, which netloss does not tell apart yet.
+    /// Consent to a production namespace: annotated chaos.gushchin.dev/production: "true", labelled environment: production or env: prod,
+    /// or named prod, production, prod-…, …-prod, production-… or …-production.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_production: Option<bool>,
 
@@ -133,51 +139,51 @@ pub struct ChaosExperimentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_high_loss: Option<bool>,
 
-    /// Hold the experiment. Not served yet: a run that sets it is refused.
+    /// Hold the experiment: a run is stopped, and what is left of its duration begins when this is false again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
 
-    /// Stop when fewer than so many targets are ready. Not served yet: a run that sets it is refused.
+    /// End the run when fewer than so many of the pods with these labels are ready; begin none with fewer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i32", range(min = 1))]
     pub abort: Option<u32>,
 
-    /// How often a failed run is repeated: 0 to 10. netloss does not repeat runs yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// How often a run in which no pod got any loss is tried again: 0 to 10.
+    #[serde(default = "default_max_retries")]
     #[schemars(with = "i32", range(min = 0, max = 10))]
-    pub max_retries: Option<u32>,
+    pub max_retries: u32,
 
-    /// How the pause between repetitions grows. netloss does not repeat runs yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("enum" = ["exponential", "fixed"]))]
-    pub retry_backoff: Option<String>,
+    /// How the wait between retries grows: exponential (doubled each time, to at most an hour) or fixed.
+    #[serde(default)]
+    pub retry_backoff: RetryBackoff,
 
-    /// The pause before the first repetition. netloss does not repeat runs yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
-    pub retry_delay: Option<String>,
+    /// The wait before the first retry: whole numbers with h, m or s.
+    #[serde(default = "default_retry_delay")]
+    #[schemars(length(max = 32), regex(pattern = r"^([0-9]+(s|m|h))+$"))]
+    pub retry_delay: String,
 
-    /// When to run, as cron has it. Not served yet: a run that sets it is refused.
+    /// When to run, as cron has it: minute, hour, day of month, month, day of week, and a time zone if it is not UTC; or @hourly, @daily,
+    /// @weekly, @monthly, @yearly. Left out, there is one run, at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(min = 1, max = 256))]
     pub schedule: Option<String>,
 
-    /// How long the whole experiment may take. Not served yet: a run that sets it is refused.
+    /// How long a whole run may take, with everything in it: attempts, retries, pauses. It repeats nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 32), regex(pattern = r"^([0-9]+(s|m|h))+$"))]
     pub experiment_duration: Option<String>,
 
-    /// When runs are allowed. Not served yet: a run that sets it is refused.
+    /// When loss is allowed: a run waits for one of these to open, and its loss ends with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "windows_schema")]
-    pub time_windows: Option<Vec<serde_json::Value>>,
+    #[schemars(length(max = 100))]
+    pub time_windows: Option<Vec<TimeWindow>>,
 
-    /// When runs are not allowed. Not served yet: a run that sets it is refused.
+    /// When loss is not allowed, whatever timeWindows says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "windows_schema")]
-    pub maintenance_windows: Option<Vec<serde_json::Value>>,
+    #[schemars(length(max = 100))]
+    pub maintenance_windows: Option<Vec<TimeWindow>>,
 
-    /// Experiments that have to be over before. Not served yet: a run that sets it is refused.
+    /// Names of experiments in the same namespace that have to be Completed before this one begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
     pub depends_on: Option<Vec<String>>,
@@ -296,17 +302,65 @@ pub struct LossModelSpec {
     pub probabilities: Option<Vec<f64>>,
 }
 
+/// A span of time, once or each week.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TimeWindow {
+    /// Recurring: each day, or each week on daysOfWeek. Absolute: once.
+    #[serde(rename = "type")]
+    pub kind: WindowKind,
+    /// Its begin: HH:MM if recurring, RFC 3339 (such as 2026-11-24T09:00:00Z) if absolute.
+    pub start: String,
+    /// Its end, not included. Recurring, an end that is not after the start is on the next day.
+    pub end: String,
+    /// The time zone of a recurring window by its IANA name, such as Europe/Berlin; left out it is UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+    /// The days on which a recurring window begins: Mon, Tue, Wed, Thu, Fri, Sat, Sun; left out it is each of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 7))]
+    pub days_of_week: Option<Vec<String>>,
+}
+
+/// Whether a window comes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(inline)]
+#[allow(missing_docs)] // explained at `TimeWindow::kind`, where users see it
+pub enum WindowKind {
+    Recurring,
+    Absolute,
+}
+
+/// How the wait between retries grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+#[allow(missing_docs)] // explained at `ChaosExperimentSpec::retry_backoff`
+pub enum RetryBackoff {
+    #[default]
+    Exponential,
+    Fixed,
+}
+
 impl ChaosExperimentSpec {
+    /// Where its pods are: an experiment's own namespace unless the spec names another.
+    #[must_use]
+    pub fn target_namespace<'a>(&'a self, own: &'a str) -> &'a str {
+        self.namespace.as_deref().unwrap_or(own)
+    }
+
+    /// Tells versions of a spec apart, but for `paused`, which asks for no other run.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let spec = Self { paused: None, ..self.clone() };
+        format!("{:016x}", rank(&[&serde_json::to_string(&spec).unwrap_or_default()]))
+    }
+
     /// In percent, by whichever of its two names it was given.
     #[must_use]
     pub fn correlation_percentage(&self) -> f64 {
         self.correlation.or(self.loss_correlation).unwrap_or(0.0)
     }
-}
-
-/// Whatever k8s-chaos has in them is kept: what this version does not serve it need not understand.
-fn windows_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "array", "maxItems": 100, "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } })
 }
 
 fn backend_schema(_: &mut SchemaGenerator) -> Schema {
@@ -316,6 +370,14 @@ fn backend_schema(_: &mut SchemaGenerator) -> Schema {
 
 fn default_count() -> u32 {
     1
+}
+
+fn default_max_retries() -> u32 {
+    3
+}
+
+fn default_retry_delay() -> String {
+    "30s".to_owned()
 }
 
 fn default_loss_percentage() -> f64 {

@@ -3,8 +3,9 @@
 //! `pods[]` is the write-ahead log of injections (docs/ARCHITECTURE.md, invariant 4). What an agent is to be told is frozen there
 //! before its pod is patched, and only these frozen values are ever used.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_contract::{Direction, PerDirection, Traffic};
+use super::PodStatus;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +13,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ChaosExperimentStatus {
-    /// Pending: agents are being put into pods. Running: in at least one pod the loss is or was in place. Completed: every agent
-    /// has ended. Failed: it is over, and no pod is known to have had any loss.
+    /// Pending: agents are being put into pods, or something is waited for. Running: in at least one pod the loss is or was in
+    /// place. Paused: held by spec.paused. Completed: every agent has ended. Failed: it is over, and no pod is known to have had any
+    /// loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
 
@@ -29,14 +31,36 @@ pub struct ChaosExperimentStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Time>,
 
-    /// Number of this run, from 1: one for each applied version of the spec.
+    /// When the last attempt of a run was planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_run_time: Option<Time>,
+
+    /// Number of this run, from 1: one for each applied version of the spec, or for each time of its schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i64>")]
     pub run: Option<u32>,
 
-    /// The metadata.generation that this run was planned from.
+    /// Number of the attempt within the run, from 1: a retry or a resumption is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i64>")]
+    pub attempt: Option<u32>,
+
+    /// The metadata.generation that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+
+    /// A fingerprint of the spec that this run was planned from, without paused, by which an edit is told from a pause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_spec: Option<String>,
+
+    /// Why the run is ended before its time, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopping: Option<Stopping>,
+
+    /// Preflight: whether the API server admits the agent. Recovered: whether no loss of this experiment is in any pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
 
     /// The pods in which an agent was put, as namespace/pod:container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -47,31 +71,32 @@ pub struct ChaosExperimentStatus {
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub pods: Vec<PodStatus>,
 
-    /// Of another action or a feature that k8s-chaos serves; netloss leaves it as it is.
+    /// How often this run was tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry_count: Option<i32>,
+    #[schemars(with = "Option<i32>")]
+    pub retry_count: Option<u32>,
 
-    /// Of another action or a feature that k8s-chaos serves; netloss leaves it as it is.
+    /// Why the last attempt failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 
-    /// Of another action or a feature that k8s-chaos serves; netloss leaves it as it is.
+    /// When the run is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_retry_time: Option<Time>,
 
-    /// Of another action or a feature that k8s-chaos serves; netloss leaves it as it is.
+    /// The time of the schedule that this run is of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_scheduled_time: Option<Time>,
 
-    /// Of another action or a feature that k8s-chaos serves; netloss leaves it as it is.
+    /// When the schedule has the next run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_scheduled_time: Option<Time>,
 
-    /// Of another action or a feature that k8s-chaos serves; netloss leaves it as it is.
+    /// Of another action, which k8s-chaos serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cordoned_nodes: Option<Vec<String>>,
 
-    /// Of another action or a feature that k8s-chaos serves; netloss leaves it as it is.
+    /// Of another action, which k8s-chaos serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tainted_nodes: Option<Vec<String>>,
 }
@@ -85,6 +110,7 @@ pub enum Phase {
     Running,
     Completed,
     Failed,
+    Paused,
 }
 
 impl Phase {
@@ -95,192 +121,62 @@ impl Phase {
     }
 }
 
-/// One pod of a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PodStatus {
-    /// The pod's namespace.
-    pub namespace: String,
-    /// The pod's name.
-    pub name: String,
-    /// The pod's uid: a later pod of the same name is another pod.
-    pub uid: String,
-    /// The node that the pod runs on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<String>,
-
-    /// Name of the agent's container. Frozen.
-    pub container: String,
-    /// The agent's image. Frozen.
-    pub image: String,
-    /// The agent's arguments. Frozen.
-    pub argv: Vec<String>,
-    /// When the loss ends at the latest, whenever it began. Frozen.
-    pub deadline: Time,
-    /// Number of the attempt on this pod within the run, from 1. Frozen.
-    #[schemars(with = "i64")]
-    pub attempt: u32,
-    /// What the agent is asked for. Frozen.
-    pub asked: AskedLoss,
-    /// The container that is sent after the agent to stop it, if it is to be stopped. Frozen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop: Option<StopContainer>,
-
-    /// How far it has come.
-    pub state: PodState,
-    /// The interface that the agent put the loss on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interface: Option<String>,
-    /// How the agent put the loss into the kernel.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backend: Option<String>,
-    /// True where a killed agent would leave the loss in place.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unguarded: Option<bool>,
-    /// When the loss was in place, by the node's clock.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub applied_at: Option<Time>,
-    /// What the agent's counters last said, for each direction asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed: Option<ObservedLoss>,
-
-    /// How it ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<Outcome>,
-    /// When it was seen to have ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended_at: Option<Time>,
-    /// What there is to say about it, in words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
-}
-
-impl PodStatus {
-    /// Whether the loss is known to have been in place at some time.
-    #[must_use]
-    pub fn was_applied(&self) -> bool {
-        self.applied_at.is_some()
-    }
-
-    /// Whether the kernel ends the loss where the agent cannot.
-    #[must_use]
-    pub fn ends_by_itself(&self) -> bool {
-        self.unguarded == Some(false)
-    }
-
-    /// `namespace/name`, as messages name a pod.
-    #[must_use]
-    pub fn display_name(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
-    }
-}
-
-/// The container that stops an agent before its time is over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct StopContainer {
-    /// Its name.
-    pub container: String,
-    /// Its arguments.
-    pub argv: Vec<String>,
-}
-
-/// How far the agent in a pod has come. It only ever moves forward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+/// Why a run is ended before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
-pub enum PodState {
-    /// Written down; the pod may or may not have been patched.
-    Planned,
-    /// The agent's container is in the pod's spec.
-    Injected,
-    /// The agent has reported that the loss is in place.
-    Applied,
-    /// Over; `outcome` says how.
-    Ended,
+pub enum Stopping {
+    /// The experiment was deleted.
+    Deleted,
+    /// The spec was edited; a new run begins afterwards.
+    Edited,
+    /// spec.paused is true; what is left of the run begins when it no longer is.
+    Paused,
+    /// Fewer targets are ready than spec.abort allows.
+    Aborted,
+    /// All experiments are frozen.
+    Frozen,
 }
 
-/// How it ended in a pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-#[schemars(inline)]
-pub enum Outcome {
-    /// The loss lasted as asked, and the agent has verified that it is gone.
-    Clean,
-    /// The agent has verified that the loss is gone, but it lasted less than 90 % of the duration.
-    Shortened,
-    /// The agent has verified that the loss is gone, but it was in force for less than 95 % of the time: the agent was starved.
-    Degraded,
-    /// There was an error; the pod is as it was before.
-    Failed,
-    /// The agent did nothing: it was not put into the pod, or it did not start before the deadline.
-    NeverStarted,
-    /// The pod ended or was replaced, and its network, with whatever was in it, is gone.
-    PodEnded,
-    /// The agent did not say how it ended: loss may remain in the pod where it was unguarded.
-    Unknown,
-}
-
-impl Outcome {
-    /// Whether the loss was in place and is known to be gone, or the pod is.
+impl Stopping {
+    /// In words, as in "the experiment was deleted before the agent could be put in".
     #[must_use]
-    pub fn is_recovery(self) -> bool {
-        matches!(self, Self::Clean | Self::Shortened | Self::Degraded | Self::PodEnded)
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Deleted => "the experiment was deleted",
+            Self::Edited => "the spec was edited",
+            Self::Paused => "the experiment was paused",
+            Self::Aborted => "too few of the targets are ready",
+            Self::Frozen => "all experiments were frozen",
+        }
     }
 }
 
-/// What the agent is asked for: not a measurement.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct AskedLoss {
-    /// In percent, for each direction.
-    pub loss_percentage: f64,
-    /// In percent.
-    pub correlation: f64,
-    /// Which way.
-    #[schemars(schema_with = "super::spec::direction_schema")]
-    pub direction: Direction,
-    /// How long, from when the loss is in place.
-    pub duration: String,
-}
+/// The condition that says whether the API server admits the agent.
+pub const PREFLIGHT: &str = "Preflight";
+/// The condition that says whether no loss of this experiment is in any pod.
+pub const RECOVERED: &str = "Recovered";
 
-/// What the agent counted, for each direction asked for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ObservedLoss {
-    /// Packets that the pod sent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub egress: Option<ObservedTraffic>,
-    /// Packets that the pod received.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ingress: Option<ObservedTraffic>,
-}
-
-/// Counters of one direction, from the moment that the loss was in place.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-#[schemars(inline)]
-pub struct ObservedTraffic {
-    /// Packets that met the loss, dropped ones included.
-    #[schemars(with = "i64")]
-    pub packets: u64,
-    /// Packets that it dropped.
-    #[schemars(with = "i64")]
-    pub dropped: u64,
-    /// The share that was lost, in percent, to two decimals; absent where no packet came.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub loss_percentage: Option<f64>,
-}
-
-impl From<Traffic> for ObservedTraffic {
-    fn from(traffic: Traffic) -> Self {
-        let loss_percentage = traffic.observed_percentage.map(|percent| (percent * 100.0).round() / 100.0);
-        Self { packets: traffic.packets, dropped: traffic.dropped, loss_percentage }
+impl ChaosExperimentStatus {
+    /// The condition of this type.
+    #[must_use]
+    pub fn condition(&self, type_: &str) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.type_ == type_)
     }
-}
 
-impl From<PerDirection<Traffic>> for ObservedLoss {
-    fn from(traffic: PerDirection<Traffic>) -> Self {
-        Self { egress: traffic.egress.map(Into::into), ingress: traffic.ingress.map(Into::into) }
+    /// Sets a condition. Its time is that of its last change between true, false and unknown.
+    pub fn set_condition(&mut self, type_: &str, status: &str, reason: &str, message: &str, now: Timestamp) {
+        let kept = self.condition(type_).filter(|before| before.status == status).map(|before| before.last_transition_time.clone());
+        let condition = Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            last_transition_time: kept.unwrap_or(Time(now)),
+            observed_generation: self.observed_generation,
+        };
+        self.conditions.retain(|before| before.type_ != type_);
+        self.conditions.push(condition);
+        self.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
     }
 }

@@ -10,6 +10,7 @@ use crate::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use netloss_contract::{Applied, Backend, Event, ExitCode, Failed, Record, Removed, Ttl};
+use std::time::Duration;
 
 /// The share of the duration under which a loss counts as shortened.
 const SHORTENED_BELOW: f64 = 0.9;
@@ -37,15 +38,15 @@ pub(super) fn conclude(pod: &mut PodStatus, exit_code: i32, reason: Option<&str>
             let since = SignedDuration::try_from_secs_f64(-heartbeat.elapsed_seconds).ok().and_then(|elapsed| at.checked_add(elapsed).ok());
             pod.applied_at = pod.applied_at.take().or_else(|| since.map(Time));
             pod.observed = Some(heartbeat.traffic.into());
-            (Outcome::Unknown, Some(killed(pod, exit_code, reason)))
+            (Outcome::Unknown, Some(killed(exit_code, reason)))
         }
         Some((at, Event::Applied(applied))) => {
             mark_applied(pod, at, applied);
-            (Outcome::Unknown, Some(killed(pod, exit_code, reason)))
+            (Outcome::Unknown, Some(killed(exit_code, reason)))
         }
         // The others are not of a run, whoever wrote them there.
         Some((_, Event::Status(_) | Event::Stopped(_) | Event::Cleaned(_) | Event::Planned(_) | Event::Checked(_))) | None => {
-            of_exit_code(pod, exit_code, reason, words)
+            of_exit_code(exit_code, reason, words)
         }
     };
     pod.state = PodState::Ended;
@@ -59,6 +60,7 @@ fn of_removed(pod: &mut PodStatus, removed: &Removed) -> (Outcome, Option<String
     pod.backend = Some(backend(removed.backend));
     pod.unguarded = Some(removed.backend.unguarded());
     pod.observed = Some(removed.traffic.into());
+    pod.loss_seconds = Some((removed.elapsed_seconds * 10.0).round() / 10.0);
     let asked = pod.asked.duration.parse::<Ttl>().map_or(0.0, |ttl| ttl.duration().as_secs_f64());
     let cause = serde_json::to_value(removed.cause).ok().and_then(|cause| cause.as_str().map(str::to_owned)).unwrap_or_default();
     if removed.elapsed_seconds < SHORTENED_BELOW * asked {
@@ -75,17 +77,31 @@ fn of_removed(pod: &mut PodStatus, removed: &Removed) -> (Outcome, Option<String
     (Outcome::Clean, drift)
 }
 
+/// What a pause has left of the duration, if anything.
+pub(super) fn remaining(pod: &PodStatus) -> Option<String> {
+    match pod.outcome? {
+        Outcome::NeverStarted => Some(pod.asked.duration.clone()),
+        Outcome::Shortened => {
+            let asked = pod.asked.duration.parse::<Ttl>().ok()?.duration();
+            let lasted = Duration::try_from_secs_f64(pod.loss_seconds?).ok()?;
+            let left = asked.checked_sub(lasted)?.as_secs_f64().round();
+            Ttl::try_from(Duration::try_from_secs_f64(left).ok()?).ok().map(|left| left.to_string())
+        }
+        _ => None,
+    }
+}
+
 fn of_failed(failed: &Failed) -> (Outcome, Option<String>) {
     let message = brief(&failed.message);
     if failed.exit == ExitCode::Incomplete || !failed.left.is_empty() {
         let left = brief(&failed.left.join("; "));
-        return (Outcome::Unknown, Some(format!("{message}; loss may remain until the pod ends: {left}")));
+        return (Outcome::Unknown, Some(format!("{message}: {left}")));
     }
     let outcome = if failed.exit == ExitCode::DeadlinePassed { Outcome::NeverStarted } else { Outcome::Failed };
     (outcome, Some(message))
 }
 
-fn of_exit_code(pod: &PodStatus, exit_code: i32, reason: Option<&str>, words: Option<&str>) -> (Outcome, Option<String>) {
+fn of_exit_code(exit_code: i32, reason: Option<&str>, words: Option<&str>) -> (Outcome, Option<String>) {
     let words = words.map(brief).filter(|words| !words.is_empty());
     // The runtime's names for a process that could not be started at all.
     if matches!(reason, Some("StartError" | "ContainerCannotRun")) {
@@ -101,21 +117,16 @@ fn of_exit_code(pod: &PodStatus, exit_code: i32, reason: Option<&str>, words: Op
         Some(ExitCode::Failed) => "the agent failed and undid what it had done",
         // The last two are not of a run either.
         Some(ExitCode::Done | ExitCode::Incomplete | ExitCode::OtherRun | ExitCode::Unresponsive) | None => {
-            return (Outcome::Unknown, Some(killed(pod, exit_code, reason)));
+            return (Outcome::Unknown, Some(killed(exit_code, reason)));
         }
     };
     let words = words.map(|words| format!(": {words}")).unwrap_or_default();
     (Outcome::Failed, Some(format!("{meaning} (exit code {exit_code}, no report){words}")))
 }
 
-fn killed(pod: &PodStatus, exit_code: i32, reason: Option<&str>) -> String {
+fn killed(exit_code: i32, reason: Option<&str>) -> String {
     let reason = reason.map(|reason| format!(", {}", brief(reason))).unwrap_or_default();
-    let consequence = if pod.ends_by_itself() {
-        "the kernel ends a guarded loss without it, within seconds at the latest"
-    } else {
-        "loss may remain until the pod ends"
-    };
-    format!("the agent ended without its report (exit code {exit_code}{reason}): {consequence}")
+    format!("the agent ended without its report (exit code {exit_code}{reason})")
 }
 
 /// As the reports spell it.

@@ -1,7 +1,7 @@
 //! What is told on experiments and pods, made of transitions: each is told once, after it was written down.
 
 use crate::{
-    api::{ChaosExperimentStatus, Outcome, Phase, PodState, PodStatus},
+    api::{ChaosExperimentStatus, Outcome, PREFLIGHT, Phase, PodState, PodStatus},
     targets::{Candidate, Target},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -82,12 +82,27 @@ pub(super) fn of_transition(before: &PodStatus, after: &PodStatus, adopted: bool
         let interface = after.interface.as_deref().unwrap_or("its network");
         events.push(on_pod(Severity::Normal, "Applied", format!("Packet loss of {}% is in place on {interface}", asked.loss_percentage)));
     }
+    if before.repair.is_none() && after.repair.is_some() {
+        let message = after.message.as_deref().unwrap_or_default();
+        events.push(on_pod(Severity::Warning, "Repairing", format!("What the agent may have left is looked for: {message}")));
+    }
+    if before.silent != Some(true) && after.silent == Some(true) {
+        let note = format!("Pod {}: the agent has reported nothing for more than three heartbeats", after.name);
+        events.push(EventRecord {
+            about: About::ExperimentFor(target.clone()),
+            severity: Severity::Warning,
+            reason: "HeartbeatMissed",
+            note,
+        });
+    }
     if let Some(outcome) = after.outcome.filter(|_| before.state != PodState::Ended) {
         let message = after.message.as_deref().unwrap_or("as asked for");
         let (severity, reason, note) = match outcome {
             Outcome::Clean | Outcome::Shortened | Outcome::Degraded => {
                 (Severity::Normal, "Recovered", format!("Packet loss is gone: {message}"))
             }
+            Outcome::Repaired => (Severity::Warning, "Repaired", format!("Packet loss is gone: {message}")),
+            Outcome::SandboxRecreated => (Severity::Normal, "Recovered", format!("Packet loss is gone: {message}")),
             Outcome::PodEnded => (Severity::Normal, "PodEnded", format!("Packet loss ended with the pod: {message}")),
             Outcome::NeverStarted => (Severity::Warning, "NeverStarted", format!("No packet loss: {message}")),
             Outcome::Failed => (Severity::Warning, "Failed", format!("No packet loss: {message}")),
@@ -120,15 +135,38 @@ pub(super) fn clock_skew(pod: &PodStatus, planned: Timestamp, applied: Timestamp
     })
 }
 
+/// A run of the schedule that does not take place.
+pub(super) fn missed(due: Timestamp, because: &str) -> EventRecord {
+    let note = format!("The run of {due} was skipped: {because}");
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "MissedRun", note }
+}
+
+/// That a run is tried again.
+pub(super) fn retry(message: &str) -> EventRecord {
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "Retry", note: message.to_owned() }
+}
+
 /// What happened to the run as a whole.
-pub(super) fn of_phase(before: &ChaosExperimentStatus, after: &ChaosExperimentStatus) -> Option<EventRecord> {
-    let (severity, reason) = match after.phase.filter(|_| before.phase != after.phase)? {
-        Phase::Pending => return None,
-        Phase::Running => (Severity::Normal, "Applied"),
-        Phase::Completed => (Severity::Normal, "Recovered"),
-        Phase::Failed => (Severity::Warning, "Failed"),
+pub(super) fn of_run(before: &ChaosExperimentStatus, after: &ChaosExperimentStatus) -> Vec<EventRecord> {
+    let record = |severity, reason, note| EventRecord { about: About::Experiment, severity, reason, note };
+    let mut events = Vec::new();
+    if let (None, Some(why)) = (before.stopping, after.stopping) {
+        events.push(record(Severity::Normal, "Stopping", format!("The run is stopped: {}", why.words())));
+    }
+    let refused =
+        |status: &ChaosExperimentStatus| status.condition(PREFLIGHT).filter(|is| is.status == "False").map(|is| is.message.clone());
+    if let (None, Some(words)) = (refused(before), refused(after)) {
+        events.push(record(Severity::Warning, "PreflightRefused", words));
+    }
+    let of_phase = match after.phase.filter(|_| before.phase != after.phase) {
+        None | Some(Phase::Pending) => None,
+        Some(Phase::Running) => Some((Severity::Normal, "Applied")),
+        Some(Phase::Completed) => Some((Severity::Normal, "Recovered")),
+        Some(Phase::Paused) => Some((Severity::Normal, "Paused")),
+        Some(Phase::Failed) => Some((Severity::Warning, "Failed")),
     };
-    Some(EventRecord { about: About::Experiment, severity, reason, note: after.message.clone().unwrap_or_default() })
+    events.extend(of_phase.map(|(severity, reason)| record(severity, reason, after.message.clone().unwrap_or_default())));
+    events
 }
 
 fn target(pod: &PodStatus) -> Target {

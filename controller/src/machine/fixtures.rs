@@ -23,12 +23,18 @@ pub(crate) fn entry() -> PodStatus {
         deadline: Time(at(0)),
         attempt: 1,
         asked: AskedLoss { loss_percentage: 10.0, correlation: 0.0, direction: Direction::Both, duration: "30s".to_owned() },
+        template: None,
+        pod_ip: None,
         stop: None,
+        repair: None,
         state: PodState::Planned,
         interface: None,
         backend: None,
         unguarded: None,
         applied_at: None,
+        silent: None,
+        loss_seconds: None,
+        remaining: None,
         observed: None,
         outcome: None,
         ended_at: None,
@@ -102,10 +108,10 @@ pub(crate) fn removed() -> Event {
     })
 }
 
-/// What a user of the defaults asks for.
+/// What a user of the defaults asks for, but for retries.
 pub(crate) fn spec() -> ChaosExperimentSpec {
     serde_json::from_value(serde_json::json!({
-        "action": "pod-network-loss", "selector": { "app": "web" }, "duration": "30s", "lossPercentage": 10, "count": 2,
+        "action": "pod-network-loss", "selector": { "app": "web" }, "duration": "30s", "lossPercentage": 10, "count": 2, "maxRetries": 0,
     }))
     .unwrap()
 }
@@ -117,28 +123,63 @@ pub(crate) fn settings() -> Settings {
 
 /// The experiment `uid` in the namespace `n`.
 pub(crate) fn experiment<'a>(spec: &'a ChaosExperimentSpec, status: Option<&'a ChaosExperimentStatus>) -> Experiment<'a> {
-    Experiment { namespace: "n", uid: "uid", generation: 1, deleting: false, spec, status }
+    Experiment { namespace: "n", uid: "uid", generation: 1, deleting: false, finalized: true, spec, status }
 }
 
 /// Eligible pods p0, p1 …, and their uids.
 pub(crate) fn candidates(count: usize) -> Vec<Candidate> {
     let target = |n| Target { namespace: "n".to_owned(), name: format!("p{n}"), uid: format!("pod-uid-{n}"), node: None };
-    (0..count).map(|n| Candidate { target: target(n), host_ips: vec!["172.18.0.2".parse().unwrap()], skip: None }).collect()
+    let candidate = |n| Candidate {
+        target: target(n),
+        host_ips: vec!["172.18.0.2".parse().unwrap()],
+        ip: None,
+        ready: true,
+        template: "template".to_owned(),
+        skip: None,
+    };
+    (0..count).map(candidate).collect()
 }
 
-/// A planned run.
+/// A namespace with these pods in it.
+pub(crate) fn surroundings(pods: Vec<Candidate>) -> Observed {
+    Observed::Surroundings(Surroundings { pods, ..Surroundings::default() })
+}
+
+/// These pods of a run.
+pub(crate) fn pods(views: BTreeMap<String, PodView>) -> Observed {
+    Observed::Pods(Pods { views, ..Pods::default() })
+}
+
+/// A planned run that the API server would admit.
 pub(crate) fn planned(spec: &ChaosExperimentSpec, pods: usize) -> ChaosExperimentStatus {
-    let observed = Observed::Candidates { namespace_excluded: false, pods: candidates(pods) };
-    decide(&experiment(spec, None), &observed, at(0), &settings()).status.unwrap()
+    let mut status = decide(&experiment(spec, None), &surroundings(candidates(pods)), at(0), &settings()).status.unwrap();
+    status.set_condition(crate::api::PREFLIGHT, "True", "Admitted", "", at(0));
+    status
+}
+
+/// What is seen of an agent of a planned pod.
+pub(crate) fn agent_view(entry: &PodStatus, state: AgentState, log: AgentLog) -> AgentView {
+    AgentView { args: entry.argv.clone(), state, log, stop: None, repair: None }
+}
+
+/// An agent of a planned pod.
+pub(crate) fn present(agent: AgentView) -> PodView {
+    PodView::Present { skip: None, new_sandbox: false, agent: Some(Box::new(agent)) }
 }
 
 /// An agent of a planned pod, in this state.
 pub(crate) fn agent(entry: &PodStatus, state: AgentState) -> PodView {
-    PodView::Present { skip: None, agent: Some(AgentView { args: entry.argv.clone(), state, log: AgentLog::Silent, stop: None }) }
+    present(agent_view(entry, state, AgentLog::Silent))
+}
+
+/// A log that says that the loss is in place.
+pub(crate) fn log_of(applied: Event, since: Timestamp) -> AgentLog {
+    let Event::Applied(applied) = applied else { panic!("{applied:?}") };
+    AgentLog::Applied(since, Box::new(applied))
 }
 
 /// A pod without an agent.
-pub(crate) const BARE: PodView = PodView::Present { skip: None, agent: None };
+pub(crate) const BARE: PodView = PodView::Present { skip: None, new_sandbox: false, agent: None };
 
 /// An agent that ended.
 pub(crate) fn terminated(exit_code: i32, last: Option<Event>) -> AgentState {

@@ -1,29 +1,29 @@
-//! A run that is under way: one step for each of its pods.
+//! A run that is under way: why it is ended early, what each of its pods needs, and what that makes of the whole.
 
-use super::{AgentLog, AgentState, AgentView, Decision, Experiment, PodView, Settings, conclude, events, summary};
+use super::{
+    Decision, Experiment, Pods, Preflight, Settings, conclude, events, is_edited,
+    pod::{Follower, PutIn, Step, is_of_run},
+    rest, summary,
+};
 use crate::{
-    api::{ChaosExperimentStatus, Outcome, Phase, PodState, PodStatus, StopContainer},
-    targets::Skip,
+    api::{ChaosExperimentStatus, Outcome, PREFLIGHT, Phase, PodState, PodStatus, RECOVERED, Stopping},
     words::brief,
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_contract::{Meant, StopArgs, Ttl, container_name, stop_container_name};
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
-/// Between looks at a log that does not yet say that the loss is in place.
-const POLL_LOG: Duration = Duration::from_secs(2);
-/// Between looks at something that could not be read.
-const POLL_TROUBLE: Duration = Duration::from_secs(10);
 /// Of an entry that was not written by this controller.
 const FORGED: &str = "this entry does not belong to this run, somebody else has written it: nothing was done about it";
 /// Between looks where a watch will tell anyway.
 const POLL_QUIET: Duration = Duration::from_mins(1);
+/// Between looks at how many targets are ready, whose pods no watch tells of.
+const POLL_READY: Duration = Duration::from_secs(5);
 
 pub(super) fn follow(
     experiment: &Experiment<'_>,
     before: &ChaosExperimentStatus,
-    views: &BTreeMap<String, PodView>,
+    seen: &Pods,
     now: Timestamp,
     settings: &Settings,
 ) -> Decision {
@@ -31,26 +31,28 @@ pub(super) fn follow(
     let mut decision = Decision::default();
     let mut obstacles = Vec::new();
     let run = before.run.unwrap_or_default();
-    let stopping = if experiment.deleting {
-        Some("the experiment was deleted")
-    } else if before.observed_generation != Some(experiment.generation) {
-        Some("the spec was edited")
-    } else {
-        None
-    };
-    let follower = Follower { now, grace: settings.grace, stopping, uid: experiment.uid, run };
+    after.stopping = before.stopping.or_else(|| stopping(experiment, before, seen));
+    if !is_edited(experiment, before) {
+        after.observed_generation = Some(experiment.generation);
+    }
+    let refusal = preflight(&mut after, seen, now);
+    let follower =
+        Follower { now, grace: settings.grace, start: settings.start_timeout, stopping: after.stopping, refusal, uid: experiment.uid, run };
     for (entry, pod) in before.pods.iter().zip(&mut after.pods).filter(|(entry, _)| entry.state != PodState::Ended) {
         // What is not looked at now is looked at the next time.
-        let step = match views.get(&entry.uid) {
+        let step = match seen.views.get(&entry.uid) {
             Some(_) if !is_of_run(entry, experiment, run) => follower.end(pod, Outcome::Unknown, FORGED),
             Some(view) => follower.step(pod, view),
             None => Step::default(),
         };
-        if step.inject {
-            decision.injections.push(entry.clone());
+        if pod.state == PodState::Ended && after.stopping == Some(Stopping::Paused) {
+            pod.remaining = conclude::remaining(pod);
         }
-        if step.stop {
-            decision.stops.push(entry.clone());
+        match step.put_in {
+            Some(PutIn::Agent) => decision.injections.push(entry.clone()),
+            Some(PutIn::Stop) => decision.stops.push(entry.clone()),
+            Some(PutIn::Repair) => decision.repairs.push(entry.clone()),
+            None => {}
         }
         if step.adopted {
             after.affected_pods.push(format!("{}:{}", entry.display_name(), entry.container));
@@ -60,215 +62,73 @@ pub(super) fn follow(
             decision.requeue = [decision.requeue, step.look_again, Some(POLL_QUIET)].into_iter().flatten().min();
         }
         decision.events.extend(events::of_transition(entry, pod, step.adopted));
-        if let (false, Some(Time(applied)), Some(Time(began))) = (entry.was_applied(), &pod.applied_at, &before.start_time) {
+        if let (false, Some(Time(applied)), Some(Time(began))) = (entry.was_applied(), &pod.applied_at, &before.last_run_time) {
             decision.events.extend(events::clock_skew(pod, *began, *applied, now));
         }
     }
-    let phase = phase(&after.pods);
-    after.phase = Some(phase);
-    after.completed_at = phase.is_final().then_some(Time(now));
-    after.message = Some(summary::message(&after, experiment, &obstacles));
-    decision.events.extend(events::of_phase(before, &after));
+    if experiment.spec.abort.is_some() {
+        decision.requeue = decision.requeue.map(|wait| wait.min(POLL_READY));
+    }
+    before_injecting(experiment, &after, seen, &mut decision);
+    if after.pods.iter().all(|pod| pod.state == PodState::Ended) {
+        decision.events.extend(rest::settle(experiment, &mut after, now));
+        // It is there exactly while something is under way in a pod.
+        decision.finalizer = experiment.finalized.then_some(false);
+        decision.requeue = rest::requeue(&after, now);
+    } else {
+        let applied = after.pods.iter().any(PodStatus::was_applied);
+        after.phase = Some(if applied { Phase::Running } else { Phase::Pending });
+        after.message = Some(summary::message(&after, experiment, &obstacles));
+        if applied {
+            after.set_condition(RECOVERED, "False", "Running", "loss is or was in place in at least one pod", now);
+        }
+    }
+    decision.events.extend(events::of_run(before, &after));
     decision.status = (after != *before).then_some(after);
     decision
 }
 
-/// Whether this controller can have written the entry. Someone with rights to a status alone must not come to a container in any pod
-/// that they choose.
-fn is_of_run(entry: &PodStatus, experiment: &Experiment<'_>, run: u32) -> bool {
-    let named_so = entry.container == container_name(experiment.uid, run, entry.attempt);
-    let runs_so = entry.argv.first().is_some_and(|word| word == "run") && entry.argv.contains(&format!("--run={}/{run}", experiment.uid));
-    let stops_so = entry.stop.as_ref().is_none_or(|stop| *stop == stop_container(entry, experiment.uid, run));
-    entry.namespace == experiment.namespace && named_so && runs_so && stops_so
+/// Why the run is to end before its time, if so.
+fn stopping(experiment: &Experiment<'_>, before: &ChaosExperimentStatus, seen: &Pods) -> Option<Stopping> {
+    let too_few = experiment.spec.abort.zip(seen.ready).is_some_and(|(least, ready)| ready < least);
+    [
+        (experiment.deleting, Stopping::Deleted),
+        (seen.freeze.is_some(), Stopping::Frozen),
+        (is_edited(experiment, before), Stopping::Edited),
+        (experiment.spec.paused == Some(true), Stopping::Paused),
+        (too_few, Stopping::Aborted),
+    ]
+    .into_iter()
+    .find_map(|(applies, why)| applies.then_some(why))
 }
 
-/// What stops the agent of an entry: nothing of another run, and nothing after its deadline.
-fn stop_container(entry: &PodStatus, uid: &str, run: u32) -> StopContainer {
-    let meant = Meant { run: format!("{uid}/{run}").parse().ok(), deadline: Some(entry.deadline.0) };
-    StopContainer { container: stop_container_name(uid, run, entry.attempt), argv: StopArgs { meant, timeout: Ttl::STOP }.to_argv() }
+/// Writes down what the API server said, and returns why no agent is put in, if so.
+fn preflight(after: &mut ChaosExperimentStatus, seen: &Pods, now: Timestamp) -> Option<String> {
+    if let (Some(answer), None) = (&seen.preflight, after.condition(PREFLIGHT)) {
+        match answer {
+            Preflight::Admitted => after.set_condition(PREFLIGHT, "True", "Admitted", "the API server admits the agent", now),
+            Preflight::Refused(words) => after.set_condition(PREFLIGHT, "False", "Refused", &brief(words), now),
+            Preflight::Unknown(words) => after.set_condition(PREFLIGHT, "Unknown", "NoAnswer", &brief(words), now),
+        }
+    }
+    after.condition(PREFLIGHT).filter(|condition| condition.status == "False").map(|condition| condition.message.clone())
 }
 
-/// What the kubelet says of every container before it starts it.
-fn is_usual(reason: &str) -> bool {
-    matches!(reason, "ContainerCreating" | "PodInitializing")
-}
-
-fn phase(pods: &[PodStatus]) -> Phase {
-    let applied = pods.iter().any(PodStatus::was_applied);
-    let over = pods.iter().all(|pod| pod.state == PodState::Ended);
-    match (over, applied) {
-        (true, true) => Phase::Completed,
-        (true, false) => Phase::Failed,
-        (false, true) => Phase::Running,
-        (false, false) => Phase::Pending,
+/// No pod is touched before the experiment has its finalizer, and the API server has said what it thinks of the agent.
+fn before_injecting(experiment: &Experiment<'_>, after: &ChaosExperimentStatus, seen: &Pods, decision: &mut Decision) {
+    if decision.injections.is_empty() {
+        return;
     }
-}
-
-/// What one step of one pod comes to, besides the pod's new state.
-#[derive(Default)]
-struct Step {
-    /// The agent is to be put into the pod.
-    inject: bool,
-    /// What stops the agent is to be put into the pod.
-    stop: bool,
-    /// The planned container was found in the pod.
-    adopted: bool,
-    /// What stands in the way at present, in words.
-    obstacle: Option<String>,
-    /// When to look again.
-    look_again: Option<Duration>,
-}
-
-struct Follower<'a> {
-    now: Timestamp,
-    grace: Duration,
-    /// Why the run is to end before its time, if so.
-    stopping: Option<&'static str>,
-    uid: &'a str,
-    run: u32,
-}
-
-impl Follower<'_> {
-    fn step(&self, pod: &mut PodStatus, view: &PodView) -> Step {
-        match view {
-            PodView::Gone => self.end(pod, Outcome::PodEnded, "the pod is gone"),
-            PodView::Replaced => self.end(pod, Outcome::PodEnded, "the pod is gone, and another has its name"),
-            PodView::Unreadable(why) if self.is_overdue(pod) => {
-                self.end(pod, Outcome::Unknown, &format!("it could not be read until after its deadline: {}", brief(why)))
-            }
-            PodView::Unreadable(why) => Step { obstacle: Some(brief(why)), look_again: Some(POLL_TROUBLE), ..Step::default() },
-            PodView::Refused(words) => self.end(pod, Outcome::Failed, &format!("the API server refused the agent: {}", brief(words))),
-            PodView::Present { skip, agent: None } => self.without_agent(pod, skip.as_ref()),
-            PodView::Present { skip, agent: Some(agent) } => self.with_agent(pod, skip.as_ref(), agent),
-        }
-    }
-
-    fn without_agent(&self, pod: &mut PodStatus, skip: Option<&Skip>) -> Step {
-        match (pod.state, skip) {
-            (_, Some(gone @ (Skip::Finished | Skip::Terminating))) => self.end(pod, Outcome::PodEnded, &gone.to_string()),
-            (PodState::Planned, _) if self.now >= pod.deadline.0 => {
-                self.end(pod, Outcome::NeverStarted, "its deadline passed before the agent could be put in")
-            }
-            (PodState::Planned, _) if let Some(why) = self.stopping => {
-                self.end(pod, Outcome::NeverStarted, &format!("{why} before the agent could be put in"))
-            }
-            (PodState::Planned, Some(skip)) => self.end(pod, Outcome::NeverStarted, &skip.to_string()),
-            (PodState::Planned, None) => Step { inject: true, look_again: Some(POLL_TROUBLE), ..Step::default() },
-            _ => self.end(pod, Outcome::Unknown, "the agent's container is no longer in the pod: loss may remain until the pod ends"),
-        }
-    }
-
-    fn with_agent(&self, pod: &mut PodStatus, skip: Option<&Skip>, agent: &AgentView) -> Step {
-        let adopted = pod.state == PodState::Planned;
-        if adopted {
-            if agent.args != pod.argv {
-                let foreign = format!("the pod already has a container {} with other arguments: it was left alone", pod.container);
-                return self.end(pod, Outcome::Failed, &foreign);
-            }
-            pod.state = PodState::Injected;
-        }
-        if let AgentLog::Applied(at, applied) = &agent.log {
-            conclude::mark_applied(pod, *at, applied);
-        }
-        let step = match &agent.state {
-            // The next run finds no pod free while something of this one is at work in it.
-            AgentState::Terminated { .. } if self.is_being_stopped(pod, skip, agent) => {
-                Step { look_again: Some(POLL_LOG), ..Step::default() }
-            }
-            AgentState::Terminated { exit_code, reason, message, last } => {
-                conclude::conclude(pod, *exit_code, reason.as_deref(), message.as_deref(), last.as_deref());
-                pod.ended_at = Some(Time(self.now));
-                Step::default()
-            }
-            AgentState::Running | AgentState::Waiting { .. } if skip == Some(&Skip::Finished) => {
-                self.end(pod, Outcome::PodEnded, &Skip::Finished.to_string())
-            }
-            AgentState::Running => self.running(pod, agent),
-            AgentState::Waiting { reason, message } => self.waiting(pod, reason.as_deref(), message.as_deref()),
-        };
-        Step { adopted, ..step }
-    }
-
-    fn running(&self, pod: &mut PodStatus, agent: &AgentView) -> Step {
-        if self.is_overdue(pod) {
-            return self.end(pod, Outcome::Unknown, "the agent is still running after its deadline: loss may remain until the pod ends");
-        }
-        if self.stopping.is_some() {
-            return self.stop(pod, agent.stop.as_ref());
-        }
-        let until_overdue = self.until_overdue(pod);
-        match &agent.log {
-            _ if pod.state == PodState::Applied => Step { look_again: until_overdue, ..Step::default() },
-            AgentLog::Unreadable(why) => {
-                let obstacle = format!("the agent runs, but its log cannot be read: {}", brief(why));
-                Step { obstacle: Some(obstacle), look_again: Some(POLL_TROUBLE), ..Step::default() }
-            }
-            _ => Step { look_again: Some(POLL_LOG), ..Step::default() },
-        }
-    }
-
-    /// Whether what was sent to stop the agent has not ended.
-    fn is_being_stopped(&self, pod: &PodStatus, skip: Option<&Skip>, agent: &AgentView) -> bool {
-        let at_work = matches!(agent.stop, Some(AgentState::Waiting { .. } | AgentState::Running));
-        at_work && !self.is_overdue(pod) && !matches!(skip, Some(Skip::Finished | Skip::Terminating))
-    }
-
-    /// Sends what stops the agent: written down first, then put in, then waited for. The agent's own report says how it ended.
-    fn stop(&self, pod: &mut PodStatus, sent: Option<&AgentState>) -> Step {
-        let obstacle = |words: String| Step { obstacle: Some(words), look_again: Some(POLL_TROUBLE), ..Step::default() };
-        match sent {
-            _ if pod.stop.is_none() => {
-                pod.stop = Some(stop_container(pod, self.uid, self.run));
-                Step { look_again: Some(POLL_LOG), ..Step::default() }
-            }
-            None => Step { stop: true, look_again: Some(POLL_TROUBLE), ..Step::default() },
-            Some(AgentState::Terminated { exit_code: 0, .. } | AgentState::Running) => {
-                Step { look_again: Some(POLL_LOG), ..Step::default() }
-            }
-            Some(AgentState::Terminated { exit_code, .. }) => {
-                obstacle(format!("what was sent to stop the agent ended with exit code {exit_code}: the loss ends at its time"))
-            }
-            Some(AgentState::Waiting { reason, .. }) => match reason.as_deref().filter(|reason| !is_usual(reason)) {
-                Some(reason) => obstacle(format!("what was sent to stop the agent does not start: {}", brief(reason))),
-                None => Step { look_again: Some(POLL_TROUBLE), ..Step::default() },
-            },
-        }
-    }
-
-    fn waiting(&self, pod: &mut PodStatus, reason: Option<&str>, message: Option<&str>) -> Step {
-        let trouble = reason.filter(|reason| !is_usual(reason));
-        if self.is_overdue(pod) {
-            return if pod.was_applied() {
-                self.end(pod, Outcome::Unknown, "the agent's container was set back by the kubelet and did not say how its loss ended")
-            } else {
-                let why = [trouble, message].into_iter().flatten().map(brief).collect::<Vec<_>>().join(": ");
-                let why = if why.is_empty() { "the kubelet gave no reason".to_owned() } else { why };
-                self.end(pod, Outcome::NeverStarted, &format!("the agent did not start before its deadline: {why}"))
-            };
-        }
-        // Without the kubelet's message: it differs from one try to the next, and status is written when it changes.
-        Step { obstacle: trouble.map(brief), look_again: self.until_overdue(pod), ..Step::default() }
-    }
-
-    fn end(&self, pod: &mut PodStatus, outcome: Outcome, message: &str) -> Step {
-        pod.state = PodState::Ended;
-        pod.outcome = Some(outcome);
-        pod.message = Some(message.to_owned());
-        pod.ended_at = Some(Time(self.now));
-        Step::default()
-    }
-
-    /// The time at which waiting for this pod ends.
-    fn overdue_at(&self, pod: &PodStatus) -> Timestamp {
-        let grace = SignedDuration::try_from(self.grace).unwrap_or(SignedDuration::MAX);
-        pod.deadline.0.saturating_add(grace).unwrap_or(Timestamp::MAX)
-    }
-
-    fn is_overdue(&self, pod: &PodStatus) -> bool {
-        self.now >= self.overdue_at(pod)
-    }
-
-    fn until_overdue(&self, pod: &PodStatus) -> Option<Duration> {
-        Duration::try_from(self.overdue_at(pod).duration_since(self.now)).ok()
+    if after.condition(PREFLIGHT).is_none() {
+        let mut asked = BTreeSet::new();
+        let first = |entry: &PodStatus| asked.insert(entry.template.clone().unwrap_or_else(|| entry.uid.clone()));
+        decision.preflight = std::mem::take(&mut decision.injections);
+        decision.preflight.retain(first);
+    } else if seen.preflight.is_some() {
+        // It is about to be written down; what follows from it is done from what was read.
+        decision.injections.clear();
+    } else if !experiment.finalized {
+        decision.injections.clear();
+        decision.finalizer = Some(true);
     }
 }

@@ -1,11 +1,12 @@
 //! The state machine: what to do next, as a pure function of what is written down and what was seen.
 //!
 //! ```text
-//!             plan                    follow (each pod)
-//!  (no run) ────────► Pending ──┬───► planned ─► injected ─► applied ─► ended(outcome)
-//!     │                         │        └──────────┴───────────┴──────────▲
-//!     │                         └─ first pod applied: Running; all pods ended: Completed, or Failed where none was ever applied
-//!     └─ refused, or no eligible pod: Failed
+//!            begin: held back by pause, schedule, windows, retry delay, dependencies
+//!                 │ plan                   follow (each pod)
+//!  (at rest) ─────┴────► Pending ──┬───► planned ─► injected ─► applied ─► ended(outcome)
+//!     ▲                            │        └──────────┴───────────┴──────────▲  └ stop, repair: containers sent after the agent
+//!     │                            └─ first pod applied: Running
+//!     └─ rest: all pods ended: Completed, or Failed where none was ever applied, or Pending until the next retry, or Paused
 //! ```
 //!
 //! Architecture invariants, each with a property in `properties.rs`:
@@ -13,27 +14,32 @@
 //! * A pod is patched only from the frozen values of a status that was *read*, never of one that is only about to be written: the
 //!   decision that plans has no injections, and the one after it has no other source.
 //! * A pod is patched only while it is `planned` and its container is not there. Once seen there, it is adopted.
-//! * `ended` has an outcome, and nothing comes after it.
+//! * No pod is patched before the experiment has its finalizer, and before the API server was asked whether it admits the agent.
+//! * `ended` has an outcome, and nothing comes after it but another attempt.
 //! * Everything that is waited for has a time at which the waiting ends.
 
+mod begin;
 mod conclude;
 mod events;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod follow;
 mod plan;
+mod pod;
 #[cfg(test)]
 mod properties;
 mod request;
+mod rest;
 mod summary;
 #[cfg(test)]
 mod tests;
 
 pub use events::{About, EventRecord, Severity};
+pub use request::check;
 
 use crate::{
-    api::{ChaosExperimentSpec, ChaosExperimentStatus, PodStatus},
-    targets::{Candidate, Skip},
+    api::{ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodState, PodStatus},
+    targets::{Candidate, NamespaceFacts, Skip},
 };
 use jiff::Timestamp;
 use netloss_contract::{Applied, Record};
@@ -48,6 +54,8 @@ pub struct Settings {
     pub own_namespace: String,
     /// How long an agent may take to start: image pull included.
     pub start_timeout: Duration,
+    /// Whether whoever writes an experiment was asked by the admission webhook whether they may act on its namespace.
+    pub trusts_admission: bool,
     /// How long after its deadline an agent's end may take to be seen. Covers clocks that differ and a kubelet that reports late.
     pub grace: Duration,
 }
@@ -60,6 +68,7 @@ impl Settings {
             agent_image: agent_image.into(),
             own_namespace: own_namespace.into(),
             start_timeout: Duration::from_mins(2),
+            trusts_admission: false,
             grace: Duration::from_mins(1),
         }
     }
@@ -76,6 +85,8 @@ pub struct Experiment<'a> {
     pub generation: i64,
     /// Whether it is being deleted: nothing is begun then.
     pub deleting: bool,
+    /// Whether it carries our finalizer.
+    pub finalized: bool,
     /// What is asked for.
     pub spec: &'a ChaosExperimentSpec,
     /// What was written down.
@@ -87,15 +98,20 @@ pub struct Experiment<'a> {
 pub enum Needs {
     /// Nothing.
     Nothing,
-    /// The pods of a namespace that have these labels.
-    Candidates {
-        /// The namespace.
+    /// Where a run is to begin.
+    Surroundings {
+        /// The namespace of the pods.
         namespace: String,
-        /// The labels.
+        /// The labels of the pods.
         selector: BTreeMap<String, String>,
+        /// Names of other experiments.
+        dependencies: Vec<String>,
     },
     /// The pods of status that have not ended.
-    Pods,
+    Pods {
+        /// Where to count the pods that are ready, and by which labels, if that matters.
+        ready: Option<(String, BTreeMap<String, String>)>,
+    },
 }
 
 /// What was seen.
@@ -103,15 +119,47 @@ pub enum Needs {
 pub enum Observed {
     /// For [`Needs::Nothing`].
     Nothing,
-    /// For [`Needs::Candidates`].
-    Candidates {
-        /// Whether the namespace carries the label that excludes it.
-        namespace_excluded: bool,
-        /// Its pods that have the labels.
-        pods: Vec<Candidate>,
-    },
-    /// For [`Needs::Pods`]: by the uid that status has.
-    Pods(BTreeMap<String, PodView>),
+    /// For [`Needs::Surroundings`].
+    Surroundings(Surroundings),
+    /// For [`Needs::Pods`].
+    Pods(Pods),
+}
+
+/// Where a run is to begin.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Why all experiments are frozen, if they are.
+    pub freeze: Option<String>,
+    /// What is known of the namespace.
+    pub namespace: NamespaceFacts,
+    /// The pods that have the labels.
+    pub pods: Vec<Candidate>,
+    /// The phases of other experiments, by name; none for one that is not there or has not begun.
+    pub dependencies: BTreeMap<String, Option<Phase>>,
+}
+
+/// How a run goes.
+#[derive(Debug, Clone, Default)]
+pub struct Pods {
+    /// Each pod, by the uid that status has.
+    pub views: BTreeMap<String, PodView>,
+    /// How many pods with the labels are ready, if that was to be counted.
+    pub ready: Option<u32>,
+    /// Why all experiments are frozen, if they are.
+    pub freeze: Option<String>,
+    /// What the API server says to putting in the agent, if it was asked.
+    pub preflight: Option<Preflight>,
+}
+
+/// What the API server says to a patch that changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Preflight {
+    /// The agent would be admitted.
+    Admitted,
+    /// It would not, in the API server's words.
+    Refused(String),
+    /// It did not say; in its words.
+    Unknown(String),
 }
 
 /// One pod as it was seen.
@@ -125,12 +173,16 @@ pub enum PodView {
     Unreadable(String),
     /// The API server refused the patch, with these words, and the container is not there.
     Refused(String),
+    /// The API server refused what was sent after the agent, with these words.
+    SentRefused(String),
     /// It is there.
     Present {
         /// Why it may not be acted on, if so.
         skip: Option<Skip>,
+        /// Whether its sandbox, and so its network, is another one than when the agent was planned.
+        new_sandbox: bool,
         /// The agent's container, if it is there.
-        agent: Option<AgentView>,
+        agent: Option<Box<AgentView>>,
     },
 }
 
@@ -145,6 +197,8 @@ pub struct AgentView {
     pub log: AgentLog,
     /// What became of the container that was sent to stop it, if that is there.
     pub stop: Option<AgentState>,
+    /// What became of the container that was sent to take away what it may have left, if that is there.
+    pub repair: Option<AgentState>,
 }
 
 /// What became of an agent's container.
@@ -183,33 +237,46 @@ pub enum AgentLog {
     Silent,
     /// The loss is in place since then.
     Applied(Timestamp, Box<Applied>),
+    /// It reports.
+    Heard,
+    /// It has reported nothing for more than three heartbeats, by the node's clock.
+    Mute,
 }
 
-/// What to do. In this order: write the status; if that succeeded, patch and publish.
+/// What to do. In this order: write the status; if that succeeded, tell; then the finalizer, the question, and the patches.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Decision {
     /// The new status, if it differs.
     pub status: Option<ChaosExperimentStatus>,
-    /// Pods to put an agent into. Each is an entry of the status that was *read*.
+    /// What to tell.
+    pub events: Vec<EventRecord>,
+    /// Whether the experiment is to have our finalizer, if that is to change.
+    pub finalizer: Option<bool>,
+    /// Pods to ask for whether an agent would be admitted. Each is an entry of the status that was *read*.
+    pub preflight: Vec<PodStatus>,
+    /// Pods to put an agent into. Each is an entry of the status that was read.
     pub injections: Vec<PodStatus>,
     /// Pods to put a container into that stops the agent. Each is an entry of the status that was read.
     pub stops: Vec<PodStatus>,
-    /// What to tell.
-    pub events: Vec<EventRecord>,
+    /// Pods to put a container into that takes away what an agent left. Each is an entry of the status that was read.
+    pub repairs: Vec<PodStatus>,
     /// When to look again, if nothing happens before.
     pub requeue: Option<Duration>,
 }
 
-/// What has to be looked at before [`decide`].
+/// What has to be looked at before [`decide`] with the same `now`.
 #[must_use]
-pub fn needs(experiment: &Experiment<'_>, settings: &Settings) -> Needs {
+pub fn needs(experiment: &Experiment<'_>, now: Timestamp, settings: &Settings) -> Needs {
+    let namespace = || experiment.spec.target_namespace(experiment.namespace).to_owned();
+    let selector = || experiment.spec.selector.clone();
     match stage(experiment) {
-        Stage::NotOurs | Stage::Over => Needs::Nothing,
-        Stage::Following(_) => Needs::Pods,
-        Stage::NewRun => match request::check(experiment, settings) {
-            Ok(_) => Needs::Candidates { namespace: experiment.namespace.to_owned(), selector: experiment.spec.selector.clone() },
-            Err(_) => Needs::Nothing,
+        Stage::Following(_) => Needs::Pods { ready: experiment.spec.abort.map(|_| (namespace(), selector())) },
+        Stage::Begin(why) if begin::hold(experiment, why, now, settings).is_none() => Needs::Surroundings {
+            namespace: namespace(),
+            selector: selector(),
+            dependencies: experiment.spec.depends_on.clone().unwrap_or_default(),
         },
+        Stage::NotOurs | Stage::Over | Stage::Begin(_) => Needs::Nothing,
     }
 }
 
@@ -218,37 +285,72 @@ pub fn needs(experiment: &Experiment<'_>, settings: &Settings) -> Needs {
 /// `observed` is what [`needs`] asked for; with anything else nothing is decided.
 #[must_use]
 pub fn decide(experiment: &Experiment<'_>, observed: &Observed, now: Timestamp, settings: &Settings) -> Decision {
-    match (stage(experiment), observed) {
-        (Stage::NewRun, _) => plan::plan(experiment, observed, now, settings),
-        (Stage::Following(status), Observed::Pods(views)) => follow::follow(experiment, status, views, now, settings),
+    let decision = match (stage(experiment), observed) {
+        (Stage::NotOurs, _) => return Decision::default(),
+        (Stage::Following(status), Observed::Pods(seen)) => return follow::follow(experiment, status, seen, now, settings),
+        (Stage::Begin(why), _) if let Some(held) = begin::hold(experiment, why, now, settings) => held,
+        (Stage::Begin(why), Observed::Surroundings(seen)) => plan::plan(experiment, why, seen, now, settings),
         _ => Decision::default(),
-    }
+    };
+    let at_rest = decision.status.as_ref().is_none_or(|status| status.pods.iter().all(|pod| pod.state == PodState::Ended));
+    Decision { finalizer: (experiment.finalized && at_rest).then_some(false), ..decision }
 }
 
 /// What there is to do with an experiment.
 enum Stage<'a> {
     /// Another action, or an object that another controller has finished.
     NotOurs,
-    /// A run is to be planned.
-    NewRun,
-    /// A run is under way.
+    /// An attempt is to be planned.
+    Begin(Begin),
+    /// An attempt is under way.
     Following(&'a ChaosExperimentStatus),
     /// Its run is over.
     Over,
+}
+
+/// What brings an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    /// A spec that has not run yet.
+    New,
+    /// A time of the schedule.
+    Tick,
+    /// A run in which no pod got any loss.
+    Retry,
+    /// The end of a pause.
+    Resume,
 }
 
 fn stage<'a>(experiment: &Experiment<'a>) -> Stage<'a> {
     if !experiment.spec.action.is_served() {
         return Stage::NotOurs;
     }
-    let new_run = if experiment.deleting { Stage::Over } else { Stage::NewRun };
-    let Some(status) = experiment.status else { return new_run };
-    let is_final = status.phase.is_some_and(crate::api::Phase::is_final);
-    match (status.run, is_final) {
-        (Some(_), false) => Stage::Following(status),
-        (Some(_), true) if status.observed_generation == Some(experiment.generation) => Stage::Over,
-        // Finished by k8s-chaos, which numbers no runs: to run it again would be a surprise.
-        (None, true) => Stage::NotOurs,
-        (None, false) | (Some(_), true) => new_run,
+    let status = experiment.status;
+    if let Some(status) = status.filter(|status| status.run.is_some() && status.pods.iter().any(|pod| pod.state != PodState::Ended)) {
+        return Stage::Following(status);
     }
+    if experiment.deleting {
+        return Stage::Over;
+    }
+    let Some((status, phase)) = status.and_then(|status| Some((status, status.phase?))) else { return Stage::Begin(Begin::New) };
+    // Finished by k8s-chaos, which numbers no runs: to run it again would be a surprise.
+    if phase.is_final() && status.run.is_none() && status.observed_generation.is_none() {
+        return Stage::NotOurs;
+    }
+    if is_edited(experiment, status) {
+        return Stage::Begin(Begin::New);
+    }
+    match phase {
+        Phase::Paused if status.pods.iter().any(|pod| pod.remaining.is_some()) => Stage::Begin(Begin::Resume),
+        Phase::Pending if status.next_retry_time.is_some() => Stage::Begin(Begin::Retry),
+        _ if status.next_scheduled_time.is_some() => Stage::Begin(Begin::Tick),
+        Phase::Completed | Phase::Failed => Stage::Over,
+        Phase::Pending | Phase::Running | Phase::Paused => Stage::Begin(Begin::New),
+    }
+}
+
+/// Whether the spec asks for another run than the one that status is about.
+fn is_edited(experiment: &Experiment<'_>, status: &ChaosExperimentStatus) -> bool {
+    let other = status.observed_spec.as_ref().is_none_or(|seen| *seen != experiment.spec.fingerprint());
+    status.observed_generation != Some(experiment.generation) && other
 }

@@ -1,18 +1,21 @@
 //! The begin of a run: what is refused, who is chosen, what is frozen.
 
 use super::{
-    Decision, EventRecord, Experiment, Observed, Settings, events,
+    Begin, Decision, EventRecord, Experiment, Settings, Surroundings,
+    begin::{miss, schedule_next, wait},
+    events,
     request::{Request, check},
-    summary,
+    rest, summary,
 };
 use crate::{
     api::{AskedLoss, ChaosExperimentStatus, Phase, PodState, PodStatus},
     targets::{self, Candidate},
+    windows::{Access, Windows},
     words::some_of,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_contract::{Filters, LossModel, RunArgs, container_name};
+use netloss_contract::{Filters, LossModel, RunArgs, Ttl, container_name};
 use std::time::Duration;
 
 /// A status of a run that has just been planned, in bytes: what is seen later has to fit into 256 KiB with it.
@@ -22,66 +25,159 @@ const LARGEST_PLAN: usize = 150 * 1024;
 const SKIPPED_EVENTS: usize = 10;
 
 /// Writes down what is about to be done, and does nothing else.
-pub(super) fn plan(experiment: &Experiment<'_>, observed: &Observed, now: Timestamp, settings: &Settings) -> Decision {
+pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings, now: Timestamp, settings: &Settings) -> Decision {
     let request = match check(experiment, settings) {
         Ok(request) => request,
-        Err(refusal) => return fail(experiment, now, refusal, Vec::new()),
+        Err(refusal) => return fail(experiment, why, now, refusal, Vec::new(), false),
     };
-    let Observed::Candidates { namespace_excluded, pods } = observed else { return Decision::default() };
-    if *namespace_excluded {
-        let label = targets::EXCLUDE_LABEL;
-        return fail(
-            experiment,
-            now,
-            format!("No eligible pods: the namespace \"{}\" carries the label {label}", experiment.namespace),
-            Vec::new(),
-        );
+    if let Some(held) = held_back(experiment, why, seen, now, settings) {
+        return held;
     }
+    let pods = &seen.pods;
     let mut told: Vec<EventRecord> = pods.iter().filter_map(events::skipped).take(SKIPPED_EVENTS).collect();
-    let chosen = targets::choose(pods, experiment.spec.count, experiment.uid, request.run);
-    if chosen.is_empty() {
-        return fail(experiment, now, no_eligible_pods(experiment, pods), told);
-    }
-    let eligible = pods.iter().filter(|pod| pod.skip.is_none()).count();
-    if let Some(max) = experiment.spec.max_percentage
-        && chosen.len() * 100 > eligible * max as usize
-    {
-        let (count, share) = (chosen.len(), (chosen.len() * 100).div_ceil(eligible.max(1)));
-        let message = format!(
-            "spec.maxPercentage is {max}, but {count} of the {eligible} eligible pods are {share} %: lower spec.count or raise spec.maxPercentage"
-        );
-        return fail(experiment, now, message, told);
-    }
-    if let Some(unknown) = chosen.iter().find(|pod| request.spare_node && pod.host_ips.is_empty()) {
-        let name = &unknown.target.name;
-        let message =
-            format!("spec.spareNode is true, but the pod {name} does not show the addresses of its node (status.hostIPs): try again");
-        return fail(experiment, now, message, told);
+    let mut status = begun(experiment, why, now);
+    let (run, attempt) = (status.run.unwrap_or(1), status.attempt.unwrap_or(1));
+    let chosen = match (why, experiment.status) {
+        (Begin::Resume, Some(before)) => left(before, pods),
+        _ => targets::choose(pods, experiment.spec.count, experiment.uid, run).into_iter().map(|pod| (pod, request.ttl)).collect(),
+    };
+    if let Err(refusal) = enough(experiment, &request, why, pods, &chosen) {
+        return fail(experiment, why, now, refusal, told, true);
     }
     told.extend(request.model.warning().map(|warning| events::effective_loss(&warning)));
     if experiment.spec.dry_run == Some(true) {
-        return dry_run(experiment, &request, &chosen, now, told);
+        return dry_run(&request, &chosen, status, told, now);
     }
-    let pods = chosen.into_iter().map(|pod| freeze(experiment, &request, pod, now, settings)).collect();
-    let mut status = ChaosExperimentStatus {
-        phase: Some(Phase::Pending),
-        start_time: Some(Time(now)),
-        run: Some(request.run),
-        observed_generation: Some(experiment.generation),
-        pods,
-        ..ChaosExperimentStatus::default()
-    };
+    let until = last_moment(experiment, &status, now);
+    if until.is_some_and(|until| until <= now) {
+        return fail(experiment, why, now, "spec.experimentDuration is over", told, false);
+    }
+    let planned = Planned { request: &request, run, attempt, now, until, settings };
+    let entries: Vec<PodStatus> = chosen.iter().map(|(pod, ttl)| planned.freeze(experiment, pod, *ttl)).collect();
+    // What had ended before a pause has ended.
+    let resumed = |pod: &PodStatus| entries.iter().any(|entry| entry.uid == pod.uid);
+    let ended = experiment.status.filter(|_| why == Begin::Resume).map(|before| before.pods.clone()).unwrap_or_default();
+    status.pods = ended.into_iter().filter(|pod| !resumed(pod)).map(|pod| PodStatus { remaining: None, ..pod }).collect();
+    status.pods.extend(entries.iter().cloned());
     status.message = Some(summary::message(&status, experiment, &[]));
-    let (bytes, pods) = (size(&status), status.pods.len());
+    let (bytes, count) = (size(&status), entries.len());
     if bytes > LARGEST_PLAN {
         let message = format!(
-            "what is to be done in {pods} pods takes {bytes} bytes of status, and at most {LARGEST_PLAN} are kept for that: give fewer and wider \
+            "what is to be done in {count} pods takes {bytes} bytes of status, and at most {LARGEST_PLAN} are kept for that: give fewer and wider \
              networks in spec.target… and spec.spare, or lower spec.count"
         );
-        return fail(experiment, now, message, told);
+        return fail(experiment, why, now, message, told, false);
     }
     // The write itself makes the controller look again; the time is for the case that it does not hear of it.
     Decision { status: Some(status), events: told, requeue: Some(Duration::from_secs(1)), ..Decision::default() }
+}
+
+/// What stands against beginning now, beside the spec and the clock.
+fn held_back(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings, now: Timestamp, settings: &Settings) -> Option<Decision> {
+    let spec = experiment.spec;
+    let namespace = spec.target_namespace(experiment.namespace);
+    if let Some(reason) = &seen.freeze {
+        return Some(if why == Begin::Tick {
+            miss(experiment, now, &format!("all experiments are frozen: {reason}"))
+        } else {
+            let message = format!("All experiments are frozen: {reason}; apply it again when they no longer are");
+            fail(experiment, why, now, message, Vec::new(), false)
+        });
+    }
+    let refusal = targets::refusal(&seen.namespace, namespace, experiment.namespace, spec.allow_production == Some(true), settings);
+    if let Some(refusal) = refusal {
+        return Some(fail(experiment, why, now, refusal, Vec::new(), false));
+    }
+    let mut missing = seen.dependencies.iter().filter(|(_, phase)| **phase != Some(Phase::Completed));
+    if let Some((name, phase)) = missing.next() {
+        let state = phase.map_or_else(|| "not begun, or not there".to_owned(), |phase| format!("{phase:?}"));
+        if *phase == Some(Phase::Failed) {
+            let message = format!("spec.dependsOn names \"{name}\", which is Failed: apply this one again when that has succeeded");
+            return Some(fail(experiment, why, now, message, Vec::new(), false));
+        }
+        let message = format!("Waiting for the experiment \"{name}\" to be Completed: it is {state}");
+        return Some(wait(experiment, why, message, None, now));
+    }
+    None
+}
+
+/// Whether there are enough pods, and not too many.
+fn enough(
+    experiment: &Experiment<'_>,
+    request: &Request,
+    why: Begin,
+    pods: &[Candidate],
+    chosen: &[(&Candidate, Ttl)],
+) -> Result<(), String> {
+    let spec = experiment.spec;
+    if chosen.is_empty() {
+        return Err(if why == Begin::Resume {
+            "No eligible pods: none of those that the loss was paused in is left".to_owned()
+        } else {
+            no_eligible_pods(experiment, pods)
+        });
+    }
+    let eligible = pods.iter().filter(|pod| pod.skip.is_none()).count();
+    if let Some(max) = spec.max_percentage
+        && why != Begin::Resume
+        && chosen.len() * 100 > eligible * max as usize
+    {
+        return Err(too_large_a_share(chosen.len(), eligible, max));
+    }
+    let ready = pods.iter().filter(|pod| pod.ready).count();
+    if let Some(least) = spec.abort.filter(|least| ready < *least as usize) {
+        return Err(format!("spec.abort is {least}, but only {ready} of the {} targets are ready: no loss is brought", pods.len()));
+    }
+    if let Some((unknown, _)) = chosen.iter().find(|(pod, _)| request.spare_node && pod.host_ips.is_empty()) {
+        let name = &unknown.target.name;
+        return Err(format!(
+            "spec.spareNode is true, but the pod {name} does not show the addresses of its node (status.hostIPs): try again"
+        ));
+    }
+    Ok(())
+}
+
+/// Why `count` of the eligible pods are more than `spec.maxPercentage` allows.
+pub(crate) fn too_large_a_share(count: usize, eligible: usize, max: u32) -> String {
+    let share = (count * 100).div_ceil(eligible.max(1));
+    format!(
+        "spec.maxPercentage is {max}, but {count} of the {eligible} eligible pods are {share} %: lower spec.count or raise spec.maxPercentage"
+    )
+}
+
+/// The pods that a pause has left something to do in, and how much.
+fn left<'a>(before: &ChaosExperimentStatus, pods: &'a [Candidate]) -> Vec<(&'a Candidate, Ttl)> {
+    let remaining = before.pods.iter().filter_map(|pod| Some((&pod.uid, pod.remaining.as_ref()?.parse::<Ttl>().ok()?)));
+    remaining.filter_map(|(uid, ttl)| Some((pods.iter().find(|pod| pod.target.uid == *uid && pod.skip.is_none())?, ttl))).collect()
+}
+
+/// The status of an attempt that begins now.
+fn begun(experiment: &Experiment<'_>, why: Begin, now: Timestamp) -> ChaosExperimentStatus {
+    let mut status = rest::carried(experiment, why);
+    status.phase = Some(Phase::Pending);
+    status.last_run_time = Some(Time(now));
+    if matches!(why, Begin::Retry | Begin::Resume) && status.run.is_some() {
+        status.attempt = Some(status.attempt.unwrap_or(1).saturating_add(1));
+        status.start_time = status.start_time.or(Some(Time(now)));
+    } else {
+        status.run = Some(status.run.unwrap_or(0).saturating_add(1));
+        status.attempt = Some(1);
+        status.start_time = Some(Time(now));
+    }
+    if why == Begin::Tick {
+        status.last_scheduled_time = status.next_scheduled_time.take();
+    }
+    status.next_scheduled_time = schedule_next(experiment, now).map(Time);
+    status
+}
+
+/// When the loss has to be over, whatever its duration is.
+fn last_moment(experiment: &Experiment<'_>, status: &ChaosExperimentStatus, now: Timestamp) -> Option<Timestamp> {
+    let closes = match Windows::of(experiment.spec).unwrap_or_default().at(now) {
+        Access::Open(until) => until,
+        Access::Closed(_) => Some(now),
+    };
+    [closes, rest::end_of_run(experiment, status)].into_iter().flatten().min()
 }
 
 /// In bytes, as the API server gets it.
@@ -90,111 +186,131 @@ fn size(status: &ChaosExperimentStatus) -> usize {
 }
 
 /// The end of a run that was only to say what it would do.
-fn dry_run(experiment: &Experiment<'_>, request: &Request, chosen: &[&Candidate], now: Timestamp, mut told: Vec<EventRecord>) -> Decision {
-    let names = some_of(chosen.iter().map(|pod| pod.target.name.clone()));
+fn dry_run(
+    request: &Request,
+    chosen: &[(&Candidate, Ttl)],
+    begun: ChaosExperimentStatus,
+    mut told: Vec<EventRecord>,
+    now: Timestamp,
+) -> Decision {
+    let names = some_of(chosen.iter().map(|(pod, _)| pod.target.name.clone()));
     let message = format!(
         "DRY RUN: would inject {}% packet loss (pod-network-loss) into {} pod(s): {names}",
         request.model.asked_percentage(),
         chosen.len()
     );
     told.push(events::dry_run(&message));
-    let status = ChaosExperimentStatus {
-        phase: Some(Phase::Completed),
-        message: Some(message),
-        start_time: Some(Time(now)),
-        completed_at: Some(Time(now)),
-        run: Some(request.run),
-        observed_generation: Some(experiment.generation),
-        ..ChaosExperimentStatus::default()
-    };
-    Decision { status: Some(status), events: told, requeue: None, ..Decision::default() }
+    let status = ChaosExperimentStatus { phase: Some(Phase::Completed), message: Some(message), completed_at: Some(Time(now)), ..begun };
+    let requeue = rest::requeue(&status, now);
+    Decision { status: Some(status), events: told, requeue, ..Decision::default() }
 }
 
-fn freeze(experiment: &Experiment<'_>, request: &Request, candidate: &Candidate, now: Timestamp, settings: &Settings) -> PodStatus {
-    const ATTEMPT: u32 = 1;
-    let deadline = deadline(now, settings.start_timeout + request.ttl.duration());
-    let args = RunArgs {
-        model: request.model,
-        direction: experiment.spec.direction,
-        seed: request.seed,
-        per_segment: request.per_segment,
-        filters: Filters {
-            spare_node: if request.spare_node { candidate.host_ips.clone() } else { Vec::new() },
-            ..request.filters.clone()
-        },
-        ttl: request.ttl,
-        deadline: Some(deadline),
-        run: Some(request.run_id.clone()),
-        interface: experiment.spec.interface.clone(),
-        backend: request.backend,
-        heartbeat: request.heartbeat,
-        allow_host_network: false,
-    };
-    let target = &candidate.target;
-    let correlation = if let LossModel::Random { correlation, .. } = request.model { correlation.percent() } else { 0.0 };
-    PodStatus {
-        namespace: target.namespace.clone(),
-        name: target.name.clone(),
-        uid: target.uid.clone(),
-        node: target.node.clone(),
-        container: container_name(experiment.uid, request.run, ATTEMPT),
-        image: settings.agent_image.clone(),
-        argv: args.to_argv(),
-        deadline: Time(deadline),
-        attempt: ATTEMPT,
-        asked: AskedLoss {
-            loss_percentage: request.model.asked_percentage(),
-            correlation,
+/// What the entries of one attempt have in common.
+struct Planned<'a> {
+    request: &'a Request,
+    run: u32,
+    attempt: u32,
+    now: Timestamp,
+    /// When the loss has to be over, whatever its duration is.
+    until: Option<Timestamp>,
+    settings: &'a Settings,
+}
+
+impl Planned<'_> {
+    fn freeze(&self, experiment: &Experiment<'_>, candidate: &Candidate, ttl: Ttl) -> PodStatus {
+        let Self { request, run, attempt, now, until, settings } = *self;
+        let deadline = deadline(now, settings.start_timeout + ttl.duration());
+        let deadline = until.map_or(deadline, |until| deadline.min(until));
+        let args = RunArgs {
+            model: request.model,
             direction: experiment.spec.direction,
-            duration: request.ttl.to_string(),
-        },
-        stop: None,
-        state: PodState::Planned,
-        interface: None,
-        backend: None,
-        unguarded: None,
-        applied_at: None,
-        observed: None,
-        outcome: None,
-        ended_at: None,
-        message: None,
+            seed: request.seed,
+            per_segment: request.per_segment,
+            filters: Filters {
+                spare_node: if request.spare_node { candidate.host_ips.clone() } else { Vec::new() },
+                ..request.filters.clone()
+            },
+            ttl,
+            deadline: Some(deadline),
+            run: format!("{}/{run}", experiment.uid).parse().ok(),
+            interface: experiment.spec.interface.clone(),
+            backend: request.backend,
+            heartbeat: request.heartbeat,
+            allow_host_network: false,
+        };
+        let target = &candidate.target;
+        let correlation = if let LossModel::Random { correlation, .. } = request.model { correlation.percent() } else { 0.0 };
+        PodStatus {
+            namespace: target.namespace.clone(),
+            name: target.name.clone(),
+            uid: target.uid.clone(),
+            node: target.node.clone(),
+            container: container_name(experiment.uid, run, attempt),
+            image: settings.agent_image.clone(),
+            argv: args.to_argv(),
+            deadline: Time(deadline),
+            attempt,
+            asked: AskedLoss {
+                loss_percentage: request.model.asked_percentage(),
+                correlation,
+                direction: experiment.spec.direction,
+                duration: ttl.to_string(),
+            },
+            template: Some(candidate.template.clone()),
+            pod_ip: candidate.ip.clone(),
+            stop: None,
+            repair: None,
+            state: PodState::Planned,
+            interface: None,
+            backend: None,
+            unguarded: None,
+            applied_at: None,
+            silent: None,
+            loss_seconds: None,
+            remaining: None,
+            observed: None,
+            outcome: None,
+            ended_at: None,
+            message: None,
+        }
     }
 }
 
 /// In whole seconds, as `metav1.Time` keeps no more and the argument and the status are to say the same.
-fn deadline(now: Timestamp, after: Duration) -> Timestamp {
+pub(super) fn deadline(now: Timestamp, after: Duration) -> Timestamp {
     let whole = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let after = SignedDuration::try_from(after).unwrap_or(SignedDuration::MAX);
     whole.saturating_add(after).unwrap_or(Timestamp::MAX)
 }
 
 fn no_eligible_pods(experiment: &Experiment<'_>, pods: &[Candidate]) -> String {
-    let selector = &experiment.spec.selector;
-    let labels = selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
-    let namespace = experiment.namespace;
-    if pods.is_empty() {
-        return format!("No eligible pods: none in the namespace \"{namespace}\" has the labels {labels}");
-    }
-    let first = pods.iter().filter_map(|pod| pod.skip.as_ref().map(|skip| format!("{}: {skip}", pod.target.name)));
-    let reasons = some_of(first);
-    format!(
-        "No eligible pods: none of the {} in the namespace \"{namespace}\" with the labels {labels} may be acted on ({reasons})",
-        pods.len()
-    )
+    let namespace = experiment.spec.target_namespace(experiment.namespace);
+    targets::no_eligible_pods(&experiment.spec.selector, namespace, pods)
 }
 
-/// The end of a run before it began.
-fn fail(experiment: &Experiment<'_>, now: Timestamp, message: String, mut told: Vec<EventRecord>) -> Decision {
-    let run = experiment.status.and_then(|status| status.run).unwrap_or(0).saturating_add(1);
-    told.push(events::failed_run(&message));
-    let status = ChaosExperimentStatus {
-        phase: Some(Phase::Failed),
-        message: Some(message),
-        start_time: Some(Time(now)),
-        completed_at: Some(Time(now)),
-        run: Some(run),
-        observed_generation: Some(experiment.generation),
-        ..ChaosExperimentStatus::default()
-    };
-    Decision { status: Some(status), events: told, requeue: None, ..Decision::default() }
+/// The end of an attempt before it began; where trying again may help, that follows.
+pub(super) fn fail(
+    experiment: &Experiment<'_>,
+    why: Begin,
+    now: Timestamp,
+    message: impl Into<String>,
+    mut told: Vec<EventRecord>,
+    may_pass: bool,
+) -> Decision {
+    let (message, mut status) = (message.into(), begun(experiment, why, now));
+    if why == Begin::Resume {
+        // What was done before the pause was done.
+        status.pods = experiment.status.map(|before| before.pods.clone()).unwrap_or_default();
+        status.pods.iter_mut().for_each(|pod| pod.remaining = None);
+    }
+    status.message = Some(message.clone());
+    let retry = if may_pass && why != Begin::Resume { rest::retry(experiment, &mut status, now) } else { None };
+    if retry.is_none() {
+        let applied = status.pods.iter().any(PodStatus::was_applied);
+        status.phase = Some(if applied { Phase::Completed } else { Phase::Failed });
+        status.completed_at = Some(Time(now));
+        told.push(events::failed_run(&message));
+    }
+    told.extend(retry);
+    Decision { requeue: rest::requeue(&status, now), status: Some(status), events: told, ..Decision::default() }
 }

@@ -1,9 +1,13 @@
 //! What a spec asks for, checked: as the schema should have, and what a schema cannot.
 
 use super::{Experiment, Settings};
-use crate::api::{ChaosExperimentSpec, LossModelSpec, MAX_LOSS_PERCENTAGE, unserved};
+use crate::{
+    api::{ChaosExperimentSpec, LossModelSpec, MAX_LOSS_PERCENTAGE},
+    schedule::Schedule,
+    windows::Windows,
+};
 use netloss_contract::{
-    BackendChoice, Correlation, Endpoint, Filters, HeartbeatInterval, LossModel, LossPercentage, MeanBurst, Protocol, RunId, Share, Ttl,
+    BackendChoice, Correlation, Endpoint, Filters, HeartbeatInterval, LossModel, LossPercentage, MeanBurst, Protocol, Share, Ttl,
 };
 use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
@@ -15,8 +19,9 @@ const OF_THE_NODE: usize = 4;
 
 /// A spec whose values are in their ranges and fit together.
 #[derive(Debug)]
-pub(super) struct Request {
-    pub(super) model: LossModel,
+pub struct Request {
+    /// How packets are lost.
+    pub model: LossModel,
     pub(super) seed: Option<u64>,
     pub(super) per_segment: bool,
     /// Without the node's addresses, which are each pod's own.
@@ -25,21 +30,19 @@ pub(super) struct Request {
     pub(super) backend: BackendChoice,
     pub(super) ttl: Ttl,
     pub(super) heartbeat: HeartbeatInterval,
-    pub(super) run: u32,
-    pub(super) run_id: RunId,
 }
 
 /// Checks a spec; the error is what the user is to read.
-pub(super) fn check(experiment: &Experiment<'_>, settings: &Settings) -> Result<Request, String> {
+///
+/// # Errors
+/// Names the field, the value and the way out.
+pub fn check(experiment: &Experiment<'_>, settings: &Settings) -> Result<Request, String> {
     let Experiment { namespace, spec, .. } = experiment;
-    if let Some(asked) = spec.namespace.as_deref().filter(|asked| asked != namespace) {
-        return Err(format!(
-            "spec.namespace is \"{asked}\", but an experiment acts only on pods of its own namespace \"{namespace}\": \
-             create it in \"{asked}\" and leave spec.namespace out"
-        ));
-    }
-    if namespace.starts_with("kube-") || *namespace == settings.own_namespace {
-        return Err(format!("experiments in the namespace \"{namespace}\" are refused: its pods run the cluster or netloss itself"));
+    let target = spec.target_namespace(namespace);
+    for namespace in [namespace, target] {
+        if namespace.starts_with("kube-") || *namespace == settings.own_namespace {
+            return Err(format!("experiments in the namespace \"{namespace}\" are refused: its pods run the cluster or netloss itself"));
+        }
     }
     if spec.selector.is_empty() {
         return Err("spec.selector is empty: name at least one label that the pods carry, such as app: web".to_owned());
@@ -49,14 +52,11 @@ pub(super) fn check(experiment: &Experiment<'_>, settings: &Settings) -> Result<
             "spec.selector has \"{key}\": \"{value}\", which no pod can carry: give a label as pods have it, such as app: web"
         ));
     }
-    if let Some(field) = unserved(spec) {
-        return Err(format!("spec.{field} is not served by this version of netloss, and is not ignored either: remove it"));
-    }
     let model = model(spec)?;
     let filters = filters(spec)?;
     let spare_node = spec.spare_node == Some(true);
     let duration = spec.duration.as_deref().ok_or("spec.duration is required: give a length such as 90s, 2m or 1h30m")?;
-    let run = experiment.status.and_then(|status| status.run).unwrap_or(0).saturating_add(1);
+    timing(spec)?;
     Ok(Request {
         model,
         seed: spec.seed,
@@ -66,9 +66,16 @@ pub(super) fn check(experiment: &Experiment<'_>, settings: &Settings) -> Result<
         spare_node,
         ttl: duration.parse().map_err(|error| format!("spec.duration: {error}"))?,
         heartbeat: HEARTBEAT.try_into().map_err(|error| format!("heartbeat: {error}"))?,
-        run,
-        run_id: format!("{}/{run}", experiment.uid).parse().map_err(|error| format!("metadata.uid: {error}"))?,
     })
+}
+
+/// When it runs: everything that only reads one way.
+fn timing(spec: &ChaosExperimentSpec) -> Result<(), String> {
+    let length = |field: &str, text: &str| text.parse::<Ttl>().map(drop).map_err(|error| format!("spec.{field}: {error}"));
+    length("retryDelay", &spec.retry_delay)?;
+    spec.experiment_duration.as_deref().map_or(Ok(()), |text| length("experimentDuration", text))?;
+    spec.schedule.as_deref().map_or(Ok(()), |text| Schedule::parse(text).map(drop))?;
+    Windows::of(spec).map(drop)
 }
 
 /// Whether Kubernetes takes this for a label. One that it does not would be an error of every list of pods, or, with a comma in it,

@@ -91,7 +91,7 @@ fn refusals_name_the_field_the_value_and_the_way_out() {
         let mut spec = spec();
         change(&mut spec);
         let decision = decide(&experiment(&spec, None), &Observed::Nothing, at(0), &settings());
-        assert_eq!(needs(&experiment(&spec, None), &settings()), Needs::Nothing);
+        assert_eq!(needs(&experiment(&spec, None), at(0), &settings()), Needs::Nothing);
         let status = decision.status.unwrap();
         assert_eq!((status.phase, status.run, status.observed_generation), (Some(Phase::Failed), Some(1), Some(1)));
         assert!(status.completed_at.is_some() && status.pods.is_empty() && decision.injections.is_empty());
@@ -99,9 +99,8 @@ fn refusals_name_the_field_the_value_and_the_way_out() {
     };
     for (change, expected) in [
         (
-            (|spec| spec.namespace = Some("other".to_owned())) as fn(&mut ChaosExperimentSpec),
-            "spec.namespace is \"other\", but an experiment acts only on pods of its own namespace \"n\": create it in \"other\" and leave \
-             spec.namespace out",
+            (|spec| spec.namespace = Some("kube-system".to_owned())) as fn(&mut ChaosExperimentSpec),
+            "experiments in the namespace \"kube-system\" are refused",
         ),
         (|spec| spec.duration = None, "spec.duration is required: give a length such as 90s, 2m or 1h30m"),
         (|spec| spec.duration = Some("8d".to_owned()), "spec.duration: \"8d\" is not a duration"),
@@ -153,7 +152,9 @@ fn refusals_name_the_field_the_value_and_the_way_out() {
             |spec| (spec.correlation, spec.loss_correlation) = (Some(1.0), Some(2.0)),
             "spec.correlation is 1 and its older name spec.lossCorrelation is 2: set only spec.correlation",
         ),
-        (|spec| spec.schedule = Some("* * * * *".to_owned()), "spec.schedule is not served by this version of netloss, and is not ignored"),
+        (|spec| spec.schedule = Some("daily".to_owned()), "spec.schedule is \"daily\", which is no schedule: give minute, hour"),
+        (|spec| spec.retry_delay = "soon".to_owned(), "spec.retryDelay: \"soon\" is not a duration"),
+        (|spec| spec.experiment_duration = Some("0s".to_owned()), "spec.experimentDuration: "),
         (
             |spec| (spec.require_guarded, spec.backend) = (Some(true), Some(netloss_contract::BackendChoice::Tc)),
             "spec.backend is tc, but spec.requireGuarded is true, which only guarded can do: leave one of them out",

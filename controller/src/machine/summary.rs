@@ -2,9 +2,9 @@
 //!
 //! k8s-chaos's tooling looks for `Successfully injected 10% packet loss into 2 pod(s)` and `No eligible pods`.
 
-use super::Experiment;
+use super::{Experiment, is_edited};
 use crate::{
-    api::{ChaosExperimentStatus, Outcome, Phase, PodStatus},
+    api::{ChaosExperimentStatus, Outcome, Phase, PodState, PodStatus, Stopping},
     words::some_of,
 };
 
@@ -20,24 +20,34 @@ pub(super) fn message(status: &ChaosExperimentStatus, experiment: &Experiment<'_
             let all = if applied == total { String::new() } else { format!(", {applied} of {total}") };
             format!("Successfully injected {loss}% packet loss into {applied} pod(s){all}")
         }
+        Some(Phase::Paused) => {
+            let left = pods.iter().filter_map(|pod| pod.remaining.clone().map(|left| format!("{}: {left}", pod.name)));
+            let left = some_of(left);
+            format!("Paused: {loss}% packet loss is stopped; with spec.paused: false it goes on for what is left ({left})")
+        }
         Some(Phase::Pending) | None => format!("Injecting {loss}% packet loss into {total} pod(s)"),
     }];
     if status.phase == Some(Phase::Completed) {
         sentences.push(recovery(pods));
     }
-    let is_current = status.observed_generation == Some(experiment.generation);
+    let is_current = !is_edited(experiment, status);
     let asked = usize::try_from(experiment.spec.count).unwrap_or(usize::MAX);
     if is_current && total < asked {
         sentences.push(format!("only {total} of the {asked} pods asked for were eligible"));
     }
     let not_recovered = pods.iter().filter(|pod| pod.outcome.is_some_and(|outcome| !outcome.is_recovery()));
     let troubles = not_recovered.map(|pod| format!("{}: {}", pod.name, pod.message.as_deref().unwrap_or_default()));
-    let troubles = some_of(obstacles.iter().cloned().chain(troubles));
+    let open = pods.iter().filter(|pod| pod.state != PodState::Ended && pod.message.is_some());
+    let at_work = open.map(|pod| format!("{}: {}", pod.name, pod.message.as_deref().unwrap_or_default()));
+    let troubles =
+        if status.phase == Some(Phase::Paused) { String::new() } else { some_of(obstacles.iter().cloned().chain(at_work).chain(troubles)) };
     if !troubles.is_empty() {
         sentences.push(troubles);
     }
-    if !is_current {
-        sentences.push("the spec was edited: this run is stopped, and a new one begins after it".to_owned());
+    match status.stopping {
+        Some(Stopping::Edited) => sentences.push("the spec was edited: this run is stopped, and a new one begins after it".to_owned()),
+        Some(why) if status.phase != Some(Phase::Paused) => sentences.push(format!("{}: this run is stopped", why.words())),
+        _ => {}
     }
     sentences.join("; ")
 }

@@ -2,22 +2,25 @@
 
 use super::{fixtures::*, *};
 use crate::{
-    api::{Outcome, Phase, PodState, StopContainer},
+    api::{Outcome, Phase, PodState, SentContainer},
     targets::EXCLUDE_LABEL,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use netloss_contract::{Backend, Event, ExitCode, Failed, Kept, Stage, Ttl};
 
+#[path = "lifecycle_tests.rs"]
+mod lifecycle;
 #[path = "request_tests.rs"]
 mod request;
 
 fn plan(spec: &ChaosExperimentSpec, pods: Vec<Candidate>) -> Decision {
-    decide(&experiment(spec, None), &Observed::Candidates { namespace_excluded: false, pods }, at(0), &settings())
+    decide(&experiment(spec, None), &surroundings(pods), at(0), &settings())
 }
 
 /// One step of a run whose pods all look the same.
 fn step(spec: &ChaosExperimentSpec, status: &ChaosExperimentStatus, view: impl Fn(&PodStatus) -> PodView, now: Timestamp) -> Decision {
     let views = status.pods.iter().map(|entry| (entry.uid.clone(), view(entry))).collect();
-    decide(&experiment(spec, Some(status)), &Observed::Pods(views), now, &settings())
+    decide(&experiment(spec, Some(status)), &pods(views), now, &settings())
 }
 
 fn message(decision: &Decision) -> &str {
@@ -54,7 +57,7 @@ fn a_dry_run_names_the_pods_and_touches_none() {
     let message = status.message.as_deref().unwrap();
     assert!(message.starts_with("DRY RUN: would inject 10% packet loss (pod-network-loss) into 2 pod(s): "), "{message}");
     // It is over: nothing more is looked at.
-    assert_eq!(needs(&experiment(&spec, Some(&status)), &settings()), Needs::Nothing);
+    assert_eq!(needs(&experiment(&spec, Some(&status)), at(0), &settings()), Needs::Nothing);
 }
 
 #[test]
@@ -83,7 +86,7 @@ fn labels_as_pods_carry_them_are_taken() {
     for (key, value) in [("app", "web"), ("app.kubernetes.io/name", "a_b-c.d"), ("canary", "")] {
         let mut spec = spec();
         spec.selector = BTreeMap::from([(key.to_owned(), value.to_owned())]);
-        assert!(matches!(needs(&experiment(&spec, None), &settings()), Needs::Candidates { .. }), "{key}={value}");
+        assert!(matches!(needs(&experiment(&spec, None), at(0), &settings()), Needs::Surroundings { .. }), "{key}={value}");
     }
 }
 
@@ -111,7 +114,8 @@ fn without_an_eligible_pod_the_reasons_are_told() {
          (p0: it uses its node's network; p1: it uses its node's network; p2: it uses its node's network; and 2 more)"
     );
     assert_eq!(reasons(&decision), ["Skipped", "Skipped", "Skipped", "Skipped", "Skipped", "Failed"]);
-    let excluded = Observed::Candidates { namespace_excluded: true, pods: candidates(1) };
+    let namespace = NamespaceFacts { excluded: true, ..NamespaceFacts::default() };
+    let excluded = Observed::Surroundings(Surroundings { namespace, pods: candidates(1), ..Surroundings::default() });
     let decision = decide(&experiment(&spec(), None), &excluded, at(0), &settings());
     assert_eq!(message(&decision), format!("No eligible pods: the namespace \"n\" carries the label {EXCLUDE_LABEL}"));
 }
@@ -130,11 +134,7 @@ fn a_run_goes_through_its_phases() {
     assert_eq!((injected.phase, injected.pods[0].state), (Some(Phase::Pending), PodState::Injected));
     assert_eq!(injected.affected_pods, ["n/p0:network-loss-d-r1-a1"]);
 
-    let begun = |entry: &PodStatus| {
-        let Event::Applied(applied) = applied() else { panic!() };
-        let log = AgentLog::Applied(at(10), Box::new(applied));
-        PodView::Present { skip: None, agent: Some(AgentView { args: entry.argv.clone(), state: AgentState::Running, log, stop: None }) }
-    };
+    let begun = |entry: &PodStatus| present(agent_view(entry, AgentState::Running, log_of(applied(), at(10))));
     let running = step(&spec, &injected, begun, at(11));
     assert_eq!(reasons(&running), ["Applied", "Applied"]);
     assert_eq!(message(&running), "Successfully injected 10% packet loss into 1 pod(s); only 1 of the 2 pods asked for were eligible");
@@ -149,9 +149,11 @@ fn a_run_goes_through_its_phases() {
     let egress = completed.pods[0].observed.unwrap().egress.unwrap();
     assert_eq!((egress.packets, egress.dropped, egress.loss_percentage), (1000, 98, Some(9.8)));
 
-    assert_eq!(step(&spec, &completed, |_| BARE, at(100_000)), Decision::default(), "one run for each version of the spec");
+    let over = Decision { finalizer: Some(false), ..Decision::default() };
+    assert_eq!(step(&spec, &completed, |_| BARE, at(100_000)), over, "one run for each version of the spec");
+    let spec = changed();
     let edited = Experiment { generation: 2, ..experiment(&spec, Some(&completed)) };
-    let again = decide(&edited, &Observed::Candidates { namespace_excluded: false, pods: candidates(1) }, at(100), &settings());
+    let again = decide(&edited, &surroundings(candidates(1)), at(100), &settings());
     assert_eq!(again.status.unwrap().pods[0].container, "network-loss-d-r2-a1");
 }
 
@@ -159,14 +161,7 @@ fn a_run_goes_through_its_phases() {
 fn a_node_whose_clock_is_wrong_is_told_of() {
     let spec = spec();
     let skew = |applied_at: Timestamp, seen: Timestamp| {
-        let view = |entry: &PodStatus| {
-            let Event::Applied(applied) = applied() else { panic!() };
-            let log = AgentLog::Applied(applied_at, Box::new(applied));
-            PodView::Present {
-                skip: None,
-                agent: Some(AgentView { args: entry.argv.clone(), state: AgentState::Running, log, stop: None }),
-            }
-        };
+        let view = |entry: &PodStatus| present(agent_view(entry, AgentState::Running, log_of(applied(), applied_at)));
         let decision = step(&spec, &planned(&spec, 1), view, seen);
         decision.events.into_iter().find(|event| event.reason == "ClockSkew").map(|event| event.note)
     };
@@ -178,16 +173,18 @@ fn a_node_whose_clock_is_wrong_is_told_of() {
     assert_eq!(skew(at(-3600), at(12)).as_deref(), Some(words));
 }
 
+/// What the spec is edited to.
+fn changed() -> ChaosExperimentSpec {
+    ChaosExperimentSpec { loss_percentage: 20.0, ..spec() }
+}
+
 /// The agent of an edited experiment's only pod, and what was sent to stop it.
 fn edited(status: &ChaosExperimentStatus, state: &AgentState, stop: Option<&AgentState>) -> Decision {
-    let spec = spec();
-    let view = |entry: &PodStatus| PodView::Present {
-        skip: None,
-        agent: Some(AgentView { args: entry.argv.clone(), state: state.clone(), log: AgentLog::Silent, stop: stop.cloned() }),
-    };
+    let spec = changed();
+    let view = |entry: &PodStatus| present(AgentView { stop: stop.cloned(), ..agent_view(entry, state.clone(), AgentLog::Silent) });
     let views = status.pods.iter().map(|entry| (entry.uid.clone(), view(entry))).collect();
     let edited = Experiment { generation: 2, ..experiment(&spec, Some(status)) };
-    decide(&edited, &Observed::Pods(views), at(5), &settings())
+    decide(&edited, &pods(views), at(5), &settings())
 }
 
 /// Written down, put in, waited for; and then the spec that is asked for now begins.
@@ -214,16 +211,18 @@ fn an_edit_during_a_run_stops_it_first() {
     let blocked = AgentState::Waiting { reason: Some("ErrImagePull".to_owned()), message: None };
     let words = edited(&stopping, &AgentState::Running, Some(&blocked));
     assert!(message(&words).contains("p0: what was sent to stop the agent does not start: ErrImagePull"), "{}", message(&words));
-    let failed = edited(&stopping, &AgentState::Running, Some(&terminated(9, None)));
-    assert!(message(&failed).contains("ended with exit code 9: the loss ends at its time"), "{}", message(&failed));
+    let failed = edited(&stopping, &AgentState::Running, Some(&terminated(1, None)));
+    assert!(message(&failed).contains("ended with exit code 1: the loss ends at its time"), "{}", message(&failed));
+    let hangs = edited(&stopping, &AgentState::Running, Some(&terminated(9, None))).status.unwrap();
+    assert!(hangs.pods[0].repair.as_ref().unwrap().argv.contains(&"--force".to_owned()), "one that hangs is repaired");
 
     let not_yet = edited(&stopping, &terminated(0, Some(removed())), Some(&AgentState::Running));
     assert!(not_yet.status.is_none_or(|status| status.pods[0].state != PodState::Ended), "the pod is not free yet");
     let ended = edited(&stopping, &terminated(0, Some(removed())), Some(&terminated(0, None))).status.unwrap();
     assert_eq!((ended.phase, ended.observed_generation), (Some(Phase::Completed), Some(1)));
-    let spec = spec();
+    let spec = changed();
     let next = Experiment { generation: 2, ..experiment(&spec, Some(&ended)) };
-    assert!(matches!(needs(&next, &settings()), Needs::Candidates { .. }), "the edit begins a run");
+    assert!(matches!(needs(&next, at(0), &settings()), Needs::Surroundings { .. }), "the edit begins a run");
 }
 
 /// One that has not started cannot be asked to stop: nobody would hear it, and it would begin afterwards.
@@ -236,17 +235,24 @@ fn an_agent_that_has_not_started_is_stopped_once_it_has() {
 
 #[test]
 fn an_edit_before_the_agent_is_in_begins_nothing() {
-    let (spec, planned) = (spec(), planned(&spec(), 1));
+    let (spec, planned) = (changed(), planned(&spec(), 1));
     let edited = Experiment { generation: 2, ..experiment(&spec, Some(&planned)) };
-    let decision = decide(&edited, &Observed::Pods(BTreeMap::from([(planned.pods[0].uid.clone(), BARE)])), at(1), &settings());
+    let decision = decide(&edited, &pods(BTreeMap::from([(planned.pods[0].uid.clone(), BARE)])), at(1), &settings());
     assert!(decision.injections.is_empty());
     assert!(message(&decision).contains("the spec was edited before the agent could be put in"), "{}", message(&decision));
 }
 
-/// The outcome and the words of the only pod of a run, and the phase that follows.
+/// The outcome and the words of the only pod of a run, and the phase that follows. What is sent to repair it fails.
 fn end(view: impl Fn(&PodStatus) -> PodView, now: Timestamp) -> (Outcome, String, Phase) {
     let spec = spec();
-    let status = step(&spec, &planned(&spec, 1), view, now).status.unwrap();
+    let mut status = step(&spec, &planned(&spec, 1), &view, now).status.unwrap();
+    if status.pods[0].repair.is_some() {
+        let repaired = |entry: &PodStatus| match view(entry) {
+            PodView::Present { agent: Some(agent), .. } => present(AgentView { repair: Some(terminated(1, None)), ..*agent }),
+            other => other,
+        };
+        status = step(&spec, &status, repaired, now).status.unwrap();
+    }
     let pod = &status.pods[0];
     assert_eq!(pod.state, PodState::Ended, "{pod:?}");
     assert!(pod.ended_at.is_some() && status.completed_at.is_some());
@@ -287,7 +293,8 @@ fn every_end_has_an_outcome_and_a_reason() {
     let oom = AgentState::Terminated { exit_code: 137, reason: Some("OOMKilled".to_owned()), message: None, last: None };
     let start_error =
         AgentState::Terminated { exit_code: 128, reason: Some("StartError".to_owned()), message: Some("no file".to_owned()), last: None };
-    let killed = "the agent ended without its report (exit code 137): loss may remain until the pod ends";
+    let unrepaired = "what was to repair it ended with exit code 1: loss may remain until the pod ends";
+    let killed = &format!("the agent ended without its report (exit code 137); {unrepaired}");
     for (state, now, outcome, words, phase) in [
         (terminated(0, Some(removed())), at(40), Outcome::Clean, "", Phase::Completed),
         (terminated(0, shortened()), at(40), Outcome::Shortened, "the loss lasted 12.0 s of 30s: ended by sigterm", Phase::Completed),
@@ -302,7 +309,8 @@ fn every_end_has_an_outcome_and_a_reason() {
             terminated(137, guarded()),
             at(9),
             Outcome::Unknown,
-            "the agent ended without its report (exit code 137): the kernel ends a guarded loss without it, within seconds at the latest",
+            "the agent ended without its report (exit code 137); what was to repair it ended with exit code 1: the kernel ends a guarded loss \
+             without it, within seconds at the latest",
             Phase::Completed,
         ),
         (terminated(4, failed(ExitCode::Refused, &[])), at(9), Outcome::Failed, "why", Phase::Failed),
@@ -311,7 +319,7 @@ fn every_end_has_an_outcome_and_a_reason() {
             terminated(7, failed(ExitCode::Incomplete, &["qdisc"])),
             at(9),
             Outcome::Unknown,
-            "why; loss may remain until the pod ends: qdisc",
+            &format!("why: qdisc; {unrepaired}"),
             Phase::Failed,
         ),
         (terminated(137, Some(heartbeat())), at(9), Outcome::Unknown, killed, Phase::Completed),
@@ -320,14 +328,14 @@ fn every_end_has_an_outcome_and_a_reason() {
             oom,
             at(9),
             Outcome::Unknown,
-            "the agent ended without its report (exit code 137, OOMKilled): loss may remain until the pod ends",
+            &format!("the agent ended without its report (exit code 137, OOMKilled); {unrepaired}"),
             Phase::Failed,
         ),
         (
             terminated(0, None),
             at(9),
             Outcome::Unknown,
-            "the agent ended without its report (exit code 0): loss may remain until the pod ends",
+            &format!("the agent ended without its report (exit code 0); {unrepaired}"),
             Phase::Failed,
         ),
         (terminated(3, None), at(9), Outcome::Failed, "another agent works in the pod (exit code 3, no report)", Phase::Failed),
@@ -343,7 +351,7 @@ fn every_end_has_an_outcome_and_a_reason() {
             AgentState::Running,
             overdue,
             Outcome::Unknown,
-            "the agent is still running after its deadline: loss may remain until the pod ends",
+            &format!("the agent is still running after its deadline; {unrepaired}"),
             Phase::Failed,
         ),
     ] {
@@ -354,7 +362,7 @@ fn every_end_has_an_outcome_and_a_reason() {
 
 #[test]
 fn a_pod_that_never_got_its_agent_has_a_reason() {
-    let present = |skip| PodView::Present { skip: Some(skip), agent: None };
+    let present = |skip| PodView::Present { skip: Some(skip), new_sandbox: false, agent: None };
     for (view, now, outcome, words) in [
         (PodView::Gone, at(1), Outcome::PodEnded, "the pod is gone"),
         (PodView::Replaced, at(1), Outcome::PodEnded, "the pod is gone, and another has its name"),
@@ -376,8 +384,8 @@ fn a_pod_that_never_got_its_agent_has_a_reason() {
 
 #[test]
 fn a_container_of_that_name_with_other_arguments_is_not_adopted() {
-    let foreign = AgentView { args: vec!["run".to_owned()], state: AgentState::Running, log: AgentLog::Silent, stop: None };
-    let (outcome, words, _) = end(|_| PodView::Present { skip: None, agent: Some(foreign.clone()) }, at(1));
+    let foreign = AgentView { args: vec!["run".to_owned()], state: AgentState::Running, log: AgentLog::Silent, stop: None, repair: None };
+    let (outcome, words, _) = end(|_| PodView::Present { skip: None, new_sandbox: false, agent: Some(Box::new(foreign.clone())) }, at(1));
     assert_eq!(outcome, Outcome::Failed);
     assert_eq!(words, "the pod already has a container network-loss-d-r1-a1 with other arguments: it was left alone");
 }
@@ -395,11 +403,11 @@ fn what_stands_in_the_way_shows_in_the_message() {
 fn a_deleted_experiment_begins_nothing_and_follows_what_it_began() {
     let spec = spec();
     let deleting = |status| Experiment { deleting: true, ..experiment(&spec, status) };
-    assert_eq!(needs(&deleting(None), &settings()), Needs::Nothing);
+    assert_eq!(needs(&deleting(None), at(0), &settings()), Needs::Nothing);
     let planned = planned(&spec, 2);
     let views =
         BTreeMap::from([(planned.pods[0].uid.clone(), BARE), (planned.pods[1].uid.clone(), agent(&planned.pods[1], AgentState::Running))]);
-    let decision = decide(&deleting(Some(&planned)), &Observed::Pods(views), at(1), &settings());
+    let decision = decide(&deleting(Some(&planned)), &pods(views), at(1), &settings());
     assert!(decision.injections.is_empty());
     let states: Vec<PodState> = decision.status.unwrap().pods.iter().map(|pod| pod.state).collect();
     assert_eq!(states, [PodState::Ended, PodState::Injected]);
@@ -409,7 +417,7 @@ fn a_deleted_experiment_begins_nothing_and_follows_what_it_began() {
 fn what_is_not_ours_is_left_alone() {
     let mut other = spec();
     other.action = crate::api::Action::PodKill;
-    assert_eq!(needs(&experiment(&other, None), &settings()), Needs::Nothing);
+    assert_eq!(needs(&experiment(&other, None), at(0), &settings()), Needs::Nothing);
     assert_eq!(decide(&experiment(&other, None), &Observed::Nothing, at(0), &settings()), Decision::default());
     // k8s-chaos numbers no runs.
     let theirs = ChaosExperimentStatus { phase: Some(Phase::Completed), ..ChaosExperimentStatus::default() };
@@ -432,7 +440,7 @@ fn an_entry_that_somebody_else_wrote_is_not_acted_on() {
         |entry| entry.container = "debugger".to_owned(),
         |entry| entry.argv = vec!["sh".to_owned()],
         |entry| entry.argv.retain(|word| !word.starts_with("--run=")),
-        |entry| entry.stop = Some(StopContainer { container: "debugger".to_owned(), argv: vec!["run".to_owned()] }),
+        |entry| entry.stop = Some(SentContainer { container: "debugger".to_owned(), argv: vec!["run".to_owned()], deadline: Time(at(9)) }),
     ] {
         let mut status = planned(&spec, 1);
         forge(&mut status.pods[0]);
@@ -448,26 +456,26 @@ fn the_largest_status_stays_within_its_bound() {
     let mut spec = spec();
     (spec.count, spec.interface) = (100, Some("i".repeat(15)));
     let uid = "1b4e28ba-2fa1-41d2-883f-0016d3cca427";
-    let mut pods = candidates(100);
-    for (n, pod) in pods.iter_mut().enumerate() {
+    let mut many = candidates(100);
+    for (n, pod) in many.iter_mut().enumerate() {
         (pod.target.name, pod.target.uid, pod.target.node) = (format!("{n:0253}"), format!("{n:036}"), Some("n".repeat(63)));
         pod.target.namespace = "n".repeat(63);
     }
     let namespace = "n".repeat(63);
     let experiment = |status| Experiment { namespace: &namespace, uid, ..experiment(&spec, status) };
-    let observed = Observed::Candidates { namespace_excluded: false, pods };
+    let observed = surroundings(many);
     let status = decide(&experiment(None), &observed, at(0), &settings()).status.unwrap();
     let refused = PodView::Refused("x".repeat(10_000));
     let adopted = |entry: &PodStatus| agent(entry, AgentState::Waiting { reason: None, message: None });
     let mut injected = {
         let views = status.pods.iter().map(|entry| (entry.uid.clone(), adopted(entry))).collect();
-        decide(&experiment(Some(&status)), &Observed::Pods(views), at(1), &settings()).status.unwrap()
+        decide(&experiment(Some(&status)), &pods(views), at(1), &settings()).status.unwrap()
     };
     for pod in &mut injected.pods {
         pod.observed = Some(crate::api::ObservedLoss::default());
     }
     let views = injected.pods.iter().map(|entry| (entry.uid.clone(), refused.clone())).collect();
-    let ended = decide(&experiment(Some(&injected)), &Observed::Pods(views), at(2), &settings()).status.unwrap();
+    let ended = decide(&experiment(Some(&injected)), &pods(views), at(2), &settings()).status.unwrap();
     assert_eq!((ended.pods.len(), ended.affected_pods.len()), (100, 100));
     // As much comes to any plan.
     let grown = serde_json::to_string(&ended).unwrap().len() - serde_json::to_string(&status).unwrap().len();

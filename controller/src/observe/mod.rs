@@ -7,12 +7,13 @@ mod pod;
 mod report;
 
 use crate::{
-    api::{ChaosExperimentStatus, PodState, PodStatus},
-    machine::{AgentLog, AgentState, Experiment, Needs, Observed, PodView},
-    targets::{self, Candidate},
+    api::{ChaosExperiment, ChaosExperimentStatus, Phase, PodState, PodStatus},
+    machine::{AgentLog, AgentState, Experiment, Needs, Observed, PodView, Pods, Surroundings},
+    targets::{Candidate, NamespaceFacts},
+    words::brief,
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use kube::{
     Api, Client,
     api::{ListParams, LogParams},
@@ -28,23 +29,83 @@ const LOG_BYTES: i64 = 16 * 1024;
 /// How long a log may take: the API server asks the node's kubelet for it. A hundred unreachable ones still fit into one pass.
 const LOG_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// An agent that has said nothing for so long has missed three heartbeats of five seconds, and time for a fourth.
+const SILENCE: Duration = Duration::from_secs(20);
+
 /// Pods of one page of a list.
 const PAGE: u32 = 500;
+
+/// The ConfigMap in the controller's own namespace whose annotation stops all experiments and begins none.
+pub const FREEZE: &str = "netloss-freeze";
+/// The annotation; any value but "false" freezes.
+pub const FREEZE_ANNOTATION: &str = "chaos.gushchin.dev/freeze";
 
 /// Looks at what is needed.
 ///
 /// # Errors
 /// When the API server cannot answer. That it does not allow to read one pod is an observation, not an error.
-pub async fn observe(client: &Client, experiment: &Experiment<'_>, needs: &Needs) -> kube::Result<Observed> {
+pub async fn observe(client: &Client, experiment: &Experiment<'_>, needs: &Needs, own_namespace: &str) -> kube::Result<Observed> {
     match (needs, experiment.status) {
-        (Needs::Candidates { namespace, selector }, _) => candidates(client, namespace, selector).await,
-        (Needs::Pods, Some(status)) => pods(client, experiment.uid, status).await,
-        (Needs::Pods, None) | (Needs::Nothing, _) => Ok(Observed::Nothing),
+        (Needs::Surroundings { namespace, selector, dependencies }, _) => {
+            let (namespace, pods, freeze, dependencies) = futures::try_join!(
+                facts(client, namespace),
+                candidates(client, namespace, selector),
+                freeze(client, own_namespace),
+                phases(client, experiment.namespace, dependencies),
+            )?;
+            Ok(Observed::Surroundings(Surroundings { freeze, namespace, pods, dependencies }))
+        }
+        (Needs::Pods { ready }, Some(status)) => {
+            let (views, freeze) = futures::try_join!(views(client, experiment.uid, status), freeze(client, own_namespace))?;
+            let ready = match ready {
+                Some((namespace, selector)) => {
+                    let pods = candidates(client, namespace, selector).await?;
+                    Some(u32::try_from(pods.iter().filter(|pod| pod.ready).count()).unwrap_or(u32::MAX))
+                }
+                None => None,
+            };
+            Ok(Observed::Pods(Pods { views, ready, freeze, preflight: None }))
+        }
+        (Needs::Pods { .. }, None) | (Needs::Nothing, _) => Ok(Observed::Nothing),
     }
 }
 
-async fn candidates(client: &Client, namespace: &str, selector: &BTreeMap<String, String>) -> kube::Result<Observed> {
-    let labels = Api::<Namespace>::all(client.clone()).get(namespace).await?.metadata.labels;
+/// Why all experiments are frozen, if they are. Not being able to tell is an error: nothing is begun then.
+async fn freeze(client: &Client, own_namespace: &str) -> kube::Result<Option<String>> {
+    let Some(map) = Api::<ConfigMap>::namespaced(client.clone(), own_namespace).get_opt(FREEZE).await? else { return Ok(None) };
+    let value = map.metadata.annotations.as_ref().and_then(|annotations| annotations.get(FREEZE_ANNOTATION));
+    let reason = map.data.as_ref().and_then(|data| data.get("reason")).filter(|reason| !reason.trim().is_empty());
+    let reason = reason.map_or_else(|| format!("ConfigMap {own_namespace}/{FREEZE}"), |reason| brief(reason));
+    Ok(value.filter(|value| *value != "false").map(|_| reason))
+}
+
+/// What is known of a namespace.
+///
+/// # Errors
+/// When the API server cannot answer.
+pub async fn facts(client: &Client, namespace: &str) -> kube::Result<NamespaceFacts> {
+    let object = Api::<Namespace>::all(client.clone()).get_opt(namespace).await?;
+    let metadata = object.map(|object| object.metadata).unwrap_or_default();
+    Ok(NamespaceFacts::of(namespace, metadata.labels.as_ref(), metadata.annotations.as_ref()))
+}
+
+async fn phases(client: &Client, namespace: &str, names: &[String]) -> kube::Result<BTreeMap<String, Option<Phase>>> {
+    let api = Api::<ChaosExperiment>::namespaced(client.clone(), namespace);
+    let mut phases = BTreeMap::new();
+    for name in names {
+        let object = api.get_opt(name).await?;
+        // What it says of an older version of its spec says nothing of this one.
+        let status = object.and_then(|object| object.status.filter(|status| status.observed_generation == object.metadata.generation));
+        phases.insert(name.clone(), status.and_then(|status| status.phase));
+    }
+    Ok(phases)
+}
+
+/// The pods that have the labels.
+///
+/// # Errors
+/// When the API server cannot answer.
+pub async fn candidates(client: &Client, namespace: &str, selector: &BTreeMap<String, String>) -> kube::Result<Vec<Candidate>> {
     let api = Api::<Pod>::namespaced(client.clone(), namespace);
     let selector = selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
     let mut page = ListParams::default().labels(&selector).limit(PAGE);
@@ -54,12 +115,12 @@ async fn candidates(client: &Client, namespace: &str, selector: &BTreeMap<String
         pods.extend(list.items.iter().map(Candidate::of));
         match list.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => page = page.continue_token(&token),
-            None => return Ok(Observed::Candidates { namespace_excluded: targets::is_excluded(labels.as_ref()), pods }),
+            None => return Ok(pods),
         }
     }
 }
 
-async fn pods(client: &Client, experiment_uid: &str, status: &ChaosExperimentStatus) -> kube::Result<Observed> {
+async fn views(client: &Client, experiment_uid: &str, status: &ChaosExperimentStatus) -> kube::Result<BTreeMap<String, PodView>> {
     let run = format!("{experiment_uid}/{}", status.run.unwrap_or_default());
     let mut open = status.pods.clone();
     open.retain(|entry| entry.state != PodState::Ended);
@@ -67,7 +128,7 @@ async fn pods(client: &Client, experiment_uid: &str, status: &ChaosExperimentSta
         let run = &run;
         async move { view(client, &entry, run).await.map(|view| (entry.uid, view)) }
     });
-    Ok(Observed::Pods(views.buffer_unordered(CONCURRENCY).try_collect().await?))
+    views.buffer_unordered(CONCURRENCY).try_collect().await
 }
 
 /// One pod of status, with its agent's log where that can tell something new.
@@ -88,16 +149,36 @@ pub(crate) async fn view(client: &Client, entry: &PodStatus, run: &str) -> kube:
         };
         if untold && !entry.was_applied() {
             agent.log = log(&api, entry, run).await;
+        } else if agent.state == AgentState::Running && entry.was_applied() {
+            agent.log = heard(&api, entry).await;
         }
     }
     Ok(view)
 }
 
 async fn log(api: &Api<Pod>, entry: &PodStatus, run: &str) -> AgentLog {
-    let params = LogParams { container: Some(entry.container.clone()), limit_bytes: Some(LOG_BYTES), ..LogParams::default() };
+    match read_log(api, entry, LogParams { limit_bytes: Some(LOG_BYTES), ..LogParams::default() }).await {
+        Ok(text) => report::of_log(&text, run),
+        Err(why) => AgentLog::Unreadable(why),
+    }
+}
+
+/// Whether the agent has said anything lately, by its node's clock and in any words: what it says is read elsewhere.
+async fn heard(api: &Api<Pod>, entry: &PodStatus) -> AgentLog {
+    let lately = i64::try_from(SILENCE.as_secs()).unwrap_or(i64::MAX);
+    let params = LogParams { since_seconds: Some(lately), limit_bytes: Some(1), ..LogParams::default() };
+    match read_log(api, entry, params).await {
+        Ok(text) if text.is_empty() => AgentLog::Mute,
+        Ok(_) => AgentLog::Heard,
+        Err(why) => AgentLog::Unreadable(why),
+    }
+}
+
+async fn read_log(api: &Api<Pod>, entry: &PodStatus, params: LogParams) -> Result<String, String> {
+    let params = LogParams { container: Some(entry.container.clone()), ..params };
     match tokio::time::timeout(LOG_TIMEOUT, api.logs(&entry.name, &params)).await {
-        Ok(Ok(text)) => report::of_log(&text, run),
-        Ok(Err(error)) => AgentLog::Unreadable(error.to_string()),
-        Err(_) => AgentLog::Unreadable(format!("no answer within {LOG_TIMEOUT:?}")),
+        Ok(Ok(text)) => Ok(text),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {LOG_TIMEOUT:?}")),
     }
 }

@@ -14,13 +14,28 @@ pub(super) fn view(pod: Option<&Pod>, entry: &PodStatus, run: &str) -> PodView {
     if pod.metadata.uid.as_deref() != Some(&entry.uid) {
         return PodView::Replaced;
     }
-    let agent = ephemeral(pod).find(|container| container.name == entry.container).map(|container| AgentView {
-        args: container.args.clone().unwrap_or_default(),
-        state: state(pod, &entry.container, run),
-        log: AgentLog::NotRead,
-        stop: entry.stop.as_ref().filter(|stop| has(pod, &stop.container)).map(|stop| state(pod, &stop.container, run)),
+    let agent = ephemeral(pod).find(|container| container.name == entry.container).map(|container| {
+        Box::new(AgentView {
+            args: container.args.clone().unwrap_or_default(),
+            state: state(pod, &entry.container, run),
+            log: AgentLog::NotRead,
+            repair: entry.repair.as_ref().filter(|sent| has(pod, &sent.container)).map(|sent| state(pod, &sent.container, run)),
+            stop: entry.stop.as_ref().filter(|stop| has(pod, &stop.container)).map(|stop| state(pod, &stop.container, run)),
+        })
     });
-    PodView::Present { skip: targets::skip(pod), agent }
+    PodView::Present { skip: targets::skip(pod), new_sandbox: new_sandbox(pod, entry), agent }
+}
+
+/// Whether the pod's sandbox was made anew since the loss was brought: it has another address, or the kubelet says when it did.
+fn new_sandbox(pod: &Pod, entry: &PodStatus) -> bool {
+    let other_address = entry.pod_ip.is_some() && targets::ip(pod).is_some_and(|ip| entry.pod_ip != Some(ip));
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let network_since = conditions
+        .filter(|condition| condition.type_ == "PodReadyToStartContainers")
+        .find_map(|condition| condition.last_transition_time.as_ref());
+    // Both by the node's clock.
+    let made_later = network_since.zip(entry.applied_at.as_ref()).is_some_and(|(since, applied)| since.0 > applied.0);
+    other_address || made_later
 }
 
 fn ephemeral(pod: &Pod) -> impl Iterator<Item = &EphemeralContainer> {

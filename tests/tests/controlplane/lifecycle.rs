@@ -3,8 +3,10 @@
 use crate::pods::run_of;
 use crate::world::{AGENT_IMAGE, World, spec};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::controller::Action;
 use kube::{Client, api::PostParams};
+use netloss_contract::{Cleaned, Event};
 use netloss_controller::api::{Outcome, Phase, PodState};
 use netloss_controller::machine::Settings;
 use netloss_controller::reconcile::Context;
@@ -162,7 +164,16 @@ async fn a_report_of_another_run_is_not_believed() {
     world.set_state(&entry, json!({ "terminated": { "exitCode": 0, "message": report } })).await;
     world.pass("x", 40).await;
     let status = world.status("x").await;
-    assert_eq!((status.phase, status.pods[0].outcome, status.pods[0].observed), (Some(Phase::Failed), Some(Outcome::Unknown), None));
+    assert_eq!((status.phase, status.pods[0].outcome, status.pods[0].observed), (Some(Phase::Pending), None, None));
+    let sent = status.pods[0].repair.clone().unwrap();
+    world.agent("a", &sent.container).await;
+
+    let report = world.record("somebody-else/1", Event::Cleaned(Cleaned { removed: Vec::new() })).to_line();
+    let ended = json!({ "terminated": { "exitCode": 0, "message": report } });
+    world.set_states("a", &[(entry.container.as_str(), ended.clone()), (sent.container.as_str(), ended)]).await;
+    world.pass("x", 50).await;
+    let status = world.status("x").await;
+    assert_eq!((status.phase, status.pods[0].outcome), (Some(Phase::Failed), Some(Outcome::Unknown)));
     assert!(status.message.unwrap().contains("loss may remain"));
 }
 
@@ -185,17 +196,15 @@ async fn a_deleted_pod_ends_its_part_of_the_run() {
 
 /// A client of the controller's service account, under the committed role.
 async fn service_account(world: &World) -> Client {
-    for file in ["role.yaml", "role_binding.yaml"] {
+    let namespace = serde_json::from_value(json!({ "metadata": { "name": "netloss-system" } })).unwrap();
+    match kube::Api::<Namespace>::all(world.client.clone()).create(&PostParams::default(), &namespace).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        answer => drop(answer.unwrap()),
+    }
+    for file in ["role.yaml", "role_binding.yaml", "freeze_role.yaml", "freeze_role_binding.yaml"] {
         let text = std::fs::read_to_string(workspace_root().join("config/rbac").join(file)).unwrap();
-        let object: kube::core::DynamicObject = serde_saphyr::from_str(&text).unwrap();
-        let types = object.types.clone().unwrap();
-        let kind = kube::core::GroupVersionKind::try_from(&types).unwrap();
-        let resource = kube::core::ApiResource::from_gvk(&kind);
-        let api = kube::Api::<kube::core::DynamicObject>::all_with(world.client.clone(), &resource);
-        match api.create(&PostParams::default(), &object).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => panic!("{file}: {error}"),
+        for object in netloss_lab::cluster::parse(&text).unwrap() {
+            netloss_lab::cluster::apply(&world.client, &object).await.unwrap();
         }
     }
     let mut config = world.config();

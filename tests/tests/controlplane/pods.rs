@@ -7,7 +7,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use netloss_contract::{
     Applied, Asked, Backend, Cause, Correlation, Direction, Event, Filtered, LossModel, PerDirection, Record, Removed, SCHEMA, Traffic,
 };
-use netloss_controller::api::PodStatus;
+use netloss_controller::api::{Phase, PodStatus};
 use serde_json::{Value, json};
 
 impl World {
@@ -59,6 +59,23 @@ impl World {
         self.pods().get(pod).await.unwrap().spec.unwrap().ephemeral_containers.unwrap_or_default()
     }
 
+    /// The ephemeral container of this name.
+    pub(crate) async fn agent(&self, pod: &str, name: &str) -> EphemeralContainer {
+        let agents = self.agents(pod).await;
+        agents.iter().find(|agent| agent.name == name).unwrap_or_else(|| panic!("no {name} in {agents:?}")).clone()
+    }
+
+    /// An experiment whose only pod has had its loss in place since second 5.
+    pub(crate) async fn running(&self, name: &str, pod: &str) -> PodStatus {
+        self.pass(name, 0).await;
+        let entry = self.status(name).await.pods[0].clone();
+        World::node().set_log(&entry, self.applied(&run_of(&entry)).to_line());
+        self.set_states(pod, &[(entry.container.as_str(), json!({ "running": {} }))]).await;
+        self.pass(name, 5).await;
+        assert_eq!(self.status(name).await.phase, Some(Phase::Running));
+        entry
+    }
+
     pub(crate) async fn delete_at_once(&self, pod: &str) {
         self.pods().delete(pod, &DeleteParams::default().grace_period(0)).await.unwrap();
     }
@@ -108,7 +125,8 @@ impl World {
         )
     }
 
-    fn record(&self, run: &str, event: Event) -> Record {
+    /// A line of the agent's.
+    pub(crate) fn record(&self, run: &str, event: Event) -> Record {
         Record { schema: SCHEMA, time: self.at(5), run: Some(run.parse().unwrap()), event }
     }
 }

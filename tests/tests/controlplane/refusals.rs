@@ -1,9 +1,9 @@
 //! What the controller leaves alone, and what the API server does not let it do.
 
 use crate::world::{World, spec};
-use kube::Api;
 use kube::api::{Patch, PatchParams};
-use netloss_controller::api::{Outcome, Phase};
+use kube::{Api, ResourceExt};
+use netloss_controller::api::{Outcome, PREFLIGHT, Phase};
 use serde_json::json;
 
 #[tokio::test]
@@ -20,19 +20,6 @@ async fn an_object_of_another_action_is_not_touched_at_all() {
 }
 
 #[tokio::test]
-async fn another_namespace_is_refused() {
-    let world = World::new("refusals-namespace").await;
-    world.apply("x", spec(json!({ "namespace": "default" }))).await.unwrap();
-    world.pass("x", 0).await;
-    assert_eq!(world.status("x").await.phase, Some(Phase::Failed));
-    assert_eq!(
-        world.message("x").await,
-        "spec.namespace is \"default\", but an experiment acts only on pods of its own namespace \"refusals-namespace\": \
-         create it in \"default\" and leave spec.namespace out"
-    );
-}
-
-#[tokio::test]
 async fn pod_securitys_refusal_is_told_in_its_own_words() {
     let world = World::new("refusals-pod-security").await;
     world.pod("a").await;
@@ -43,11 +30,14 @@ async fn pod_securitys_refusal_is_told_in_its_own_words() {
     world.pass("x", 0).await;
     let status = world.status("x").await;
     assert_eq!((status.phase, status.pods[0].outcome), (Some(Phase::Failed), Some(Outcome::Failed)));
-    let message = status.message.unwrap();
-    assert!(
-        message.starts_with("Failed to inject 10% packet loss into any of 1 pod(s); a: the API server refused the agent:"),
-        "{message}"
-    );
-    assert!(message.contains("violates PodSecurity \"baseline:latest\": non-default capabilities"), "{message}");
+    let message = status.message.clone().unwrap();
+    let words =
+        "Failed to inject 10% packet loss into any of 1 pod(s); a: the API server would refuse the agent, so no pod was touched: pod a:";
+    assert!(message.starts_with(words), "{message}");
+    let condition = status.condition(PREFLIGHT).unwrap();
+    assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "Refused"));
+    assert!(condition.message.contains("violates PodSecurity \"baseline:latest\": non-default capabilities"), "{condition:?}");
     assert!(status.affected_pods.is_empty() && world.agents("a").await.is_empty());
+    assert!(world.event_reasons("ChaosExperiment", "x").await.contains(&"PreflightRefused".to_owned()));
+    assert!(world.experiments().get("x").await.unwrap().finalizers().is_empty());
 }

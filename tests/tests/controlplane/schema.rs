@@ -3,6 +3,7 @@
 use crate::world::{World, spec};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
+use netloss_controller::api::RetryBackoff;
 use netloss_lab::host::paths::workspace_root;
 use serde_json::json;
 
@@ -49,6 +50,12 @@ async fn what_is_out_of_range_is_refused_with_the_field_and_the_bound() {
         (json!({ "maxPercentage": 101 }), "spec.maxPercentage in body should be less than or equal to 100"),
         (json!({ "backend": "ebpf" }), "spec.backend: Unsupported value: \"ebpf\""),
         (json!({ "retryBackoff": "linear" }), "spec.retryBackoff: Unsupported value"),
+        (json!({ "retryDelay": "soon" }), "spec.retryDelay in body should match '^([0-9]+(s|m|h))+$'"),
+        (json!({ "maxRetries": 11 }), "spec.maxRetries in body should be less than or equal to 10"),
+        (
+            json!({ "timeWindows": [{ "type": "Daily", "start": "a", "end": "b" }] }),
+            "spec.timeWindows[0].type: Unsupported value: \"Daily\"",
+        ),
         (json!({ "lossPercent": 10 }), ".spec.lossPercent: field not declared in schema"),
     ] {
         let error = world.apply("refused", spec(changes.clone())).await.expect_err(&changes.to_string());
@@ -64,6 +71,8 @@ async fn defaults_are_filled_in_and_both_names_of_correlation_are_taken() {
     assert_eq!((defaults.count, defaults.direction.as_str()), (1, "both"));
     assert!((defaults.loss_percentage - 5.0).abs() < f64::EPSILON && defaults.correlation_percentage().abs() < f64::EPSILON);
     let older = world.apply("older", spec(json!({ "lossCorrelation": 25 }))).await.unwrap().spec;
+    let retries = world.apply("retries", spec(json!({ "maxRetries": null }))).await.unwrap().spec;
+    assert_eq!((retries.max_retries, retries.retry_delay.as_str(), retries.retry_backoff), (3, "30s", RetryBackoff::Exponential));
     assert!((older.correlation_percentage() - 25.0).abs() < f64::EPSILON);
     world.apply("same", spec(json!({ "correlation": 25, "lossCorrelation": 25 }))).await.unwrap();
     world.apply("least", spec(json!({ "lossPercentage": 0.001, "correlation": 0, "duration": "1s" }))).await.unwrap();
@@ -77,7 +86,8 @@ async fn nothing_that_k8s_chaos_knows_is_pruned() {
     let fields = json!({
         "dryRun": true, "maxPercentage": 50, "allowProduction": true, "allowHighLoss": true, "paused": true, "abort": 1,
         "maxRetries": 3, "retryBackoff": "exponential", "retryDelay": "30s", "schedule": "0 9 * * 1", "experimentDuration": "1h",
-        "timeWindows": [{ "start": "09:00", "end": "17:00", "anything": { "else": [1] } }], "maintenanceWindows": [{ "start": "01:00" }],
+        "timeWindows": [{ "type": "Recurring", "start": "09:00", "end": "17:00", "timezone": "Europe/Berlin", "daysOfWeek": ["Mon"] }],
+        "maintenanceWindows": [{ "type": "Absolute", "start": "2026-01-10T01:00:00Z", "end": "2026-01-10T03:00:00Z" }],
         "dependsOn": ["other"], "targetIPs": ["192.0.2.1"], "targetCIDRs": ["10.0.0.0/8"], "targetPorts": [443], "targetProtocols": ["tcp"],
         "spare": ["any:53/udp"], "spareNode": true, "lossModel": { "type": "gilbert", "meanBurst": 4.5 }, "seed": 7, "perSegment": true,
         "backend": "guarded", "requireGuarded": true, "cpuLoad": 50, "cpuWorkers": 2, "memorySize": "64Mi", "memoryWorkers": 1,
@@ -88,6 +98,15 @@ async fn nothing_that_k8s_chaos_knows_is_pruned() {
     for (field, value) in fields.as_object().unwrap() {
         assert_eq!(&taken[field], value, "{field}");
     }
+}
+
+/// A run of the other action could not be stopped by anybody.
+#[tokio::test]
+async fn the_action_of_a_packet_loss_stays() {
+    let world = World::new("schema-action").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    let error = world.apply("x", spec(json!({ "action": "pod-kill" }))).await.unwrap_err();
+    assert!(error.contains("spec.action cannot be changed from pod-network-loss"), "{error}");
 }
 
 #[tokio::test]

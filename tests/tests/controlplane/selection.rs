@@ -26,7 +26,7 @@ async fn of_the_matching_pods_only_as_many_as_asked_for_are_taken() {
 
 /// A k8s-chaos user's safety switches hold: nothing is put into a pod that was only to be named, and nothing that is asked for is skipped.
 #[tokio::test]
-async fn a_dry_run_and_an_unserved_field_touch_no_pod() {
+async fn a_dry_run_a_refusal_and_a_schedule_touch_no_pod() {
     let world = World::new("selection-dry").await;
     for name in ["a", "b", "c"] {
         world.pod(name).await;
@@ -45,7 +45,7 @@ async fn a_dry_run_and_an_unserved_field_touch_no_pod() {
             "spec.maxPercentage is 50, but 2 of the 3 eligible pods are 67 %",
         ),
         ("targeted", json!({ "targetCIDRs": ["10.0.0.1/8"] }), Phase::Failed, "spec.targetCIDRs: \"10.0.0.1/8\" has an address with bits"),
-        ("later", json!({ "schedule": "0 9 * * 1" }), Phase::Failed, "spec.schedule is not served"),
+        ("later", json!({ "schedule": "0 9 * * 1" }), Phase::Pending, "Scheduled: the next run is at "),
     ] {
         world.apply(name, spec(changes)).await.unwrap();
         world.pass(name, 0).await;

@@ -148,9 +148,11 @@ impl World {
     }
 }
 
-/// The smallest spec that is taken, with changes; a change to null leaves a field out.
+/// The smallest spec that is taken, without retries, with changes; a change to null leaves a field out.
 pub(crate) fn spec(changes: Value) -> Value {
-    let mut spec = json!({ "action": "pod-network-loss", "selector": { "app": "web" }, "duration": "30s", "lossPercentage": 10 });
+    let mut spec = json!({
+        "action": "pod-network-loss", "selector": { "app": "web" }, "duration": "30s", "lossPercentage": 10, "maxRetries": 0,
+    });
     let (Value::Object(fields), Value::Object(changes)) = (&mut spec, changes) else { panic!("a spec is an object") };
     fields.extend(changes);
     fields.retain(|_, value| !value.is_null());

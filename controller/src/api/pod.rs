@@ -1,0 +1,220 @@
+//! One pod of a run: what is to be done there, and what came of it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use netloss_contract::{Direction, PerDirection, Traffic};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One pod of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatus {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// The pod's uid: a later pod of the same name is another pod.
+    pub uid: String,
+    /// The node that the pod runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+
+    /// Name of the agent's container. Frozen.
+    pub container: String,
+    /// The agent's image. Frozen.
+    pub image: String,
+    /// The agent's arguments. Frozen.
+    pub argv: Vec<String>,
+    /// When the loss ends at the latest, whenever it began. Frozen.
+    pub deadline: Time,
+    /// Number of the attempt on this pod within the run, from 1. Frozen.
+    #[schemars(with = "i64")]
+    pub attempt: u32,
+    /// What the agent is asked for. Frozen.
+    pub asked: AskedLoss,
+    /// Which pods are made alike: one of them answers for all when it is asked whether an agent would be admitted. Frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// The pod's first address when this was planned: a sandbox that was made anew has another. Frozen.
+    #[serde(default, rename = "podIP", skip_serializing_if = "Option::is_none")]
+    pub pod_ip: Option<String>,
+    /// The container that is sent after the agent to stop it, if it is to be stopped. Frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<SentContainer>,
+    /// The container that takes away what the agent may have left, if it ended or fell silent without saying how. Frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<SentContainer>,
+
+    /// How far it has come.
+    pub state: PodState,
+    /// The interface that the agent put the loss on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// How the agent put the loss into the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// True where a killed agent would leave the loss in place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unguarded: Option<bool>,
+    /// When the loss was in place, by the node's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_at: Option<Time>,
+    /// True while the agent reports nothing, although it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent: Option<bool>,
+    /// How long the loss was in place, in seconds, as the agent reported it at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_seconds: Option<f64>,
+    /// What is left of the duration for when the experiment is resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<String>,
+    /// What the agent's counters last said, for each direction asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<ObservedLoss>,
+
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// When it was seen to have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Time>,
+    /// What there is to say about it, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+impl PodStatus {
+    /// Whether the loss is known to have been in place at some time.
+    #[must_use]
+    pub fn was_applied(&self) -> bool {
+        self.applied_at.is_some()
+    }
+
+    /// Whether the kernel ends the loss where the agent cannot.
+    #[must_use]
+    pub fn ends_by_itself(&self) -> bool {
+        self.unguarded == Some(false)
+    }
+
+    /// `namespace/name`, as messages name a pod.
+    #[must_use]
+    pub fn display_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A container that is sent after an agent: to stop it before its time is over, or to take away what it may have left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SentContainer {
+    /// Its name.
+    pub container: String,
+    /// Its arguments.
+    pub argv: Vec<String>,
+    /// After this it does nothing.
+    pub deadline: Time,
+}
+
+/// How far the agent in a pod has come. It only ever moves forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum PodState {
+    /// Written down; the pod may or may not have been patched.
+    Planned,
+    /// The agent's container is in the pod's spec.
+    Injected,
+    /// The agent has reported that the loss is in place.
+    Applied,
+    /// Over; `outcome` says how.
+    Ended,
+}
+
+/// How it ended in a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum Outcome {
+    /// The loss lasted as asked, and the agent has verified that it is gone.
+    Clean,
+    /// The agent has verified that the loss is gone, but it lasted less than 90 % of the duration.
+    Shortened,
+    /// The agent has verified that the loss is gone, but it was in force for less than 95 % of the time: the agent was starved.
+    Degraded,
+    /// There was an error; the pod is as it was before.
+    Failed,
+    /// The agent did nothing: it was not put into the pod, or it did not start before the deadline.
+    NeverStarted,
+    /// The pod ended or was replaced, and its network, with whatever was in it, is gone.
+    PodEnded,
+    /// The agent did not say how it ended; what it may have left was then looked for, and is gone.
+    Repaired,
+    /// The pod got a new sandbox, and its network, with whatever was in it, is gone.
+    SandboxRecreated,
+    /// The agent did not say how it ended: loss may remain in the pod where it was unguarded.
+    Unknown,
+}
+
+impl Outcome {
+    /// Whether the loss was in place and is known to be gone, or the pod is.
+    #[must_use]
+    pub fn is_recovery(self) -> bool {
+        matches!(self, Self::Clean | Self::Shortened | Self::Degraded | Self::PodEnded | Self::Repaired | Self::SandboxRecreated)
+    }
+}
+
+/// What the agent is asked for: not a measurement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AskedLoss {
+    /// In percent, for each direction.
+    pub loss_percentage: f64,
+    /// In percent.
+    pub correlation: f64,
+    /// Which way.
+    #[schemars(schema_with = "super::spec::direction_schema")]
+    pub direction: Direction,
+    /// How long, from when the loss is in place.
+    pub duration: String,
+}
+
+/// What the agent counted, for each direction asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObservedLoss {
+    /// Packets that the pod sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<ObservedTraffic>,
+    /// Packets that the pod received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<ObservedTraffic>,
+}
+
+/// Counters of one direction, from the moment that the loss was in place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct ObservedTraffic {
+    /// Packets that met the loss, dropped ones included.
+    #[schemars(with = "i64")]
+    pub packets: u64,
+    /// Packets that it dropped.
+    #[schemars(with = "i64")]
+    pub dropped: u64,
+    /// The share that was lost, in percent, to two decimals; absent where no packet came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_percentage: Option<f64>,
+}
+
+impl From<Traffic> for ObservedTraffic {
+    fn from(traffic: Traffic) -> Self {
+        let loss_percentage = traffic.observed_percentage.map(|percent| (percent * 100.0).round() / 100.0);
+        Self { packets: traffic.packets, dropped: traffic.dropped, loss_percentage }
+    }
+}
+
+impl From<PerDirection<Traffic>> for ObservedLoss {
+    fn from(traffic: PerDirection<Traffic>) -> Self {
+        Self { egress: traffic.egress.map(Into::into), ingress: traffic.ingress.map(Into::into) }
+    }
+}

@@ -1,0 +1,330 @@
+//! One pod of a run that is under way: one step.
+
+use super::{AgentLog, AgentState, AgentView, Experiment, PodView, conclude, plan::deadline};
+use crate::{
+    api::{Outcome, PodState, PodStatus, SentContainer, Stopping},
+    targets::Skip,
+    words::brief,
+};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use netloss_contract::{CleanupArgs, Event, ExitCode, Meant, StopArgs, Ttl, container_name, repair_container_name, stop_container_name};
+use std::time::Duration;
+
+/// Between looks at a log that does not yet say that the loss is in place.
+const POLL_LOG: Duration = Duration::from_secs(2);
+/// Between looks at something that could not be read.
+const POLL_TROUBLE: Duration = Duration::from_secs(10);
+/// Between looks whether an agent still reports.
+const POLL_HEARTBEAT: Duration = Duration::from_secs(20);
+
+/// Whether this controller can have written the entry. Someone with rights to a status alone must not come to a container in any pod
+/// that they choose.
+pub(super) fn is_of_run(entry: &PodStatus, experiment: &Experiment<'_>, run: u32) -> bool {
+    let named_so = entry.container == container_name(experiment.uid, run, entry.attempt);
+    let runs_so = entry.argv.first().is_some_and(|word| word == "run") && entry.argv.contains(&format!("--run={}/{run}", experiment.uid));
+    let run_id = format!("--run={}/{run}", experiment.uid);
+    let sent_so = |sent: Option<&SentContainer>, name: String, command: &str| {
+        sent.is_none_or(|sent| {
+            sent.container == name && sent.argv.first().is_some_and(|word| word == command) && sent.argv.contains(&run_id)
+        })
+    };
+    let stops_so = sent_so(entry.stop.as_ref(), stop_container_name(experiment.uid, run, entry.attempt), "stop");
+    let repairs_so = sent_so(entry.repair.as_ref(), repair_container_name(experiment.uid, run, entry.attempt), "cleanup");
+    // What an edit has left behind in another namespace is followed there; nothing new begins there.
+    let in_place = entry.state != PodState::Planned || entry.namespace == experiment.spec.target_namespace(experiment.namespace);
+    in_place && named_so && runs_so && stops_so && repairs_so
+}
+
+/// What the kubelet says of every container before it starts it.
+fn is_usual(reason: &str) -> bool {
+    matches!(reason, "ContainerCreating" | "PodInitializing")
+}
+
+/// What one step of one pod comes to, besides the pod's new state.
+#[derive(Default)]
+pub(super) struct Step {
+    /// What is to be put into the pod.
+    pub(super) put_in: Option<PutIn>,
+    /// The planned container was found in the pod.
+    pub(super) adopted: bool,
+    /// What stands in the way at present, in words.
+    pub(super) obstacle: Option<String>,
+    /// When to look again.
+    pub(super) look_again: Option<Duration>,
+}
+
+/// Each of the containers of an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum PutIn {
+    Agent,
+    Stop,
+    Repair,
+}
+
+impl Step {
+    fn put_in(what: PutIn) -> Self {
+        Self { put_in: Some(what), ..Self::again(POLL_TROUBLE) }
+    }
+
+    fn again(after: Duration) -> Self {
+        Self { look_again: Some(after), ..Self::default() }
+    }
+
+    fn obstacle(words: String) -> Self {
+        Self { obstacle: Some(words), ..Self::again(POLL_TROUBLE) }
+    }
+}
+
+/// What the steps of all pods have in common.
+pub(super) struct Follower<'a> {
+    pub(super) now: Timestamp,
+    pub(super) grace: Duration,
+    /// How long a container may take to start.
+    pub(super) start: Duration,
+    /// Why the run is to end before its time, if so.
+    pub(super) stopping: Option<Stopping>,
+    /// Why no agent is put in, if so: the API server's words.
+    pub(super) refusal: Option<String>,
+    pub(super) uid: &'a str,
+    pub(super) run: u32,
+}
+
+impl Follower<'_> {
+    /// What to do about a pod, and what becomes of its entry.
+    pub(super) fn step(&self, pod: &mut PodStatus, view: &PodView) -> Step {
+        match view {
+            PodView::Gone => self.end(pod, Outcome::PodEnded, "the pod is gone"),
+            PodView::Replaced => self.end(pod, Outcome::PodEnded, "the pod is gone, and another has its name"),
+            PodView::Unreadable(why) if self.is_overdue(pod) => {
+                self.end(pod, Outcome::Unknown, &format!("it could not be read until after its deadline: {}", brief(why)))
+            }
+            PodView::Unreadable(why) => Step::obstacle(brief(why)),
+            PodView::Refused(words) => self.end(pod, Outcome::Failed, &format!("the API server refused the agent: {}", brief(words))),
+            PodView::SentRefused(words) => {
+                pod.message = Some(format!("the API server refused what was sent after the agent: {}", brief(words)));
+                Step::again(POLL_TROUBLE)
+            }
+            PodView::Present { skip, agent: None, .. } => self.without_agent(pod, skip.as_ref()),
+            PodView::Present { skip, new_sandbox, agent: Some(agent) } => self.with_agent(pod, skip.as_ref(), *new_sandbox, agent),
+        }
+    }
+
+    fn without_agent(&self, pod: &mut PodStatus, skip: Option<&Skip>) -> Step {
+        match (pod.state, skip) {
+            (_, Some(gone @ (Skip::Finished | Skip::Terminating))) => self.end(pod, Outcome::PodEnded, &gone.to_string()),
+            (PodState::Planned, _) if self.now >= pod.deadline.0 => {
+                self.end(pod, Outcome::NeverStarted, "its deadline passed before the agent could be put in")
+            }
+            (PodState::Planned, _) if let Some(why) = self.stopping => {
+                self.end(pod, Outcome::NeverStarted, &format!("{} before the agent could be put in", why.words()))
+            }
+            (PodState::Planned, _) if let Some(words) = &self.refusal => {
+                self.end(pod, Outcome::Failed, &format!("the API server would refuse the agent, so no pod was touched: {words}"))
+            }
+            (PodState::Planned, Some(skip)) => self.end(pod, Outcome::NeverStarted, &skip.to_string()),
+            (PodState::Planned, None) => Step::put_in(PutIn::Agent),
+            _ => self.end(pod, Outcome::Unknown, "the agent's container is no longer in the pod: loss may remain until the pod ends"),
+        }
+    }
+
+    fn with_agent(&self, pod: &mut PodStatus, skip: Option<&Skip>, new_sandbox: bool, agent: &AgentView) -> Step {
+        let adopted = pod.state == PodState::Planned;
+        if adopted {
+            if agent.args != pod.argv {
+                let foreign = format!("the pod already has a container {} with other arguments: it was left alone", pod.container);
+                return self.end(pod, Outcome::Failed, &foreign);
+            }
+            pod.state = PodState::Injected;
+        }
+        match &agent.log {
+            AgentLog::Applied(at, applied) => conclude::mark_applied(pod, *at, applied),
+            AgentLog::Heard => pod.silent = None,
+            AgentLog::Mute => pod.silent = Some(true),
+            AgentLog::NotRead | AgentLog::Unreadable(_) | AgentLog::Silent => {}
+        }
+        let step = match &agent.state {
+            // The next run finds no pod free while something of this one is at work in it.
+            AgentState::Terminated { .. } if self.is_being_stopped(pod, skip, agent) => Step::again(POLL_LOG),
+            AgentState::Terminated { exit_code, reason, message, last } => {
+                let mut ended = pod.clone();
+                conclude::conclude(&mut ended, *exit_code, reason.as_deref(), message.as_deref(), last.as_deref());
+                self.after_its_end(pod, ended, skip, new_sandbox, agent)
+            }
+            AgentState::Running | AgentState::Waiting { .. } if skip == Some(&Skip::Finished) => {
+                self.end(pod, Outcome::PodEnded, &Skip::Finished.to_string())
+            }
+            AgentState::Running => self.running(pod, agent),
+            AgentState::Waiting { reason, message } => self.waiting(pod, agent, reason.as_deref(), message.as_deref()),
+        };
+        Step { adopted, ..step }
+    }
+
+    /// What follows from how the agent has ended: an end, or where it left that open, a look at what it may have left.
+    fn after_its_end(&self, pod: &mut PodStatus, ended: PodStatus, skip: Option<&Skip>, new_sandbox: bool, agent: &AgentView) -> Step {
+        let words = ended.message.clone().unwrap_or_default();
+        if ended.outcome != Some(Outcome::Unknown) {
+            *pod = PodStatus { ended_at: Some(Time(self.now)), ..ended };
+            return Step::default();
+        }
+        // What the agent's last words tell is kept: its counters, and when the loss began.
+        *pod = PodStatus { state: pod.state, outcome: None, ..ended };
+        match skip {
+            Some(gone @ (Skip::Finished | Skip::Terminating)) => self.end(pod, Outcome::PodEnded, &gone.to_string()),
+            _ if new_sandbox => {
+                let words = "the pod got a new sandbox: the network that the agent worked in is gone";
+                self.end(pod, Outcome::SandboxRecreated, words)
+            }
+            _ => self.repair(pod, agent.repair.as_ref(), false, &words),
+        }
+    }
+
+    fn running(&self, pod: &mut PodStatus, agent: &AgentView) -> Step {
+        if self.is_overdue(pod) {
+            return self.repair(pod, agent.repair.as_ref(), true, "the agent is still running after its deadline");
+        }
+        if self.stopping.is_some() {
+            return self.stop(pod, agent);
+        }
+        match &agent.log {
+            _ if pod.silent == Some(true) => self.hung(pod, agent),
+            AgentLog::Unreadable(why) => Step::obstacle(format!("the agent runs, but its log cannot be read: {}", brief(why))),
+            _ if pod.state == PodState::Applied => Step::again(POLL_HEARTBEAT),
+            _ => Step::again(POLL_LOG),
+        }
+    }
+
+    /// An agent that runs and reports nothing. One that only cannot speak says so to what is sent to it, and is left alone.
+    fn hung(&self, pod: &mut PodStatus, agent: &AgentView) -> Step {
+        let words = "the agent runs, but has reported nothing for more than three heartbeats";
+        match &agent.repair {
+            Some(AgentState::Terminated { exit_code, .. }) if *exit_code != 0 => Step::obstacle(format!("{words}; it still answers")),
+            repair => self.repair(pod, repair.as_ref(), true, words),
+        }
+    }
+
+    /// Whether what was sent to stop the agent has not ended.
+    fn is_being_stopped(&self, pod: &PodStatus, skip: Option<&Skip>, agent: &AgentView) -> bool {
+        let at_work = matches!(agent.stop, Some(AgentState::Waiting { .. } | AgentState::Running));
+        at_work && !self.is_overdue(pod) && !matches!(skip, Some(Skip::Finished | Skip::Terminating))
+    }
+
+    /// Sends what stops the agent: written down first, then put in, then waited for. The agent's own report says how it ended.
+    fn stop(&self, pod: &mut PodStatus, agent: &AgentView) -> Step {
+        let Some(stop) = &pod.stop else {
+            let meant = Meant { run: format!("{}/{}", self.uid, self.run).parse().ok(), deadline: Some(pod.deadline.0) };
+            let container = stop_container_name(self.uid, self.run, pod.attempt);
+            let argv = StopArgs { meant, timeout: Ttl::STOP }.to_argv();
+            pod.stop = Some(SentContainer { container, argv, deadline: pod.deadline.clone() });
+            return Step::again(POLL_LOG);
+        };
+        match &agent.stop {
+            // Past it the agent has ended itself.
+            None if self.now >= stop.deadline.0 => Step::again(POLL_TROUBLE),
+            None => Step::put_in(PutIn::Stop),
+            Some(AgentState::Terminated { exit_code: 0, .. } | AgentState::Running) => Step::again(POLL_LOG),
+            Some(AgentState::Terminated { exit_code, .. }) if ExitCode::from_code(*exit_code) == Some(ExitCode::Unresponsive) => {
+                self.repair(pod, agent.repair.as_ref(), true, "the agent was to be stopped and does not answer")
+            }
+            Some(AgentState::Terminated { exit_code, .. }) => {
+                Step::obstacle(format!("what was sent to stop the agent ended with exit code {exit_code}: the loss ends at its time"))
+            }
+            Some(AgentState::Waiting { reason, .. }) => match reason.as_deref().filter(|reason| !is_usual(reason)) {
+                Some(reason) => Step::obstacle(format!("what was sent to stop the agent does not start: {}", brief(reason))),
+                None => Step::again(POLL_TROUBLE),
+            },
+        }
+    }
+
+    /// Sends what takes away that which the agent may have left: written down first, then put in, then waited for. Its report says
+    /// whether anything is left. `why` is what happened to the agent; `force` is for one that still runs, and hangs.
+    fn repair(&self, pod: &mut PodStatus, sent: Option<&AgentState>, force: bool, why: &str) -> Step {
+        let Some(repair) = pod.repair.clone() else {
+            let until = deadline(self.now, self.start);
+            let meant = Meant { run: format!("{}/{}", self.uid, self.run).parse().ok(), deadline: Some(until) };
+            let container = repair_container_name(self.uid, self.run, pod.attempt);
+            pod.repair = Some(SentContainer { container, argv: CleanupArgs { meant, force }.to_argv(), deadline: Time(until) });
+            pod.message = Some(brief(why));
+            return Step::again(POLL_LOG);
+        };
+        let grace = SignedDuration::try_from(self.grace).unwrap_or(SignedDuration::MAX);
+        let is_late = self.now >= repair.deadline.0.saturating_add(grace).unwrap_or(Timestamp::MAX);
+        let unrepaired = |what: &str| {
+            let consequence = if pod.ends_by_itself() {
+                "the kernel ends a guarded loss without it, within seconds at the latest"
+            } else {
+                "loss may remain until the pod ends"
+            };
+            format!("{}; {what}: {consequence}", brief(why))
+        };
+        match sent {
+            Some(AgentState::Terminated { exit_code, last, .. }) => match last.as_ref().map(|record| &record.event) {
+                Some(Event::Cleaned(cleaned)) if *exit_code == 0 => {
+                    let found = if cleaned.removed.is_empty() { "nothing was left".to_owned() } else { cleaned.removed.join("; ") };
+                    self.end(pod, Outcome::Repaired, &brief(&format!("{why}; repaired: {found}")))
+                }
+                Some(Event::Failed(failed)) => {
+                    let words = unrepaired(&format!("what was to repair it says: {}", brief(&failed.message)));
+                    self.end(pod, Outcome::Unknown, &words)
+                }
+                _ => {
+                    let words = unrepaired(&format!("what was to repair it ended with exit code {exit_code}"));
+                    self.end(pod, Outcome::Unknown, &words)
+                }
+            },
+            None if self.now >= repair.deadline.0 => {
+                let words = unrepaired("what was to repair it could not be put in");
+                self.end(pod, Outcome::Unknown, &words)
+            }
+            _ if is_late => {
+                let words = unrepaired("what was to repair it did not end in time");
+                self.end(pod, Outcome::Unknown, &words)
+            }
+            None => Step::put_in(PutIn::Repair),
+            Some(AgentState::Waiting { reason: Some(reason), .. }) if !is_usual(reason) => {
+                Step::obstacle(format!("what was sent to repair it does not start: {}", brief(reason)))
+            }
+            Some(AgentState::Waiting { .. } | AgentState::Running) => Step::again(POLL_TROUBLE),
+        }
+    }
+
+    fn waiting(&self, pod: &mut PodStatus, agent: &AgentView, reason: Option<&str>, message: Option<&str>) -> Step {
+        let trouble = reason.filter(|reason| !is_usual(reason));
+        if self.is_overdue(pod) {
+            return if pod.was_applied() {
+                let words = "the agent's container was set back by the kubelet and did not say how its loss ended";
+                self.repair(pod, agent.repair.as_ref(), false, words)
+            } else {
+                let why = [trouble, message].into_iter().flatten().map(brief).collect::<Vec<_>>().join(": ");
+                let why = if why.is_empty() { "the kubelet gave no reason".to_owned() } else { why };
+                self.end(pod, Outcome::NeverStarted, &format!("the agent did not start before its deadline: {why}"))
+            };
+        }
+        // Without the kubelet's message: it differs from one try to the next, and status is written when it changes.
+        Step { obstacle: trouble.map(brief), look_again: self.until_overdue(pod), ..Step::default() }
+    }
+
+    /// The pod's end.
+    pub(super) fn end(&self, pod: &mut PodStatus, outcome: Outcome, message: &str) -> Step {
+        pod.state = PodState::Ended;
+        pod.outcome = Some(outcome);
+        pod.message = Some(message.to_owned());
+        pod.silent = None;
+        pod.ended_at = Some(Time(self.now));
+        Step::default()
+    }
+
+    /// The time at which waiting for this pod ends.
+    fn overdue_at(&self, pod: &PodStatus) -> Timestamp {
+        let grace = SignedDuration::try_from(self.grace).unwrap_or(SignedDuration::MAX);
+        pod.deadline.0.saturating_add(grace).unwrap_or(Timestamp::MAX)
+    }
+
+    fn is_overdue(&self, pod: &PodStatus) -> bool {
+        self.now >= self.overdue_at(pod)
+    }
+
+    fn until_overdue(&self, pod: &PodStatus) -> Option<Duration> {
+        Duration::try_from(self.overdue_at(pod).duration_since(self.now)).ok()
+    }
+}
