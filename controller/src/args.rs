@@ -1,11 +1,21 @@
 //! The command line, and all wiring from it.
 
-use crate::{api, machine::Settings, reconcile::Context, run};
+use crate::{
+    admission::{
+        certificate::{Keeper, Source},
+        server::{self, Served, Webhook},
+    },
+    api,
+    machine::Settings,
+    reconcile::{Clock, Context},
+    run,
+};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use kube::Client;
-use std::{io::Write as _, sync::Arc};
+use std::{io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -38,6 +48,14 @@ struct RunArgs {
     /// The name of the controller's pod, for events
     #[arg(long, env = "NETLOSS_POD", value_name = "NAME")]
     pod_name: Option<String>,
+
+    /// Serve the validating admission webhook here, such as 0.0.0.0:9443; left out there is none, and what is refused shows in status only
+    #[arg(long, env = "NETLOSS_WEBHOOK_LISTEN", value_name = "ADDRESS")]
+    webhook_listen: Option<SocketAddr>,
+
+    /// Folder with tls.crt and tls.key for the webhook, as cert-manager gives them; left out the controller makes and renews its own
+    #[arg(long, env = "NETLOSS_WEBHOOK_CERTIFICATE", value_name = "FOLDER", requires = "webhook_listen")]
+    webhook_certificate: Option<PathBuf>,
 
     /// What to log: a level such as info or debug, or directives such as netloss_controller=debug,kube=info
     #[arg(long, env = "NETLOSS_LOG", value_name = "FILTER", default_value = "info")]
@@ -78,10 +96,31 @@ impl RunArgs {
         let client = Client::try_default().await.context(
             "finding the API server: run this in a pod with a service account, or name a cluster with KUBECONFIG or ~/.kube/config",
         )?;
-        let settings = Settings::new(self.agent_image, self.namespace);
-        let context = Arc::new(Context::new(client.clone(), settings, Arc::new(Timestamp::now), self.pod_name));
-        run::run(client, context, stopped(stop)).await;
-        Ok(())
+        let settings =
+            Settings { trusts_admission: self.webhook_listen.is_some(), ..Settings::new(self.agent_image, self.namespace.clone()) };
+        let clock: Clock = Arc::new(Timestamp::now);
+        let webhook = match self.webhook_listen {
+            Some(address) => {
+                let listener = TcpListener::bind(address).await.with_context(|| format!("--webhook-listen {address}"))?;
+                let source = self.webhook_certificate.map_or_else(|| Source::Kept(keeper(&client, &self.namespace)), Source::Files);
+                let served = Arc::new(Served::default());
+                tokio::spawn(source.keep(Arc::clone(&served)));
+                let webhook = Webhook { client: client.clone(), settings: settings.clone(), clock: Arc::clone(&clock) };
+                Some(tokio::spawn(server::serve(listener, served, webhook, std::future::pending())))
+            }
+            None => None,
+        };
+        let context = Arc::new(Context::new(client.clone(), settings, clock, self.pod_name));
+        let controller = run::run(client, context, stopped(stop));
+        let Some(webhook) = webhook else {
+            controller.await;
+            return Ok(());
+        };
+        // Without its webhook the controller is not what it was started as.
+        tokio::select! {
+            () = controller => Ok(()),
+            ended = webhook => ended.context("the webhook")?,
+        }
     }
 
     fn init_log(&self) -> anyhow::Result<()> {
@@ -92,6 +131,18 @@ impl RunArgs {
             LogFormat::Text => log.init(),
         }
         Ok(())
+    }
+}
+
+/// Of the names in config/webhook.
+fn keeper(client: &Client, namespace: &str) -> Keeper {
+    const SERVICE: &str = "netloss-webhook";
+    Keeper {
+        client: client.clone(),
+        namespace: namespace.to_owned(),
+        secret: "netloss-webhook".to_owned(),
+        configuration: "netloss".to_owned(),
+        names: vec![format!("{SERVICE}.{namespace}.svc"), format!("{SERVICE}.{namespace}.svc.cluster.local")],
     }
 }
 

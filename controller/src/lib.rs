@@ -2,8 +2,10 @@
 //!
 //! It decides and never touches a packet: it puts `netloss-agent` into pods as an ephemeral container and reads what the agent
 //! reports. Looking ([`observe`]), deciding ([`machine`], pure) and doing ([`reconcile`]) are rooms of their own; what may be acted on
-//! is in [`targets`], what is put into a pod in [`container`], and the words of the API in [`api`].
+//! is in [`targets`], what is put into a pod in [`container`], and the words of the API in [`api`]. [`admission`] says no before there is
+//! anything to act on.
 
+pub mod admission;
 pub mod api;
 mod args;
 mod backoff;

@@ -41,6 +41,8 @@ pub struct Candidate {
     pub ready: bool,
     /// Pods with the same one are made alike.
     pub template: String,
+    /// How many containers of netloss it carries.
+    pub containers: usize,
     /// Why it may not be acted on, if so.
     pub skip: Option<Skip>,
 }
@@ -101,7 +103,7 @@ impl Candidate {
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         };
         let ready = is_ready(pod) && skip(pod).is_none_or(|skip| matches!(skip, Skip::AgentActive(_) | Skip::Full(_)));
-        Self { host_ips: host_ips(pod), ip: ip(pod), ready, template: template(pod), skip: skip(pod), target }
+        Self { host_ips: host_ips(pod), ip: ip(pod), ready, template: template(pod), containers: containers(pod), skip: skip(pod), target }
     }
 }
 
@@ -344,6 +346,7 @@ mod tests {
             ip: None,
             ready: true,
             template: String::new(),
+            containers: 0,
             skip: (n % 5 == 4).then_some(Skip::Excluded),
         };
         (0..count).map(candidate).collect()

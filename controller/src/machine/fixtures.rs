@@ -135,6 +135,7 @@ pub(crate) fn candidates(count: usize) -> Vec<Candidate> {
         ip: None,
         ready: true,
         template: "template".to_owned(),
+        containers: 0,
         skip: None,
     };
     (0..count).map(candidate).collect()

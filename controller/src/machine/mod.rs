@@ -35,7 +35,8 @@ mod summary;
 mod tests;
 
 pub use events::{About, EventRecord, Severity};
-pub use request::check;
+pub(crate) use plan::too_large_a_share;
+pub use request::{Request, check};
 
 use crate::{
     api::{ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodState, PodStatus},

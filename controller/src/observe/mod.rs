@@ -71,7 +71,10 @@ pub async fn observe(client: &Client, experiment: &Experiment<'_>, needs: &Needs
 }
 
 /// Why all experiments are frozen, if they are. Not being able to tell is an error: nothing is begun then.
-async fn freeze(client: &Client, own_namespace: &str) -> kube::Result<Option<String>> {
+///
+/// # Errors
+/// When the API server cannot answer.
+pub async fn freeze(client: &Client, own_namespace: &str) -> kube::Result<Option<String>> {
     let Some(map) = Api::<ConfigMap>::namespaced(client.clone(), own_namespace).get_opt(FREEZE).await? else { return Ok(None) };
     let value = map.metadata.annotations.as_ref().and_then(|annotations| annotations.get(FREEZE_ANNOTATION));
     let reason = map.data.as_ref().and_then(|data| data.get("reason")).filter(|reason| !reason.trim().is_empty());

@@ -15,4 +15,5 @@ mod pods;
 mod refusals;
 mod schema;
 mod selection;
+mod webhook;
 mod world;

@@ -1,0 +1,79 @@
+//! What is looked at for a verdict.
+
+use super::judge::{Other, Seen};
+use crate::{
+    api::{ChaosExperiment, PodState},
+    machine::Experiment,
+    observe,
+    targets::NamespaceFacts,
+};
+use k8s_openapi::api::{
+    authentication::v1::UserInfo,
+    authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
+    core::v1::Namespace,
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, PostParams},
+};
+
+/// Looks at everything that a verdict on this experiment depends on, as asked for by this user.
+///
+/// # Errors
+/// When the API server cannot answer.
+pub async fn look(client: &Client, experiment: &Experiment<'_>, user: &UserInfo, own_namespace: &str) -> kube::Result<Seen> {
+    let namespace = experiment.spec.target_namespace(experiment.namespace);
+    let Some(object) = Api::<Namespace>::all(client.clone()).get_opt(namespace).await? else { return Ok(Seen::default()) };
+    let facts = NamespaceFacts::of(namespace, object.metadata.labels.as_ref(), object.metadata.annotations.as_ref());
+    let may_act = async {
+        if namespace == experiment.namespace || facts.allows(experiment.namespace) {
+            Ok(true)
+        } else {
+            may_act(client, namespace, user).await
+        }
+    };
+    let (may_act, pods, others, freeze) = futures::try_join!(
+        may_act,
+        observe::candidates(client, namespace, &experiment.spec.selector),
+        others(client, namespace, experiment.uid),
+        observe::freeze(client, own_namespace),
+    )?;
+    Ok(Seen { namespace: Some(facts), may_act, pods, others, freeze })
+}
+
+/// Whether a user may do by hand what the controller would do for them.
+async fn may_act(client: &Client, namespace: &str, user: &UserInfo) -> kube::Result<bool> {
+    let review = SubjectAccessReview {
+        spec: SubjectAccessReviewSpec {
+            user: user.username.clone(),
+            uid: user.uid.clone(),
+            groups: user.groups.clone(),
+            extra: user.extra.clone(),
+            resource_attributes: Some(ResourceAttributes {
+                namespace: Some(namespace.to_owned()),
+                verb: Some("patch".to_owned()),
+                group: Some(String::new()),
+                version: Some("v1".to_owned()),
+                resource: Some("pods".to_owned()),
+                subresource: Some("ephemeralcontainers".to_owned()),
+                ..ResourceAttributes::default()
+            }),
+            ..SubjectAccessReviewSpec::default()
+        },
+        ..SubjectAccessReview::default()
+    };
+    let answer = Api::<SubjectAccessReview>::all(client.clone()).create(&PostParams::default(), &review).await?;
+    Ok(answer.status.is_some_and(|status| status.allowed))
+}
+
+/// The other experiments with something under way in pods of this namespace.
+async fn others(client: &Client, namespace: &str, uid: &str) -> kube::Result<Vec<Other>> {
+    let all = Api::<ChaosExperiment>::all(client.clone()).list(&ListParams::default()).await?;
+    let others = all.items.into_iter().filter(|object| object.uid().as_deref() != Some(uid)).map(|object| {
+        let name = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
+        let entries = object.status.into_iter().flat_map(|status| status.pods);
+        let open = entries.filter(|entry| entry.state != PodState::Ended && entry.namespace == namespace);
+        Other { name, pods: open.map(|entry| entry.uid).collect() }
+    });
+    Ok(others.filter(|other| !other.pods.is_empty()).collect())
+}

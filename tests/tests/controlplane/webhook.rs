@@ -1,0 +1,237 @@
+//! The admission webhook, asked by the API server over TLS, with the configuration that is committed.
+
+use crate::world::{AGENT_IMAGE, World, spec};
+use jiff::Timestamp;
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use netloss_controller::admission::certificate::Keeper;
+use netloss_controller::admission::server::{Served, Webhook, serve};
+use netloss_controller::machine::Settings;
+use netloss_lab::host::paths::workspace_root;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// A webhook that is asked about the experiments of one namespace only: other tests have the same API server.
+struct Asked {
+    keeper: Keeper,
+    served: Arc<Served>,
+    configurations: Api<ValidatingWebhookConfiguration>,
+}
+
+impl Asked {
+    async fn start(world: &World) -> Self {
+        Self::start_with(world, Timestamp::now()).await
+    }
+
+    /// With a certificate that was made then.
+    async fn start_with(world: &World, made: Timestamp) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://127.0.0.1:{}/validate", listener.local_addr().unwrap().port());
+        let text = std::fs::read_to_string(workspace_root().join("config/webhook/webhook.yaml")).unwrap();
+        let mut object: Value = serde_saphyr::from_str(&text).unwrap();
+        object["metadata"]["name"] = json!(world.namespace);
+        object["webhooks"][0]["clientConfig"] = json!({ "url": url });
+        object["webhooks"][0]["namespaceSelector"] = json!({ "matchLabels": { "kubernetes.io/metadata.name": world.namespace } });
+        let configurations = Api::<ValidatingWebhookConfiguration>::all(world.client.clone());
+        configurations.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+        let secret: Secret = serde_json::from_value(json!({ "metadata": { "name": "webhook" } })).unwrap();
+        Api::<Secret>::namespaced(world.client.clone(), &world.namespace).create(&PostParams::default(), &secret).await.unwrap();
+
+        let (served, client) = (Arc::new(Served::default()), world.client.clone());
+        let keeper = Keeper {
+            client: client.clone(),
+            namespace: world.namespace.clone(),
+            secret: "webhook".to_owned(),
+            configuration: world.namespace.clone(),
+            names: vec!["127.0.0.1".to_owned()],
+        };
+        keeper.look(&served, &mut None, made).await.unwrap();
+        let webhook = Webhook { client, settings: Settings::new(AGENT_IMAGE, "netloss-system"), clock: Arc::new(Timestamp::now) };
+        tokio::spawn(serve(listener, Arc::clone(&served), webhook, std::future::pending()));
+        let asked = Self { keeper, served, configurations };
+        // The API server takes a moment to notice the configuration, and another for its authority.
+        asked.until(world, "it is asked", |answer| answer.as_ref().is_err_and(|words| words.contains("No eligible pods"))).await;
+        asked
+    }
+
+    /// Applies an experiment that is always refused, until the answer is as expected.
+    async fn until(&self, world: &World, what: &str, is_so: impl Fn(&Result<(), String>) -> bool) {
+        let mut last = Ok(());
+        for _ in 0..300 {
+            last = world.apply("probe", spec(json!({ "selector": { "app": "nobody" } }))).await.map(drop);
+            if is_so(&last) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("not within 30 s: {what}: {last:?}");
+    }
+
+    async fn end(self, world: &World) {
+        self.configurations.delete(&world.namespace, &DeleteParams::default()).await.unwrap();
+    }
+}
+
+/// Creates an experiment as `kubectl create` does, as this client's user. Returns the warnings, or the API server's words.
+async fn create(world: &World, client: &Client, name: &str, spec: Value) -> Result<Vec<String>, String> {
+    let object = json!({
+        "apiVersion": "chaos.gushchin.dev/v1alpha1", "kind": "ChaosExperiment", "metadata": { "name": name }, "spec": spec,
+    });
+    let path = format!("/apis/chaos.gushchin.dev/v1alpha1/namespaces/{}/chaosexperiments", world.namespace);
+    let body = kube::client::Body::from(object.to_string().into_bytes());
+    let request = http::Request::post(path).header("content-type", "application/json").body(body).unwrap();
+    let response = client.send(request).await.unwrap();
+    let headers = response.headers().get_all("warning").iter();
+    let warnings: Vec<String> = headers.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect();
+    let status = response.status();
+    let body = response.into_body().collect_bytes().await.unwrap();
+    if status.is_success() { Ok(warnings) } else { Err(String::from_utf8_lossy(&body).into_owned()) }
+}
+
+#[tokio::test]
+async fn what_is_dangerous_is_no_object_at_all() {
+    let world = World::new("webhook-refusals").await;
+    for name in ["a", "b", "c"] {
+        world.pod(name).await;
+    }
+    let asked = Asked::start(&world).await;
+    for (changes, words) in [
+        (
+            json!({ "selector": { "app": "nobody" } }),
+            "No eligible pods: none in the namespace \"webhook-refusals\" has the labels app=nobody",
+        ),
+        (json!({ "count": 2, "maxPercentage": 50 }), "spec.maxPercentage is 50, but 2 of the 3 eligible pods are 67 %"),
+        (json!({ "schedule": "often" }), "spec.schedule is \"often\", which is no schedule"),
+        (
+            json!({ "timeWindows": [{ "type": "Recurring", "start": "9:00", "end": "10:00" }] }),
+            "spec.timeWindows[0].start is \"9:00\", which is no time of day",
+        ),
+        (json!({ "namespace": "kube-system" }), "experiments in the namespace \"kube-system\" are refused"),
+        (json!({ "namespace": "not-there" }), "spec.namespace is \"not-there\", and there is no such namespace"),
+        (json!({ "targetCIDRs": ["10.0.0.1/8"] }), "spec.targetCIDRs: \"10.0.0.1/8\" has an address with bits"),
+    ] {
+        let error = world.apply("refused", spec(changes.clone())).await.expect_err(&changes.to_string());
+        assert!(error.contains("denied the request: ") && error.contains(words), "{changes}: {error}");
+    }
+    assert!(world.experiments().get_opt("refused").await.unwrap().is_none());
+
+    let client = &world.client;
+    assert_eq!(create(&world, client, "plain", spec(json!({}))).await.unwrap(), [""; 0]);
+    let warnings =
+        create(&world, client, "warned", spec(json!({ "count": 5, "correlation": 25, "dryRun": true }))).await.unwrap().join("\n");
+    for words in ["none is touched", "will be about 1.75 %", "spec.count is 5, and 3 of the 3 pods may be acted on"] {
+        assert!(warnings.contains(words), "{warnings}");
+    }
+    world.pass("plain", 0).await;
+    let warnings = create(&world, client, "second", spec(json!({ "count": 3 }))).await.unwrap().join("\n");
+    assert!(warnings.contains("left alone meanwhile: webhook-refusals/plain"), "{warnings}");
+
+    let namespaces = Api::<Namespace>::all(world.client.clone());
+    let production = Patch::Merge(json!({ "metadata": { "labels": { "env": "prod" } } }));
+    namespaces.patch(&world.namespace, &PatchParams::default(), &production).await.unwrap();
+    let error = create(&world, client, "production", spec(json!({}))).await.unwrap_err();
+    assert!(error.contains("is a production namespace by its label env: prod: set spec.allowProduction: true"), "{error}");
+    create(&world, client, "meant", spec(json!({ "allowProduction": true }))).await.unwrap();
+    asked.end(&world).await;
+}
+
+/// A user who may write experiments here, and nothing there.
+#[tokio::test]
+async fn another_namespace_is_for_those_who_may_act_there() {
+    let world = World::new("webhook-elsewhere").await;
+    let there = World::new("webhook-elsewhere-target").await;
+    there.pod("a").await;
+    world.pod("a").await;
+    let rules = |resources: &[&str], group: &str, verbs: &[&str]| json!([{ "apiGroups": [group], "resources": resources, "verbs": verbs }]);
+    let grant = async |namespace: &str, rules: Value| {
+        let subject = json!([{ "kind": "User", "name": "jane", "apiGroup": "rbac.authorization.k8s.io" }]);
+        let metadata = json!({ "name": "jane", "namespace": namespace });
+        for object in [
+            json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata, "rules": rules }),
+            json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": metadata, "subjects": subject,
+                "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "jane" },
+            }),
+        ] {
+            netloss_lab::cluster::apply(&world.client, &serde_json::from_value(object).unwrap()).await.unwrap();
+        }
+    };
+    grant(&world.namespace, rules(&["chaosexperiments"], "chaos.gushchin.dev", &["create"])).await;
+    let mut config = world.config();
+    config.headers.push((http::HeaderName::from_static("impersonate-user"), http::HeaderValue::from_static("jane")));
+    let jane = Client::try_from(config).unwrap();
+    let asked = Asked::start(&world).await;
+    let elsewhere = || spec(json!({ "namespace": there.namespace }));
+    create(&world, &jane, "here", spec(json!({}))).await.unwrap();
+    let error = create(&world, &jane, "refused", elsewhere()).await.unwrap_err();
+    assert!(error.contains("and you may not act on its pods: that takes the right to patch pods/ephemeralcontainers there"), "{error}");
+    grant(&there.namespace, rules(&["pods/ephemeralcontainers"], "", &["patch"])).await;
+    // The API server's caches of roles are a moment behind.
+    let mut taken = Err(String::new());
+    for _ in 0..100 {
+        taken = create(&world, &jane, "allowed", elsewhere()).await;
+        if taken.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    taken.unwrap();
+    asked.end(&world).await;
+}
+
+/// Whatever else happens to an experiment, nothing of it waits for netloss.
+#[tokio::test]
+async fn only_a_new_spec_is_asked_for() {
+    let world = World::new("webhook-away").await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    world.pass("x", 0).await;
+    let asked = Asked::start(&world).await;
+    // Nobody answers any more.
+    let gone = Patch::Strategic(json!({ "webhooks": [{
+        "name": "chaosexperiments.chaos.gushchin.dev", "clientConfig": { "url": "https://127.0.0.1:1/validate" },
+    }] }));
+    asked.configurations.patch(&world.namespace, &PatchParams::default(), &gone).await.unwrap();
+    asked.until(&world, "nobody answers", |answer| answer.as_ref().is_err_and(|words| words.contains("failed calling webhook"))).await;
+
+    let label = Patch::Merge(json!({ "metadata": { "labels": { "team": "shop" }, "finalizers": ["example.com/held"] } }));
+    world.experiments().patch("x", &PatchParams::default(), &label).await.unwrap();
+    world.pass("x", 5).await;
+    let kill = json!({ "action": "pod-kill", "namespace": world.namespace, "selector": { "app": "web" } });
+    world.apply("theirs", kill).await.unwrap();
+    world.experiments().delete("x", &DeleteParams::default()).await.unwrap();
+    let free = Patch::Merge(json!({ "metadata": { "finalizers": [] } }));
+    world.experiments().patch("x", &PatchParams::default(), &free).await.unwrap();
+    assert!(world.experiments().get_opt("x").await.unwrap().is_none());
+    asked.end(&world).await;
+}
+
+/// The API server trusts both authorities for as long as replicas may serve either.
+#[tokio::test]
+async fn a_renewed_certificate_is_trusted_from_its_first_moment() {
+    let world = World::new("webhook-renewal").await;
+    let days = |days: i64| world.begin + jiff::SignedDuration::from_hours(24 * days);
+    let asked = Asked::start_with(&world, days(-121)).await;
+    let bundle = async || {
+        let configuration = asked.configurations.get(&world.namespace).await.unwrap();
+        String::from_utf8(configuration.webhooks.unwrap()[0].client_config.ca_bundle.clone().unwrap().0).unwrap()
+    };
+    let first = bundle().await;
+    let mut known = None;
+    asked.keeper.look(&asked.served, &mut known, days(-2)).await.unwrap();
+    assert_eq!(bundle().await, first, "nothing is renewed before its time");
+    asked.keeper.look(&asked.served, &mut known, days(0)).await.unwrap();
+    let both = bundle().await;
+    assert!(both.ends_with(&first) && both.len() > first.len(), "{both}");
+    let refused = |answer: &Result<(), String>| answer.as_ref().is_err_and(|words| words.contains("No eligible pods"));
+    asked.until(&world, "the renewed certificate is served and trusted", refused).await;
+    // Another replica finds what this one has made.
+    let (served, mut known) = (Served::default(), None);
+    asked.keeper.look(&served, &mut known, days(0)).await.unwrap();
+    assert!(served.is_set() && known.unwrap().authorities == both);
+    asked.end(&world).await;
+}
