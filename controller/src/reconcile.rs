@@ -61,6 +61,9 @@ pub enum Error {
     /// The object changed in each round.
     #[error("the experiment changed under {ROUNDS} decisions in a row: trying again later")]
     Contended,
+    /// Another definition is installed, such as k8s-chaos's own.
+    #[error("the definition of ChaosExperiment in this cluster drops what netloss writes into status: install config/crd")]
+    Pruned,
     /// The pass took too long.
     #[error("the pass took longer than {PASS_TIMEOUT:?}: trying again later")]
     TimedOut,
@@ -71,6 +74,14 @@ impl Error {
         let what = what.into();
         move |source| Self::Api { what, source: Box::new(source) }
     }
+}
+
+/// What came of writing a status.
+enum Written {
+    /// It stands.
+    Done,
+    /// The object had changed.
+    Stale,
 }
 
 /// What came of a patch.
@@ -101,11 +112,18 @@ impl Context {
         &self.backoff
     }
 
-    async fn write_status(&self, object: &ChaosExperiment, status: ChaosExperimentStatus) -> kube::Result<()> {
+    async fn write_status(&self, object: &ChaosExperiment, status: ChaosExperimentStatus) -> Result<Written, Error> {
         let api = Api::<ChaosExperiment>::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let object = ChaosExperiment { status: Some(status), ..object.clone() };
-        api.replace_status(&object.name_any(), &params, &object).await.map(drop)
+        let written = match api.replace_status(&object.name_any(), &params, &object).await {
+            Ok(written) => written.status.unwrap_or_default(),
+            Err(kube::Error::Api(status)) if status.code == 409 => return Ok(Written::Stale),
+            Err(error) => return Err(Error::api("writing the status")(error)),
+        };
+        // What is not written down must not be done, and would be planned again and again.
+        let kept = |status: &ChaosExperimentStatus| (status.run, status.attempt, status.pods.len());
+        if object.status.is_some_and(|status| kept(&status) != kept(&written)) { Err(Error::Pruned) } else { Ok(Written::Done) }
     }
 
     /// Adds our finalizer to the experiment, or takes it away. The patch names the version that this was decided from, and nothing of
@@ -252,15 +270,11 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
         // Something is to be done about what is about to be written: the next round does it.
         let more = status.as_ref().is_some_and(|status| promises_more(status, experiment.status));
         let wrote = status.is_some();
-        if let Some(status) = status {
-            match context.write_status(&current, status).await {
-                Ok(()) => {}
-                Err(kube::Error::Api(status)) if status.code == 409 => {
-                    debug!(%uid, "the experiment changed meanwhile: deciding again");
-                    continue;
-                }
-                Err(error) => return Err(Error::api("writing the status")(error)),
-            }
+        if let Some(status) = status
+            && let Written::Stale = context.write_status(&current, status).await?
+        {
+            debug!(%uid, "the experiment changed meanwhile: deciding again");
+            continue;
         }
         context.publisher.publish(&current, events).await;
         if let Some(error) = retry.take() {
@@ -305,7 +319,7 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
 fn promises_more(status: &ChaosExperimentStatus, before: Option<&ChaosExperimentStatus>) -> bool {
     let planned = |status: &ChaosExperimentStatus| (status.run, status.attempt);
     let sent = |status: &ChaosExperimentStatus| {
-        status.pods.iter().map(|pod| usize::from(pod.stop.is_some()) + usize::from(pod.repair.is_some())).sum::<usize>()
+        status.pods.iter().map(|pod| pod.stop.as_ref().map_or(0, |stop| stop.number) + u32::from(pod.repair.is_some())).sum::<u32>()
     };
     let none = ChaosExperimentStatus::default();
     let before = before.unwrap_or(&none);

@@ -14,10 +14,12 @@ pub fn container_name(uid: &str, run: u32, attempt: u32) -> String {
     format!("{CONTAINER_PREFIX}-{}-r{run}-a{attempt}", digits.to_ascii_lowercase())
 }
 
-/// The name of the container that is sent after an agent's to stop it, in the same pod.
+/// The name of the container that is sent after an agent's to stop it, in the same pod. `number` counts from 1: one that the node never
+/// started is followed by another.
 #[must_use]
-pub fn stop_container_name(uid: &str, run: u32, attempt: u32) -> String {
-    format!("{}-stop", container_name(uid, run, attempt))
+pub fn stop_container_name(uid: &str, run: u32, attempt: u32, number: u32) -> String {
+    let name = container_name(uid, run, attempt);
+    if number <= 1 { format!("{name}-stop") } else { format!("{name}-stop-{number}") }
 }
 
 /// The name of the container that takes away what an agent may have left, in the same pod.
@@ -35,7 +37,8 @@ mod tests {
         let uid = "1B4E28BA-2fa1-41d2-883f-0016d3cca427";
         assert_eq!(container_name(uid, 1, 1), "network-loss-1b4e28ba2fa1-r1-a1");
         assert_ne!(container_name(uid, 1, 2), container_name(uid, 2, 1));
-        assert_eq!(stop_container_name(uid, 1, 1), "network-loss-1b4e28ba2fa1-r1-a1-stop");
+        assert_eq!(stop_container_name(uid, 1, 1, 1), "network-loss-1b4e28ba2fa1-r1-a1-stop");
+        assert_eq!(stop_container_name(uid, 1, 1, 2), "network-loss-1b4e28ba2fa1-r1-a1-stop-2");
         assert_eq!(repair_container_name(uid, 1, 1), "network-loss-1b4e28ba2fa1-r1-a1-repair");
         let longest = repair_container_name(uid, u32::MAX, u32::MAX);
         assert!(longest.len() <= 63 && longest.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'), "{longest}");

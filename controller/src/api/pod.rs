@@ -38,7 +38,8 @@ pub struct PodStatus {
     /// The pod's first address when this was planned: a sandbox that was made anew has another. Frozen.
     #[serde(default, rename = "podIP", skip_serializing_if = "Option::is_none")]
     pub pod_ip: Option<String>,
-    /// The container that is sent after the agent to stop it, if it is to be stopped. Frozen.
+    /// The container that is sent after the agent to stop it, if it is to be stopped. Frozen, but for one that was never started: another
+    /// follows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<SentContainer>,
     /// The container that takes away what the agent may have left, if it ended or fell silent without saying how. Frozen.
@@ -113,6 +114,9 @@ pub struct SentContainer {
     pub argv: Vec<String>,
     /// After this it does nothing.
     pub deadline: Time,
+    /// Which of its kind it is, from 1.
+    #[schemars(with = "i64")]
+    pub number: u32,
 }
 
 /// How far the agent in a pod has come. It only ever moves forward.

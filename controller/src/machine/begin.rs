@@ -102,8 +102,12 @@ fn paused(experiment: &Experiment<'_>, why: Begin, now: Timestamp) -> Decision {
     };
     status.observed_generation = Some(experiment.generation);
     if status.phase != Some(Phase::Paused) {
-        (status.phase, status.next_retry_time) = (Some(Phase::Paused), None);
-        status.message = Some("Paused before it began: set spec.paused to false to begin".to_owned());
+        (status.phase, status.next_retry_time, status.stopping) = (Some(Phase::Paused), None, None);
+        let message = match why {
+            Begin::Tick => "Paused: the schedule goes on when spec.paused is false",
+            _ => "Paused before it began: set spec.paused to false to begin",
+        };
+        status.message = Some(message.to_owned());
     }
     if let (Begin::Tick, Some(Time(due))) = (why, &status.next_scheduled_time)
         && now >= *due

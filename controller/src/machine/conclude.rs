@@ -15,9 +15,6 @@ use std::time::Duration;
 /// The share of the duration under which a loss counts as shortened.
 const SHORTENED_BELOW: f64 = 0.9;
 
-/// The share of the time under which a loss that was not always armed counts as degraded.
-const DEGRADED_BELOW: f64 = 0.95;
-
 /// The loss was in place.
 pub(super) fn mark_applied(pod: &mut PodStatus, at: Timestamp, applied: &Applied) {
     if !pod.was_applied() {
@@ -67,7 +64,7 @@ fn of_removed(pod: &mut PodStatus, removed: &Removed) -> (Outcome, Option<String
         let message = format!("the loss lasted {:.1} s of {}: ended by {cause}", removed.elapsed_seconds, pod.asked.duration);
         return (Outcome::Shortened, Some(message));
     }
-    if let Some(kept) = removed.kept.as_ref().filter(|kept| kept.armed_seconds < DEGRADED_BELOW * removed.elapsed_seconds) {
+    if let Some(kept) = removed.kept.as_ref().filter(|kept| kept.degraded) {
         let (armed, elapsed, lapses) = (kept.armed_seconds, removed.elapsed_seconds, kept.lapses);
         let message =
             format!("packets were lost for {armed:.1} s of {elapsed:.1} s: the agent was too slow to keep its lease {lapses} time(s)");

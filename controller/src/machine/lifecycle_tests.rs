@@ -341,6 +341,28 @@ fn production_and_others_namespaces_need_consent() {
     }
 }
 
+/// A kubelet that is killed between making a container and starting it never starts it.
+#[test]
+fn what_stops_an_agent_and_is_never_started_is_followed_by_another() {
+    let spec = ChaosExperimentSpec { duration: Some("1h".to_owned()), ..spec() };
+    let held = paused(&spec, true);
+    let waiting = AgentState::Waiting { reason: Some("ContainerCreating".to_owned()), message: None };
+    let stuck =
+        |entry: &PodStatus| present(AgentView { stop: Some(waiting.clone()), ..agent_view(entry, AgentState::Running, AgentLog::Heard) });
+    let mut status = follow_later(&held, &running(&spec), |entry| agent(entry, AgentState::Running), at(20)).status.unwrap();
+    let mut names = vec![status.pods[0].stop.clone().unwrap().container];
+    assert_eq!(follow_later(&held, &status, stuck, at(100)).status, None, "not before its own deadline");
+    for now in [140, 260] {
+        status = follow_later(&held, &status, stuck, at(now)).status.unwrap();
+        names.push(status.pods[0].stop.clone().unwrap().container);
+        let bare = |entry: &PodStatus| agent(entry, AgentState::Running);
+        assert_eq!(follow_later(&held, &status, bare, at(now + 1)).stops, status.pods);
+    }
+    let name = "network-loss-d-r1-a1-stop";
+    assert_eq!(names, [name.to_owned(), format!("{name}-2"), format!("{name}-3")]);
+    assert_eq!(follow_later(&held, &status, stuck, at(1000)).status, None, "three are enough: the loss ends at its time");
+}
+
 /// The last word about a pod whose agent was killed, once what was sent to repair it has ended so.
 fn repaired(repair: AgentState) -> PodStatus {
     let spec = spec();

@@ -15,6 +15,9 @@ use std::time::Duration;
 const POLL_LOG: Duration = Duration::from_secs(2);
 /// Between looks at something that could not be read.
 const POLL_TROUBLE: Duration = Duration::from_secs(10);
+/// Containers that are sent after one agent to stop it, each when the node has not started the one before: a kubelet that is
+/// killed between making a container and starting it never does.
+const STOPS: u32 = 3;
 /// Between looks whether an agent still reports.
 const POLL_HEARTBEAT: Duration = Duration::from_secs(20);
 
@@ -29,7 +32,8 @@ pub(super) fn is_of_run(entry: &PodStatus, experiment: &Experiment<'_>, run: u32
             sent.container == name && sent.argv.first().is_some_and(|word| word == command) && sent.argv.contains(&run_id)
         })
     };
-    let stops_so = sent_so(entry.stop.as_ref(), stop_container_name(experiment.uid, run, entry.attempt), "stop");
+    let number = entry.stop.as_ref().map_or(1, |stop| stop.number);
+    let stops_so = sent_so(entry.stop.as_ref(), stop_container_name(experiment.uid, run, entry.attempt, number), "stop");
     let repairs_so = sent_so(entry.repair.as_ref(), repair_container_name(experiment.uid, run, entry.attempt), "cleanup");
     // What an edit has left behind in another namespace is followed there; nothing new begins there.
     let in_place = entry.state != PodState::Planned || entry.namespace == experiment.spec.target_namespace(experiment.namespace);
@@ -211,16 +215,24 @@ impl Follower<'_> {
 
     /// Sends what stops the agent: written down first, then put in, then waited for. The agent's own report says how it ended.
     fn stop(&self, pod: &mut PodStatus, agent: &AgentView) -> Step {
-        let Some(stop) = &pod.stop else {
-            let meant = Meant { run: format!("{}/{}", self.uid, self.run).parse().ok(), deadline: Some(pod.deadline.0) };
-            let container = stop_container_name(self.uid, self.run, pod.attempt);
-            let argv = StopArgs { meant, timeout: Ttl::STOP }.to_argv();
-            pod.stop = Some(SentContainer { container, argv, deadline: pod.deadline.clone() });
-            return Step::again(POLL_LOG);
+        let never_started = matches!(agent.stop, None | Some(AgentState::Waiting { .. }));
+        let number = match &pod.stop {
+            None => 1,
+            // Past its deadline it does nothing any more, should it start after all.
+            Some(stop) if never_started && self.now >= stop.deadline.0 && stop.number < STOPS => stop.number + 1,
+            Some(_) => 0,
         };
+        if number > 0 {
+            // Past the agent's own deadline there is nobody to stop.
+            let until = deadline(self.now, self.start).min(pod.deadline.0);
+            let meant = Meant { run: format!("{}/{}", self.uid, self.run).parse().ok(), deadline: Some(until) };
+            let container = stop_container_name(self.uid, self.run, pod.attempt, number);
+            let argv = StopArgs { meant, timeout: Ttl::STOP }.to_argv();
+            pod.stop = Some(SentContainer { container, argv, deadline: Time(until), number });
+            return Step::again(POLL_LOG);
+        }
         match &agent.stop {
-            // Past it the agent has ended itself.
-            None if self.now >= stop.deadline.0 => Step::again(POLL_TROUBLE),
+            None if pod.stop.as_ref().is_some_and(|stop| self.now >= stop.deadline.0) => Step::again(POLL_TROUBLE),
             None => Step::put_in(PutIn::Stop),
             Some(AgentState::Terminated { exit_code: 0, .. } | AgentState::Running) => Step::again(POLL_LOG),
             Some(AgentState::Terminated { exit_code, .. }) if ExitCode::from_code(*exit_code) == Some(ExitCode::Unresponsive) => {
@@ -243,7 +255,8 @@ impl Follower<'_> {
             let until = deadline(self.now, self.start);
             let meant = Meant { run: format!("{}/{}", self.uid, self.run).parse().ok(), deadline: Some(until) };
             let container = repair_container_name(self.uid, self.run, pod.attempt);
-            pod.repair = Some(SentContainer { container, argv: CleanupArgs { meant, force }.to_argv(), deadline: Time(until) });
+            let argv = CleanupArgs { meant, force }.to_argv();
+            pod.repair = Some(SentContainer { container, argv, deadline: Time(until), number: 1 });
             pod.message = Some(brief(why));
             return Step::again(POLL_LOG);
         };

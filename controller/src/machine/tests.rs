@@ -201,7 +201,7 @@ fn an_edit_during_a_run_stops_it_first() {
     let stopping = written.status.unwrap();
     let stop = stopping.pods[0].stop.clone().unwrap();
     assert_eq!(stop.container, format!("{}-stop", stopping.pods[0].container));
-    let deadline = format!("--deadline={}", stopping.pods[0].deadline.0);
+    let deadline = format!("--deadline={}", at(125));
     assert_eq!(stop.argv, ["stop", "--json", "--timeout=30s", "--run=uid/1", &deadline]);
 
     let put_in = edited(&stopping, &AgentState::Running, None);
@@ -360,6 +360,15 @@ fn every_end_has_an_outcome_and_a_reason() {
     }
 }
 
+/// A loss of seconds is counted in renewals of its lease, which the agent allows for.
+#[test]
+fn what_is_degraded_is_for_the_agent_to_say() {
+    let Event::Removed(mut report) = removed() else { panic!() };
+    report.kept = Some(Kept { armed_seconds: 27.0, lapses: 0, degraded: false, trouble: None });
+    let (outcome, ..) = end(|entry| agent(entry, terminated(0, Some(Event::Removed(report.clone())))), at(40));
+    assert_eq!(outcome, Outcome::Clean);
+}
+
 #[test]
 fn a_pod_that_never_got_its_agent_has_a_reason() {
     let present = |skip| PodView::Present { skip: Some(skip), new_sandbox: false, agent: None };
@@ -440,7 +449,10 @@ fn an_entry_that_somebody_else_wrote_is_not_acted_on() {
         |entry| entry.container = "debugger".to_owned(),
         |entry| entry.argv = vec!["sh".to_owned()],
         |entry| entry.argv.retain(|word| !word.starts_with("--run=")),
-        |entry| entry.stop = Some(SentContainer { container: "debugger".to_owned(), argv: vec!["run".to_owned()], deadline: Time(at(9)) }),
+        |entry| {
+            entry.stop =
+                Some(SentContainer { container: "debugger".to_owned(), argv: vec!["run".to_owned()], deadline: Time(at(9)), number: 1 });
+        },
     ] {
         let mut status = planned(&spec, 1);
         forge(&mut status.pods[0]);

@@ -37,6 +37,20 @@ enum Mode {
         #[arg(long, value_name = "TIME", default_value = "5ms", value_parser = parse_interval)]
         interval: Duration,
     },
+    /// Does nothing, and ends by itself after a while.
+    Idle {
+        /// How long.
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_interval)]
+        time: Duration,
+    },
+    /// Takes all the processor time that it gets.
+    Burn,
+    /// Takes memory, and keeps it in use.
+    Hold {
+        /// How much.
+        #[arg(long, value_name = "MIB")]
+        mebibytes: usize,
+    },
     /// Does nothing until it is ended: holds a pod's namespaces open, as the container runtime's sandbox image must.
     Pause,
 }
@@ -54,6 +68,16 @@ fn run(mode: &Mode) -> io::Result<()> {
     match *mode {
         Mode::Echo { port } => in_background(move || echo((any_address(), port).into(), write)),
         Mode::Probe { to, interval } => in_background(move || probe(to, interval, write)),
+        Mode::Idle { time } => in_background(move || {
+            thread::sleep(time);
+            std::process::exit(0)
+        }),
+        Mode::Burn => in_background(|| {
+            loop {
+                std::hint::spin_loop();
+            }
+        }),
+        Mode::Hold { mebibytes } => in_background(move || hold(mebibytes)),
         Mode::Pause => {}
     }
     signals.forever().next();
@@ -68,6 +92,16 @@ fn in_background(work: impl FnOnce() -> io::Result<()> + Send + 'static) {
             std::process::exit(1);
         }
     });
+}
+
+/// Writes to every page again and again, so that none can be taken back.
+fn hold(mebibytes: usize) -> io::Result<()> {
+    const PAGE: usize = 4096;
+    let mut memory = vec![0_u8; mebibytes * 1024 * 1024];
+    loop {
+        memory.iter_mut().step_by(PAGE).for_each(|byte| *byte = byte.wrapping_add(1));
+        thread::sleep(Duration::from_secs(1));
+    }
 }
 
 fn failed(error: &io::Error) -> ExitCode {

@@ -149,7 +149,10 @@ fn images() -> Result<Tally> {
 }
 
 fn cluster() -> Result<Tally> {
-    lab_tests(&["lab_cluster", "cluster"])
+    // Most of their time is waiting for the node.
+    let mut tally = lab_tests(&["lab_cluster"])?;
+    tally += cargo::test(cargo().args(["test", "--package", "netloss-lab", "--test", "cluster", "--", "--test-threads=16"]))?;
+    Ok(tally)
 }
 
 fn lab_tests(names: &[&str]) -> Result<Tally> {

@@ -129,17 +129,32 @@ impl Node {
     ///
     /// If the pod has no sandbox on this node, or the command fails.
     pub async fn run_in_pod_network(&self, namespace: &str, pod: &str, command: &str) -> Result<String> {
-        // containerd labels a sandbox's container with its pod; the sandbox's process lives in the pod's network namespace.
-        let script = format!(
+        self.run_with_sandbox(namespace, pod, &format!(r#"exec nsenter --target "$pid" --net -- {command}"#)).await
+    }
+
+    /// Kills the process that holds a pod's sandbox, and so its network.
+    ///
+    /// # Errors
+    ///
+    /// If the pod has no sandbox on this node.
+    pub async fn kill_sandbox(&self, namespace: &str, pod: &str) -> Result<()> {
+        self.run_with_sandbox(namespace, pod, r#"kill -KILL "$pid""#).await.map(drop)
+    }
+
+    /// Runs a script to which `$pid` is the process of a pod's sandbox.
+    async fn run_with_sandbox(&self, namespace: &str, pod: &str, script: &str) -> Result<String> {
+        // containerd labels a sandbox's container with its pod; the sandbox's process lives in the pod's network namespace. A sandbox that
+        // was replaced has no task any more.
+        let find = format!(
             r#"ctr="ctr --namespace k8s.io"
-id=$($ctr containers list --quiet 'labels."io.cri-containerd.kind"==sandbox,labels."io.kubernetes.pod.namespace"=={namespace},labels."io.kubernetes.pod.name"=={pod}' | tail -n 1)
-pid=$($ctr tasks list | while read -r task pid rest; do [ "$task" = "$id" ] && echo "$pid"; done)
+ids=$($ctr containers list --quiet 'labels."io.cri-containerd.kind"==sandbox,labels."io.kubernetes.pod.namespace"=={namespace},labels."io.kubernetes.pod.name"=={pod}')
+pid=$($ctr tasks list | while read -r task pid state; do for id in $ids; do [ "$task $state" = "$id RUNNING" ] && echo "$pid"; done; done | tail -n 1)
 [ -n "$pid" ] || {{ echo "no sandbox of {namespace}/{pod}"; exit 1; }}
-exec nsenter --target "$pid" --net -- {command}"#
+{script}"#
         );
-        let answer = self.run(&script).await?;
+        let answer = self.run(&find).await?;
         if !answer.success() {
-            bail!("`{command}` in the network of {namespace}/{pod} failed ({}): {}", answer.status, answer.output);
+            bail!("`{script}` for {namespace}/{pod} failed ({}): {}", answer.status, answer.output);
         }
         Ok(answer.output)
     }

@@ -1,20 +1,24 @@
 //! netloss on a real node: `kubectl apply` makes packets of real pods disappear, and they come back by themselves.
 
+// Helpers of tests are tests: clippy's own exception reaches only functions that carry #[test]. A test's future lives once.
+#![allow(clippy::unwrap_used, clippy::large_futures)]
+
+mod controller;
 mod experiment;
 mod peers;
+mod scenarios;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use netloss_controller::api::{ChaosExperimentStatus, Outcome, Phase, PodState};
+use netloss_lab::cluster::Image;
 use netloss_lab::cluster::traffic::{TrafficPod, create_namespace, wait_ready};
-use netloss_lab::cluster::{Cluster, Image, install_netloss};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -56,23 +60,6 @@ async fn pods_with_an_agent(client: &Client) -> Result<BTreeSet<String>> {
     Ok(found)
 }
 
-/// Kills the controller, and keeps it away by having none wanted. In this order: one that is no longer wanted ends by itself.
-async fn kill_the_controller(cluster: &Cluster, client: &Client) -> Result<()> {
-    // By its executable: the kernel cuts a process's name at 15 characters.
-    let script = r#"for exe in /proc/[0-9]*/exe; do
-        case $(readlink "$exe") in */netloss-controller) pid=${exe#/proc/}; kill -KILL "${pid%/exe}" && echo killed ;; esac
-    done"#;
-    let killed = cluster.node().run(script).await?;
-    ensure!(killed.output.contains("killed"), "no controller to kill: {}", killed.output);
-    scale_the_controller(client, 0).await
-}
-
-async fn scale_the_controller(client: &Client, replicas: u32) -> Result<()> {
-    let deployments: Api<Deployment> = Api::namespaced(client.clone(), "netloss-system");
-    let patch = Patch::Merge(json!({ "spec": { "replicas": replicas } }));
-    deployments.patch("netloss-controller", &PatchParams::default(), &patch).await.map(drop).context("cannot scale the controller")
-}
-
 /// An edit ends what the spec before it began, long before its time, and what it asks for itself begins.
 async fn an_edit_stops_the_run_first(client: &Client) -> Result<()> {
     let spec = |duration: &str| json!({ "selector": { "app": "target" }, "count": 2, "lossPercentage": 30, "duration": duration });
@@ -102,10 +89,10 @@ async fn an_edit_stops_the_run_first(client: &Client) -> Result<()> {
 
 #[tokio::test]
 async fn loss_comes_to_the_chosen_pods_only_and_ends_without_the_controller() {
-    let cluster = Cluster::shared_with(&[Image::Traffic, Image::Agent, Image::Controller]).await.unwrap();
+    let cluster = controller::cluster().await;
+    let _alone = controller::CONTROLLER.write().await;
     let test = async {
         let client = cluster.client().await?;
-        install_netloss(&client, |_| {}).await?;
         let image = Image::Traffic.reference();
         create_namespace(&client, NAMESPACE).await?;
         create_namespace(&client, ELSEWHERE).await?;
@@ -131,7 +118,7 @@ async fn loss_comes_to_the_chosen_pods_only_and_ends_without_the_controller() {
 
         let applied = status.pods.iter().filter_map(|pod| pod.applied_at.as_ref()).map(|time| time.0).max().context("nothing applied")?;
 
-        kill_the_controller(cluster, &client).await?;
+        controller::kill_and_keep_away(cluster, &client).await?;
         for peer in &mut peers {
             if chosen.contains(&format!("{NAMESPACE}/{}", peer.target())) {
                 peer.expect_loss(applied, 0.3).await?;
@@ -147,7 +134,7 @@ async fn loss_comes_to_the_chosen_pods_only_and_ends_without_the_controller() {
             ensure!(!qdiscs.contains("netem") && !qdiscs.contains("ingress"), "{name}: {qdiscs}");
         }
 
-        scale_the_controller(&client, 1).await?;
+        controller::scale(&client, 1).await?;
         let is_over = |status: &ChaosExperimentStatus| status.phase.is_some_and(Phase::is_final);
         let status = wait_for(&client, NAMESPACE, "the experiment to be over", is_over).await?;
         ensure!(status.phase == Some(Phase::Completed), "{status:?}");

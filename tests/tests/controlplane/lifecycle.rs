@@ -78,6 +78,10 @@ async fn a_run_from_apply_to_recovery() {
     assert_eq!(observed.egress.unwrap().loss_percentage, Some(9.8));
     assert_eq!(observed.ingress.map(|ingress| (ingress.packets, ingress.dropped)), Some((800, 84)));
     assert_eq!(object.spec, applied.spec, "the spec is the user's");
+    for fields in object.metadata.managed_fields.iter().flatten().filter(|fields| fields.manager.as_deref() == Some("netloss-controller")) {
+        let owned = serde_json::to_value(&fields.fields_v1).unwrap();
+        assert!(owned.get("f:spec").is_none(), "it was never written: {owned}");
+    }
 
     assert_eq!(world.event_reasons("ChaosExperiment", "x").await, ["Applied", "Recovered"]);
     assert_eq!(world.event_reasons("Pod", "a").await, ["Applied", "Injected", "Recovered"]);

@@ -6,6 +6,7 @@
 // Helpers of tests are tests: clippy's own exception reaches only functions that carry #[test].
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod beside;
 mod crash;
 mod ending;
 mod faults;
