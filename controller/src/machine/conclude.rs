@@ -66,8 +66,9 @@ fn of_removed(pod: &mut PodStatus, removed: &Removed) -> (Outcome, Option<String
     }
     if let Some(kept) = removed.kept.as_ref().filter(|kept| kept.degraded) {
         let (armed, elapsed, lapses) = (kept.armed_seconds, removed.elapsed_seconds, kept.lapses);
-        let message =
-            format!("packets were lost for {armed:.1} s of {elapsed:.1} s: the agent was too slow to keep its lease {lapses} time(s)");
+        let message = format!(
+            "packets were lost for {armed:.1} s of {elapsed:.1} s: the agent got too little processor time (its lease lapsed {lapses} time(s))"
+        );
         return (Outcome::Degraded, Some(message));
     }
     let drift = (!removed.drift.is_empty()).then(|| format!("somebody else changed it meanwhile: {}", brief(&removed.drift.join("; "))));

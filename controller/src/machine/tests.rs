@@ -302,7 +302,7 @@ fn every_end_has_an_outcome_and_a_reason() {
             terminated(0, degraded()),
             at(40),
             Outcome::Degraded,
-            "packets were lost for 20.0 s of 30.0 s: the agent was too slow to keep its lease 2 time(s)",
+            "packets were lost for 20.0 s of 30.0 s: the agent got too little processor time (its lease lapsed 2 time(s))",
             Phase::Completed,
         ),
         (

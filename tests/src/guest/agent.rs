@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use netloss_contract::{Applied, Event, ExitCode, Failed, Heartbeat, Record, Removed};
@@ -16,7 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Namespace, PATIENCE};
+use super::{Namespace, PATIENCE, Pod};
 
 const PROGRAM: &str = "/usr/bin/netloss-agent";
 
@@ -74,6 +75,30 @@ impl Agent {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", ENTER_CONTAINER]).arg(&log).arg(PROGRAM).args(arguments.split_whitespace());
         Self::spawn(namespace, command, CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS, Some(log))
+    }
+
+    /// Starts it as in a pod with `hostUsers: false`: as root of a user namespace that owns the pod's network namespace, and nobody outside it.
+    /// The pod is made around it before it begins.
+    ///
+    /// # Errors
+    ///
+    /// If the namespaces cannot be made or it cannot be started.
+    pub fn start_in_user_namespace(arguments: &str) -> Result<(Pod, Self)> {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let ready = PathBuf::from(format!("/tmp/pod-is-ready-{}", SERIAL.fetch_add(1, Ordering::Relaxed)));
+        let mut command = Command::new("unshare");
+        command.args(["-U", "-r", "-n", "sh", "-c", r#"while [ ! -e "$0" ]; do sleep 0.05; done; exec "$@""#]).arg(&ready).arg(PROGRAM);
+        command.args(arguments.split_whitespace());
+        let mut agent = Self::spawn(&Namespace::new()?, command, CloneFlags::empty(), None)?;
+        let (started, name) = (Instant::now(), format!("/proc/{}/comm", agent.child.id()));
+        // Once it is the shell, it is in namespaces of its own.
+        while fs::read_to_string(&name).context("the agent's shell is gone")?.trim() != "sh" {
+            ensure!(started.elapsed() < PATIENCE, "no namespaces were made");
+        }
+        agent.namespace = Namespace::of_process(agent.child.id())?;
+        let pod = Pod::in_namespace(agent.namespace.again()?)?;
+        fs::write(&ready, "").context("cannot say that the pod is ready")?;
+        Ok((pod, agent))
     }
 
     fn spawn(namespace: &Namespace, mut command: Command, namespaces: CloneFlags, termination_log: Option<PathBuf>) -> Result<Self> {

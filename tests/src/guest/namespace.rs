@@ -38,6 +38,15 @@ impl Namespace {
         Self::open("/proc/1/ns/net")
     }
 
+    /// That of a process.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be opened.
+    pub(super) fn of_process(pid: u32) -> Result<Self> {
+        Self::open(&format!("/proc/{pid}/ns/net"))
+    }
+
     fn open(path: &str) -> Result<Self> {
         Ok(Self { file: File::open(path).with_context(|| format!("cannot open {path}"))? })
     }

@@ -61,6 +61,17 @@ impl Pod {
         Ok(this)
     }
 
+    /// The same in a namespace that is there already, and has nothing in it.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses any of it.
+    pub(super) fn in_namespace(pod: Namespace) -> Result<Self> {
+        let this = Self::make_in(pod, "")?;
+        this.pod.ip_batch(&format!("route add default via {}\nroute add default via {}\n", IPV4[1], IPV6[1]))?;
+        Ok(this)
+    }
+
     /// The same with this index for eth0.
     ///
     /// # Errors
@@ -145,7 +156,11 @@ impl Pod {
     }
 
     fn make(eth0: &str) -> Result<Self> {
-        let (pod, peer) = (Namespace::new()?, Namespace::new()?);
+        Self::make_in(Namespace::new()?, eth0)
+    }
+
+    fn make_in(pod: Namespace, eth0: &str) -> Result<Self> {
+        let peer = Namespace::new()?;
         let pair = format!("link add eth0 {eth0} address {} type veth peer name peer0 address {} netns {}\n", MAC[0], MAC[1], peer.path());
         pod.ip_batch(&pair)?;
         Self::finish(pod, peer, None)

@@ -44,12 +44,20 @@ impl Report {
     }
 }
 
+/// A guest has one processor, and its tests wait for a ttl or a lease half of their time.
+const THREADS: &str = "--test-threads=3";
+
 /// Builds what is needed and runs the kernel tests, with the harness's arguments, on each of the kernels.
 ///
 /// # Errors
 ///
 /// If something cannot be built or prepared. What goes wrong in a guest is in its report.
 pub fn run(kernels: &[Kernel], arguments: &[OsString]) -> Result<Vec<Report>> {
+    let mut arguments = arguments.to_vec();
+    let has_threads = |argument: &OsString| argument.to_string_lossy().starts_with("--test-threads");
+    if !arguments.iter().any(has_threads) {
+        arguments.push(THREADS.into());
+    }
     let mut payloads: Vec<(Arch, Payload)> = Vec::new();
     let mut work = VecDeque::new();
     for kernel in kernels {
@@ -58,7 +66,7 @@ pub fn run(kernels: &[Kernel], arguments: &[OsString]) -> Result<Vec<Report>> {
         let payload = if let Some((_, payload)) = built {
             payload.clone()
         } else {
-            let payload = Payload { arguments: arguments.to_vec(), environment: forwarded_environment(), ..agent::build(kernel.arch)? };
+            let payload = Payload { arguments: arguments.clone(), environment: forwarded_environment(), ..agent::build(kernel.arch)? };
             payloads.push((kernel.arch, payload.clone()));
             payload
         };

@@ -1,4 +1,4 @@
-//! The controller in the cluster: who needs it to stay, and who kills it.
+//! The controller and the kubelet: who needs them to stay, and who takes them away.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use serde_json::json;
 use tokio::sync::{OnceCell, RwLock};
 use tokio::time::{Instant, sleep};
 
-/// Read by the tests that need the controller, written by those that take it away.
-pub(crate) static CONTROLLER: RwLock<()> = RwLock::const_new(());
+/// Read by the tests that need the controller and the kubelet, written by those that take one of them away.
+pub(crate) static CALM: RwLock<()> = RwLock::const_new(());
 
 const NAMESPACE: &str = "netloss-system";
 

@@ -5,7 +5,7 @@ use netloss_contract::{Cause, Cleaned, Event, ExitCode, Status, Stopped};
 use netloss_lab::guest::{Agent, End, NamespaceState, Pod, Way};
 use nix::sys::signal::Signal;
 
-use crate::{BACKENDS, assert_loss, assert_no_loss};
+use crate::{BACKENDS, assert_loss, assert_no_loss, machine};
 
 fn command(pod: &Pod, arguments: &str) -> Result<End> {
     Agent::start(&pod.pod, &format!("{arguments} --json"))?.finish()
@@ -49,6 +49,7 @@ fn status_tells_who_works_and_how_it_goes() -> Result<()> {
 
 #[test]
 fn stop_ends_the_loss_and_waits_for_it() -> Result<()> {
+    let _machine = machine();
     for backend in BACKENDS {
         let pod = Pod::new()?;
         let before = NamespaceState::of(&pod.pod)?;

@@ -8,7 +8,7 @@ use netloss_contract::{Cause, Event, ExitCode, Record};
 use netloss_lab::guest::{Agent, NamespaceState, Pod, Way};
 use nix::sys::signal::Signal;
 
-use crate::{BACKENDS, assert_no_loss};
+use crate::{BACKENDS, assert_no_loss, machine};
 
 /// Runs until `end` has made the agent end, then looks for remains, in packets and in the kernel's objects.
 fn check(ttl: &str, cause: Cause, end: impl Fn(&Agent) -> Result<()>) -> Result<()> {
@@ -16,6 +16,7 @@ fn check(ttl: &str, cause: Cause, end: impl Fn(&Agent) -> Result<()>) -> Result<
 }
 
 fn check_with(backend: &str, ttl: &str, cause: Cause, end: &impl Fn(&Agent) -> Result<()>) -> Result<()> {
+    let _machine = machine();
     let pod = Pod::new()?;
     let before = NamespaceState::of(&pod.pod)?;
     let mut agent = Agent::start_in_container(&pod.pod, &format!("run --loss 30 --ttl {ttl} --backend {backend}"))?;
@@ -64,6 +65,7 @@ fn impatient_signals_change_nothing() -> Result<()> {
 /// A deadline that comes before the ttl ends the loss.
 #[test]
 fn after_the_deadline_nothing_is_lost() -> Result<()> {
+    let _machine = machine();
     let pod = Pod::new()?;
     let before = NamespaceState::of(&pod.pod)?;
     // How long a guest takes to start the agent is not known: the deadline is moved on until the agent meets it.
@@ -83,6 +85,7 @@ fn after_the_deadline_nothing_is_lost() -> Result<()> {
 
 #[test]
 fn a_deadline_in_the_past_changes_nothing() -> Result<()> {
+    let _machine = machine();
     let pod = Pod::new()?;
     let before = NamespaceState::of(&pod.pod)?;
     let deadline = at(-1)?;
@@ -96,6 +99,7 @@ fn a_deadline_in_the_past_changes_nothing() -> Result<()> {
 /// kernel drops it (which is no fault of a first process), and the ttl ends the loss; from then on the signal does.
 #[test]
 fn a_signal_at_any_moment_of_the_start_ends_it_cleanly() -> Result<()> {
+    let _machine = machine();
     let pod = Pod::new()?;
     let before = NamespaceState::of(&pod.pod)?;
     for attempt in 0..20 {

@@ -26,9 +26,24 @@ mod terminal;
 mod usage;
 mod zoo;
 
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
 use anyhow::{Context, Result, ensure};
 use netloss_lab::guest::Counted;
 use netloss_lab::statistics::acceptable;
+
+/// What the tests of a guest share, three at a time, and few of them change: the clock, and where a container's last words go.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// For a test that needs the machine to stay as it is.
+fn machine() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For a test that changes it.
+fn machine_alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Both ways to put the loss into the kernel: what is true of one is true of the other, unless a test says so.
 const BACKENDS: [&str; 2] = ["guarded", "tc"];

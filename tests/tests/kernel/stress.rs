@@ -13,7 +13,7 @@ use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use nix::unistd::Pid;
 
-use crate::{BACKENDS, assert_loss, assert_no_loss, repeats};
+use crate::{BACKENDS, assert_loss, assert_no_loss, machine_alone, repeats};
 
 /// An agent with a standard output of the test's own.
 fn start(pod: &Pod, arguments: &str, stdout: Stdio) -> Result<Child> {
@@ -70,6 +70,7 @@ fn check_deaf(backend: &str, closed: bool) -> Result<()> {
 #[test]
 fn without_a_termination_log_none_is_made() -> Result<()> {
     const FILE: &str = "/dev/termination-log";
+    let _machine = machine_alone();
     drop(std::fs::remove_file(FILE));
     let pod = Pod::new()?;
     let mut agent = Agent::start(&pod.pod, "run --loss 30 --ttl 1s")?;
@@ -87,6 +88,7 @@ fn step(seconds: i64) -> Result<()> {
 #[test]
 fn a_clock_that_is_set_past_the_deadline_ends_the_loss() -> Result<()> {
     const HOUR: i64 = 3600;
+    let _machine = machine_alone();
     for backend in BACKENDS {
         let pod = Pod::new()?;
         let before = NamespaceState::of(&pod.pod)?;
@@ -106,6 +108,7 @@ fn a_clock_that_is_set_past_the_deadline_ends_the_loss() -> Result<()> {
 #[test]
 fn a_clock_that_is_set_back_makes_no_ttl_longer() -> Result<()> {
     const HOUR: i64 = 3600;
+    let _machine = machine_alone();
     for backend in BACKENDS {
         let pod = Pod::new()?;
         let mut agent = Agent::start(&pod.pod, &format!("run --loss 30 --ttl 2s --backend {backend}"))?;

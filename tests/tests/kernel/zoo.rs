@@ -73,3 +73,21 @@ fn ipv6_alone() -> Result<()> {
     }
     Ok(())
 }
+
+/// A pod with a user namespace of its own (`hostUsers: false`): the agent is root there and nobody on the node.
+#[test]
+fn a_user_namespace() -> Result<()> {
+    for backend in BACKENDS {
+        let (pod, mut agent) = Agent::start_in_user_namespace(&format!("run --loss 30 --ttl 1h --backend {backend}"))?;
+        ensure!(agent.applied().with_context(|| backend.to_owned())?.interface == "eth0");
+        for way in [Way::Out, Way::In] {
+            assert_loss(pod.send(way, 1000)?, 30.0).with_context(|| format!("{backend}, {way:?}"))?;
+        }
+        agent.signal(Signal::SIGTERM)?;
+        agent.finish()?.removed()?;
+        for way in [Way::Out, Way::In] {
+            ensure!(pod.send(way, 100)?.lost == 0, "packets are lost {way:?} afterwards");
+        }
+    }
+    Ok(())
+}
