@@ -204,16 +204,20 @@ impl Keeper {
 pub async fn keep_files(folder: &Path, served: &Served) {
     let mut known = None;
     loop {
-        match read_files(folder) {
-            Ok(identity) if known.as_ref() != Some(&identity) => match served.set(&identity) {
-                Ok(()) => known = Some(identity),
-                Err(error) => warn!(folder = ?folder, error = format!("{error:#}"), "the webhook's certificate cannot be served"),
-            },
-            Ok(_) => {}
-            Err(error) => warn!(folder = ?folder, error = format!("{error:#}"), "the webhook's certificate cannot be read"),
+        if let Err(error) = look_at_files(folder, served, &mut known) {
+            warn!(folder = ?folder, error = format!("{error:#}"), "the webhook's certificate cannot be served: the one before stays");
         }
         sleep(LOOK.min(Duration::from_secs(10))).await;
     }
+}
+
+fn look_at_files(folder: &Path, served: &Served, known: &mut Option<Identity>) -> anyhow::Result<()> {
+    let identity = read_files(folder)?;
+    if known.as_ref() != Some(&identity) {
+        served.set(&identity)?;
+        *known = Some(identity);
+    }
+    Ok(())
 }
 
 fn read_files(folder: &Path) -> anyhow::Result<Identity> {
@@ -279,5 +283,29 @@ mod tests {
         let secret = Secret { data: Some(identity.to_data()), ..Secret::default() };
         assert_eq!(Identity::of(&secret), Some(identity));
         assert_eq!(Identity::of(&Secret::default()), None);
+    }
+
+    #[test]
+    fn files_are_served_and_so_is_what_takes_their_place() {
+        let folder = std::env::temp_dir().join(format!("netloss-certificate-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let write = |identity: &Identity| {
+            fs::write(folder.join("tls.crt"), &identity.certificate).unwrap();
+            fs::write(folder.join("tls.key"), &identity.key).unwrap();
+        };
+        let (served, mut known) = (Served::default(), None);
+        assert!(look_at_files(&folder, &served, &mut known).unwrap_err().to_string().contains("tls.crt"));
+        let names = ["webhook.example".to_owned()];
+        let (first, second) = (Identity::issue(&names, None, at(0)).unwrap(), Identity::issue(&names, None, at(1)).unwrap());
+        write(&first);
+        look_at_files(&folder, &served, &mut known).unwrap();
+        assert!(served.is_set() && known.as_ref().unwrap().certificate == first.certificate);
+        fs::write(folder.join("tls.crt"), &second.certificate).unwrap();
+        look_at_files(&folder, &served, &mut known).unwrap_err();
+        assert_eq!(known.as_ref().unwrap().certificate, first.certificate, "half of a renewal is not served");
+        write(&second);
+        look_at_files(&folder, &served, &mut known).unwrap();
+        assert_eq!(known.unwrap().certificate, second.certificate);
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

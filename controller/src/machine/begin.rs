@@ -1,6 +1,11 @@
 //! What holds a run back, as far as the spec, the status and the clock tell.
 
-use super::{Begin, Decision, Experiment, Settings, events, plan::fail, request::check, rest};
+use super::{
+    Begin, Decision, Experiment, Settings, events,
+    plan::{fail, whole},
+    request::check,
+    rest,
+};
 use crate::{
     api::{ChaosExperimentStatus, Phase},
     schedule::Schedule,
@@ -128,9 +133,4 @@ fn look_again(now: Timestamp, at: Timestamp) -> Decision {
     // A little late rather than a little early, which would only be looked at again.
     let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default() + Duration::from_millis(100);
     Decision { requeue: Some(wait), ..Decision::default() }
-}
-
-/// For people: without fractions of seconds.
-fn whole(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }

@@ -220,7 +220,7 @@ impl Planned<'_> {
     fn freeze(&self, experiment: &Experiment<'_>, candidate: &Candidate, ttl: Ttl) -> PodStatus {
         let Self { request, run, attempt, now, until, settings } = *self;
         let deadline = deadline(now, settings.start_timeout + ttl.duration());
-        let deadline = until.map_or(deadline, |until| deadline.min(until));
+        let deadline = until.map_or(deadline, |until| deadline.min(whole(until)));
         let args = RunArgs {
             model: request.model,
             direction: experiment.spec.direction,
@@ -278,9 +278,13 @@ impl Planned<'_> {
 
 /// In whole seconds, as `metav1.Time` keeps no more and the argument and the status are to say the same.
 pub(super) fn deadline(now: Timestamp, after: Duration) -> Timestamp {
-    let whole = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let after = SignedDuration::try_from(after).unwrap_or(SignedDuration::MAX);
-    whole.saturating_add(after).unwrap_or(Timestamp::MAX)
+    whole(now).saturating_add(after).unwrap_or(Timestamp::MAX)
+}
+
+/// Without fractions of seconds.
+pub(super) fn whole(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 fn no_eligible_pods(experiment: &Experiment<'_>, pods: &[Candidate]) -> String {

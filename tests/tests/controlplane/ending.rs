@@ -3,6 +3,7 @@
 use crate::pods::run_of;
 use crate::world::{AGENT_IMAGE, World, spec};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use netloss_contract::{Cause, Cleaned, Event};
@@ -246,4 +247,63 @@ async fn what_it_depends_on_comes_first() {
     world.pass("first", 1).await;
     world.pass("second", 2).await;
     assert_eq!(world.agents("a").await.len(), 1);
+}
+
+/// Seconds after the begin of the test at which a time of status has come, and a little more.
+fn seconds_until(world: &World, at: Option<&Time>) -> i64 {
+    at.expect("a time").0.as_second() - world.begin.as_second() + 1
+}
+
+#[tokio::test]
+async fn a_schedule_runs_at_its_time_and_skips_what_it_missed() {
+    let world = World::new("ending-schedule").await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({ "schedule": "*/5 * * * *", "dryRun": true }))).await.unwrap();
+    world.pass("x", 0).await;
+    let status = world.status("x").await;
+    assert_eq!((status.phase, status.run), (Some(Phase::Pending), None));
+    assert!(status.message.unwrap().starts_with("Scheduled: the next run is at "));
+    let first = seconds_until(&world, status.next_scheduled_time.as_ref());
+    world.pass("x", first).await;
+    let status = world.status("x").await;
+    assert_eq!((status.phase, status.run), (Some(Phase::Completed), Some(1)));
+    assert_eq!(seconds_until(&world, status.last_scheduled_time.as_ref()), first);
+    let second = seconds_until(&world, status.next_scheduled_time.as_ref());
+    assert_eq!(second - first, 300);
+    world.pass("x", second + 130).await;
+    let status = world.status("x").await;
+    assert_eq!((status.run, seconds_until(&world, status.next_scheduled_time.as_ref())), (Some(1), second + 300));
+    assert!(world.event_reasons("ChaosExperiment", "x").await.contains(&"MissedRun".to_owned()));
+    world.pass("x", second + 300).await;
+    assert_eq!(world.status("x").await.run, Some(2));
+}
+
+#[tokio::test]
+async fn a_run_waits_for_its_window_and_ends_with_it() {
+    let world = World::new("ending-window").await;
+    world.pod("a").await;
+    let (opens, closes) = (world.at(600).to_string(), world.at(660).to_string());
+    let window = json!([{ "type": "Absolute", "start": opens, "end": closes }]);
+    world.apply("x", spec(json!({ "timeWindows": window, "duration": "10m" }))).await.unwrap();
+    world.pass("x", 0).await;
+    let message = world.message("x").await;
+    assert!(message.starts_with("Waiting for a time window: the next one opens at "), "{message}");
+    assert!(world.agents("a").await.is_empty());
+    world.pass("x", 601).await;
+    let entry = world.status("x").await.pods[0].clone();
+    assert_eq!(entry.deadline.0.as_second(), world.at(660).as_second());
+    assert!(world.agent("a", &entry.container).await.args.unwrap().contains(&format!("--deadline={}", entry.deadline.0)));
+
+    world.apply("y", spec(json!({ "maintenanceWindows": window }))).await.unwrap();
+    world.pass("y", 610).await;
+    assert!(world.message("y").await.starts_with("Waiting for a time window"), "{}", world.message("y").await);
+}
+
+#[tokio::test]
+async fn a_whole_run_has_an_end() {
+    let world = World::new("ending-cap").await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({ "duration": "1h", "experimentDuration": "5m" }))).await.unwrap();
+    world.pass("x", 0).await;
+    assert_eq!(world.status("x").await.pods[0].deadline.0.as_second(), world.at(300).as_second());
 }

@@ -198,15 +198,24 @@ async fn a_deleted_pod_ends_its_part_of_the_run() {
     assert_eq!((status.phase, status.pods[0].outcome), (Some(Phase::Completed), Some(Outcome::PodEnded)));
 }
 
-/// A client of the controller's service account, under the committed role.
-async fn service_account(world: &World) -> Client {
+/// A client of the controller's service account, under the committed roles.
+pub(crate) async fn service_account(world: &World) -> Client {
     let namespace = serde_json::from_value(json!({ "metadata": { "name": "netloss-system" } })).unwrap();
     match kube::Api::<Namespace>::all(world.client.clone()).create(&PostParams::default(), &namespace).await {
         Err(kube::Error::Api(status)) if status.code == 409 => {}
         answer => drop(answer.unwrap()),
     }
-    for file in ["role.yaml", "role_binding.yaml", "freeze_role.yaml", "freeze_role_binding.yaml"] {
-        let text = std::fs::read_to_string(workspace_root().join("config/rbac").join(file)).unwrap();
+    for file in [
+        "rbac/role.yaml",
+        "rbac/role_binding.yaml",
+        "rbac/freeze_role.yaml",
+        "rbac/freeze_role_binding.yaml",
+        "webhook/role.yaml",
+        "webhook/role_binding.yaml",
+        "webhook/cluster_role.yaml",
+        "webhook/cluster_role_binding.yaml",
+    ] {
+        let text = std::fs::read_to_string(workspace_root().join("config").join(file)).unwrap();
         for object in netloss_lab::cluster::parse(&text).unwrap() {
             netloss_lab::cluster::apply(&world.client, &object).await.unwrap();
         }

@@ -1,5 +1,6 @@
 //! The admission webhook, asked by the API server over TLS, with the configuration that is committed.
 
+use crate::lifecycle::service_account;
 use crate::world::{AGENT_IMAGE, World, spec};
 use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
@@ -29,28 +30,34 @@ impl Asked {
 
     /// With a certificate that was made then.
     async fn start_with(world: &World, made: Timestamp) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("https://127.0.0.1:{}/validate", listener.local_addr().unwrap().port());
-        let text = std::fs::read_to_string(workspace_root().join("config/webhook/webhook.yaml")).unwrap();
-        let mut object: Value = serde_saphyr::from_str(&text).unwrap();
-        object["metadata"]["name"] = json!(world.namespace);
-        object["webhooks"][0]["clientConfig"] = json!({ "url": url });
-        object["webhooks"][0]["namespaceSelector"] = json!({ "matchLabels": { "kubernetes.io/metadata.name": world.namespace } });
-        let configurations = Api::<ValidatingWebhookConfiguration>::all(world.client.clone());
-        configurations.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
         let secret: Secret = serde_json::from_value(json!({ "metadata": { "name": "webhook" } })).unwrap();
         Api::<Secret>::namespaced(world.client.clone(), &world.namespace).create(&PostParams::default(), &secret).await.unwrap();
-
-        let (served, client) = (Arc::new(Served::default()), world.client.clone());
         let keeper = Keeper {
-            client: client.clone(),
+            client: world.client.clone(),
             namespace: world.namespace.clone(),
             secret: "webhook".to_owned(),
             configuration: world.namespace.clone(),
             names: vec!["127.0.0.1".to_owned()],
         };
+        Self::start_of(world, keeper, made).await
+    }
+
+    /// With this keeper, whose client is the webhook's too.
+    async fn start_of(world: &World, keeper: Keeper, made: Timestamp) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://127.0.0.1:{}/validate", listener.local_addr().unwrap().port());
+        let text = std::fs::read_to_string(workspace_root().join("config/webhook/webhook.yaml")).unwrap();
+        let mut object: Value = serde_saphyr::from_str(&text).unwrap();
+        object["metadata"]["name"] = json!(keeper.configuration);
+        object["webhooks"][0]["clientConfig"] = json!({ "url": url });
+        object["webhooks"][0]["namespaceSelector"] = json!({ "matchLabels": { "kubernetes.io/metadata.name": world.namespace } });
+        let configurations = Api::<ValidatingWebhookConfiguration>::all(world.client.clone());
+        configurations.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+
+        let served = Arc::new(Served::default());
         keeper.look(&served, &mut None, made).await.unwrap();
-        let webhook = Webhook { client, settings: Settings::new(AGENT_IMAGE, "netloss-system"), clock: Arc::new(Timestamp::now) };
+        let settings = Settings::new(AGENT_IMAGE, "netloss-system");
+        let webhook = Webhook { client: keeper.client.clone(), settings, clock: Arc::new(Timestamp::now) };
         tokio::spawn(serve(listener, Arc::clone(&served), webhook, std::future::pending()));
         let asked = Self { keeper, served, configurations };
         // The API server takes a moment to notice the configuration, and another for its authority.
@@ -71,8 +78,8 @@ impl Asked {
         panic!("not within 30 s: {what}: {last:?}");
     }
 
-    async fn end(self, world: &World) {
-        self.configurations.delete(&world.namespace, &DeleteParams::default()).await.unwrap();
+    async fn end(self) {
+        self.configurations.delete(&self.keeper.configuration, &DeleteParams::default()).await.unwrap();
     }
 }
 
@@ -136,7 +143,7 @@ async fn what_is_dangerous_is_no_object_at_all() {
     let error = create(&world, client, "production", spec(json!({}))).await.unwrap_err();
     assert!(error.contains("is a production namespace by its label env: prod: set spec.allowProduction: true"), "{error}");
     create(&world, client, "meant", spec(json!({ "allowProduction": true }))).await.unwrap();
-    asked.end(&world).await;
+    asked.end().await;
 }
 
 /// A user who may write experiments here, and nothing there.
@@ -180,7 +187,7 @@ async fn another_namespace_is_for_those_who_may_act_there() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     taken.unwrap();
-    asked.end(&world).await;
+    asked.end().await;
 }
 
 /// Whatever else happens to an experiment, nothing of it waits for netloss.
@@ -207,7 +214,7 @@ async fn only_a_new_spec_is_asked_for() {
     let free = Patch::Merge(json!({ "metadata": { "finalizers": [] } }));
     world.experiments().patch("x", &PatchParams::default(), &free).await.unwrap();
     assert!(world.experiments().get_opt("x").await.unwrap().is_none());
-    asked.end(&world).await;
+    asked.end().await;
 }
 
 /// The API server trusts both authorities for as long as replicas may serve either.
@@ -233,5 +240,29 @@ async fn a_renewed_certificate_is_trusted_from_its_first_moment() {
     let (served, mut known) = (Served::default(), None);
     asked.keeper.look(&served, &mut known, days(0)).await.unwrap();
     assert!(served.is_set() && known.unwrap().authorities == both);
-    asked.end(&world).await;
+    asked.end().await;
+}
+
+/// The controller's service account may do what the webhook takes, with the committed roles, Secret and name of the configuration.
+#[tokio::test]
+async fn the_committed_roles_are_enough() {
+    let world = World::new("webhook-roles").await;
+    let there = World::new("webhook-roles-target").await;
+    there.pod("a").await;
+    let client = service_account(&world).await;
+    let text = std::fs::read_to_string(workspace_root().join("config/webhook/secret.yaml")).unwrap();
+    for object in netloss_lab::cluster::parse(&text).unwrap() {
+        netloss_lab::cluster::apply(&world.client, &object).await.unwrap();
+    }
+    let keeper = Keeper {
+        client,
+        namespace: "netloss-system".to_owned(),
+        secret: "netloss-webhook".to_owned(),
+        configuration: "netloss".to_owned(),
+        names: vec!["127.0.0.1".to_owned()],
+    };
+    let asked = Asked::start_of(&world, keeper, Timestamp::now()).await;
+    let error = world.apply("there", spec(json!({ "namespace": there.namespace, "selector": { "app": "nobody" } }))).await.unwrap_err();
+    assert!(error.contains("No eligible pods: none in the namespace \"webhook-roles-target\""), "an administrator may act there: {error}");
+    asked.end().await;
 }
