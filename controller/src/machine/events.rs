@@ -52,6 +52,12 @@ pub(super) fn skipped(candidate: &Candidate) -> Option<EventRecord> {
     })
 }
 
+/// That there are more of them than are told of.
+pub(super) fn skipped_more(count: usize) -> EventRecord {
+    let note = format!("Left alone {count} more pods");
+    EventRecord { about: About::Experiment, severity: Severity::Normal, reason: "Skipped", note }
+}
+
 /// A run that ended before it began.
 pub(super) fn failed_run(message: &str) -> EventRecord {
     EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "Failed", note: message.to_owned() }

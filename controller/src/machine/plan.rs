@@ -21,8 +21,8 @@ use std::time::Duration;
 /// A status of a run that has just been planned, in bytes: what is seen later has to fit into 256 KiB with it.
 const LARGEST_PLAN: usize = 150 * 1024;
 
-/// Skipped pods that get an event of their own; a message names the number of all.
-const SKIPPED_EVENTS: usize = 10;
+/// Skipped pods that get an event of their own; what is more is counted.
+const SKIPPED_EVENTS: usize = 100;
 
 /// Writes down what is about to be done, and does nothing else.
 pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings, now: Timestamp, settings: &Settings) -> Decision {
@@ -34,7 +34,10 @@ pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings,
         return held;
     }
     let pods = &seen.pods;
-    let mut told: Vec<EventRecord> = pods.iter().filter_map(events::skipped).take(SKIPPED_EVENTS).collect();
+    let mut told: Vec<EventRecord> = pods.iter().filter_map(events::skipped).collect();
+    let more = told.len().saturating_sub(SKIPPED_EVENTS);
+    told.truncate(SKIPPED_EVENTS);
+    told.extend((more > 0).then(|| events::skipped_more(more)));
     let mut status = begun(experiment, why, now);
     let (run, attempt) = (status.run.unwrap_or(1), status.attempt.unwrap_or(1));
     let chosen = match (why, experiment.status) {

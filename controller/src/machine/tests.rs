@@ -114,6 +114,10 @@ fn without_an_eligible_pod_the_reasons_are_told() {
          (p0: it uses its node's network; p1: it uses its node's network; p2: it uses its node's network; and 2 more)"
     );
     assert_eq!(reasons(&decision), ["Skipped", "Skipped", "Skipped", "Skipped", "Skipped", "Failed"]);
+    let mut many = candidates(130);
+    many.iter_mut().for_each(|pod| pod.skip = Some(Skip::HostNetwork));
+    let told = plan(&spec(), many).events;
+    assert_eq!((told.len(), told[100].note.as_str()), (102, "Left alone 30 more pods"));
     let namespace = NamespaceFacts { excluded: true, ..NamespaceFacts::default() };
     let excluded = Observed::Surroundings(Surroundings { namespace, pods: candidates(1), ..Surroundings::default() });
     let decision = decide(&experiment(&spec(), None), &excluded, at(0), &settings());
