@@ -58,6 +58,20 @@ pub fn repair_container(pod: &PodStatus, repair: &SentContainer) -> EphemeralCon
     container
 }
 
+/// The image for what is sent after an agent: the agent's, which the node has, unless that is none of ours. A status can be written by others.
+#[must_use]
+pub fn image_to_send<'a>(planned: &'a str, ours: &'a str) -> &'a str {
+    if repository(planned) == repository(ours) { planned } else { ours }
+}
+
+/// An image's name without its tag and digest.
+#[must_use]
+pub fn repository(image: &str) -> &str {
+    let name = image.split_once('@').map_or(image, |(name, _)| name);
+    let last = name.rfind('/').map_or(0, |at| at + 1);
+    name[last..].find(':').map_or(name, |at| &name[..last + at])
+}
+
 /// The strategic merge patch that adds the container and leaves the others as they are. It names the pod's uid, so that it misses a
 /// pod that has taken the place of the one that was planned for.
 #[must_use]
@@ -66,4 +80,23 @@ pub fn patch(pod: &PodStatus, container: &EphemeralContainer) -> Value {
         "metadata": { "uid": pod.uid },
         "spec": { "ephemeralContainers": [container] },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_ours_by_its_name() {
+        for (image, name) in [
+            ("agent", "agent"),
+            ("agent:1", "agent"),
+            ("registry:5000/netloss/agent:1@sha256:00", "registry:5000/netloss/agent"),
+            ("registry:5000/agent", "registry:5000/agent"),
+        ] {
+            assert_eq!(repository(image), name);
+        }
+        assert_eq!(image_to_send("r/agent:1", "r/agent:2"), "r/agent:1");
+        assert_eq!(image_to_send("evil/agent:1", "r/agent:2"), "r/agent:2");
+    }
 }

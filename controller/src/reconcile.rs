@@ -6,7 +6,7 @@
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus, PREFLIGHT, PodState, PodStatus},
     backoff::Backoff,
-    container::{agent_container, patch, repair_container, stop_container},
+    container::{agent_container, image_to_send, patch, repair_container, stop_container},
     machine::{self, Decision, Experiment, Observed, PodView, Preflight, Settings},
     observe::{self, CONCURRENCY},
     publish::Publisher,
@@ -185,8 +185,11 @@ impl Context {
 
     /// Puts in what was sent after agents. What is refused now is tried again as long as it may help, and is told meanwhile.
     async fn send_after(&self, stops: Vec<PodStatus>, repairs: Vec<PodStatus>) -> Result<BTreeMap<String, PodView>, Error> {
-        let stops = stops.into_iter().filter_map(|entry| Some((stop_container(&entry, entry.stop.as_ref()?), entry)));
-        let repairs = repairs.into_iter().filter_map(|entry| Some((repair_container(&entry, entry.repair.as_ref()?), entry)));
+        let with_image =
+            |entry: PodStatus| PodStatus { image: image_to_send(&entry.image, &self.settings.agent_image).to_owned(), ..entry };
+        let (stops, repairs) = (stops.into_iter().map(with_image), repairs.into_iter().map(with_image));
+        let stops = stops.filter_map(|entry| Some((stop_container(&entry, entry.stop.as_ref()?), entry)));
+        let repairs = repairs.filter_map(|entry| Some((repair_container(&entry, entry.repair.as_ref()?), entry)));
         let sent = stream::iter(stops.chain(repairs).collect::<Vec<_>>());
         let sent = sent.map(|(container, entry)| async move { self.send(&entry, container).await.map(|answer| (entry.uid, answer)) });
         let answers: Vec<Result<(String, Option<String>), Error>> = sent.buffer_unordered(CONCURRENCY).collect().await;

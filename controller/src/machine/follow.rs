@@ -41,7 +41,7 @@ pub(super) fn follow(
     for (entry, pod) in before.pods.iter().zip(&mut after.pods).filter(|(entry, _)| entry.state != PodState::Ended) {
         // What is not looked at now is looked at the next time.
         let step = match seen.views.get(&entry.uid) {
-            Some(_) if !is_of_run(entry, experiment, run) => follower.end(pod, Outcome::Unknown, FORGED),
+            Some(_) if !is_of_run(entry, experiment, run, settings) => follower.end(pod, Outcome::Unknown, FORGED),
             Some(view) => follower.step(pod, view),
             None => Step::default(),
         };

@@ -1,8 +1,9 @@
 //! One pod of a run that is under way: one step.
 
-use super::{AgentLog, AgentState, AgentView, Experiment, PodView, conclude, plan::deadline};
+use super::{AgentLog, AgentState, AgentView, Experiment, PodView, Settings, conclude, plan::deadline};
 use crate::{
     api::{Outcome, PodState, PodStatus, SentContainer, Stopping},
+    container::repository,
     targets::Skip,
     words::brief,
 };
@@ -23,7 +24,7 @@ const POLL_HEARTBEAT: Duration = Duration::from_secs(20);
 
 /// Whether this controller can have written the entry. Someone with rights to a status alone must not come to a container in any pod
 /// that they choose.
-pub(super) fn is_of_run(entry: &PodStatus, experiment: &Experiment<'_>, run: u32) -> bool {
+pub(super) fn is_of_run(entry: &PodStatus, experiment: &Experiment<'_>, run: u32, settings: &Settings) -> bool {
     let named_so = entry.container == container_name(experiment.uid, run, entry.attempt);
     let runs_so = entry.argv.first().is_some_and(|word| word == "run") && entry.argv.contains(&format!("--run={}/{run}", experiment.uid));
     let run_id = format!("--run={}/{run}", experiment.uid);
@@ -36,7 +37,9 @@ pub(super) fn is_of_run(entry: &PodStatus, experiment: &Experiment<'_>, run: u32
     let stops_so = sent_so(entry.stop.as_ref(), stop_container_name(experiment.uid, run, entry.attempt, number), "stop");
     let repairs_so = sent_so(entry.repair.as_ref(), repair_container_name(experiment.uid, run, entry.attempt), "cleanup");
     // What an edit has left behind in another namespace is followed there; nothing new begins there.
-    let in_place = entry.state != PodState::Planned || entry.namespace == experiment.spec.target_namespace(experiment.namespace);
+    let in_place = entry.state != PodState::Planned
+        || (entry.namespace == experiment.spec.target_namespace(experiment.namespace)
+            && repository(&entry.image) == repository(&settings.agent_image));
     in_place && named_so && runs_so && stops_so && repairs_so
 }
 

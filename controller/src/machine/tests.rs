@@ -115,7 +115,9 @@ fn without_an_eligible_pod_the_reasons_are_told() {
     );
     assert_eq!(reasons(&decision), ["Skipped", "Skipped", "Skipped", "Skipped", "Skipped", "Failed"]);
     let mut many = candidates(130);
-    many.iter_mut().for_each(|pod| pod.skip = Some(Skip::HostNetwork));
+    for pod in &mut many {
+        pod.skip = Some(Skip::HostNetwork);
+    }
     let told = plan(&spec(), many).events;
     assert_eq!((told.len(), told[100].note.as_str()), (102, "Left alone 30 more pods"));
     let namespace = NamespaceFacts { excluded: true, ..NamespaceFacts::default() };
@@ -451,6 +453,7 @@ fn an_entry_that_somebody_else_wrote_is_not_acted_on() {
     for forge in [
         (|entry| entry.namespace = "kube-system".to_owned()) as fn(&mut PodStatus),
         |entry| entry.container = "debugger".to_owned(),
+        |entry| entry.image = "evil/agent:1".to_owned(),
         |entry| entry.argv = vec!["sh".to_owned()],
         |entry| entry.argv.retain(|word| !word.starts_with("--run=")),
         |entry| {
