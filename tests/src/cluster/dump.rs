@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, LogParams};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -61,6 +62,8 @@ pub(super) async fn write(cluster: &Cluster, name: &str) -> Result<PathBuf> {
 async fn objects(cluster: &Cluster, folder: &Path) -> Result<()> {
     let client = cluster.client().await?;
     list::<Event>(&Api::all(client.clone()), &folder.join("events.json")).await?;
+    let experiments = ApiResource::from_gvk(&GroupVersionKind::gvk("chaos.gushchin.dev", "v1alpha1", "ChaosExperiment"));
+    list::<DynamicObject>(&Api::all_with(client.clone(), &experiments), &folder.join("experiments.json")).await.ok();
     let pods = list::<Pod>(&Api::all(client.clone()), &folder.join("pods.json")).await?;
     for pod in pods {
         let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());

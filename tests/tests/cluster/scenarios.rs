@@ -390,9 +390,13 @@ async fn an_image_that_cannot_be_pulled_is_a_clear_failure() {
         };
         let own = Arc::new(Controller::new(stage.client.clone(), settings, Arc::new(jiff::Timestamp::now), None));
         let running = tokio::spawn(netloss_controller::run::run(stage.client.clone(), own, std::future::pending()));
-        stage.apply(json!({ "duration": "5s" })).await?;
-        let status = stage.ends(&[Outcome::NeverStarted]).await;
+        let status = async {
+            stage.apply(json!({ "duration": "5s" })).await?;
+            stage.ends(&[Outcome::NeverStarted]).await
+        };
+        let status = status.await;
         running.abort();
+        // Others need it, also after a failure.
         controller::scale(&stage.client, 1).await?;
         let status = status?;
         let message = status.pods[0].message.clone().unwrap_or_default();
