@@ -22,13 +22,17 @@ pub use self::shell::{Answer, Shell};
 use self::vm::Vm;
 use crate::controlplane::{ControlPlane, Tool};
 use crate::host::process::{Daemon, Lifetime};
-use crate::host::{packages, ports, progress};
+use crate::host::progress::{self, Step};
+use crate::host::{packages, ports};
 
 /// The node's name. The API server reaches a kubelet under its node's name, and this one's port is forwarded from loopback.
 pub const NAME: &str = "localhost";
 
 /// Half a minute on an idle machine; the emulator shares two cores with builds.
 const READY_LIMIT: Duration = Duration::from_mins(6);
+
+/// How often a VM is started until that counts as a failure.
+const BOOTS: u32 = 3;
 
 /// What a node is started from, found or made before it is needed.
 #[derive(Debug, Clone)]
@@ -56,13 +60,27 @@ pub struct Node {
 }
 
 impl Node {
-    /// Boots a node that joins `control_plane`, with these image archives in its store, and waits until it is Ready.
+    /// Boots a node that joins `control_plane`, with these image archives in its store, and waits until it is Ready. A VM that ends on its
+    /// own is started again: the emulated kernel was seen to panic while it changed its own code.
     ///
     /// # Errors
     ///
     /// If it does not become Ready; the message holds the end of its console.
     pub async fn start(parts: &Parts, control_plane: &ControlPlane, images: &[PathBuf], lifetime: Lifetime) -> Result<Self> {
-        let step = progress::step("Booting a node");
+        let mut boot = 1;
+        loop {
+            let step = progress::step("Booting a node");
+            let mut node = Self::boot(parts, control_plane, images, lifetime, boot).await?;
+            match node.wait_until_ready(control_plane, &step).await? {
+                Ok(()) => return node.import_images(step).await,
+                Err(ended) if boot < BOOTS => progress::note(format!("the node is started again: {ended:#}")),
+                Err(ended) => return Err(ended),
+            }
+            boot += 1;
+        }
+    }
+
+    async fn boot(parts: &Parts, control_plane: &ControlPlane, images: &[PathBuf], lifetime: Lifetime, boot: u32) -> Result<Self> {
         let disk = disk::Contents {
             kubelet: parts.kubelet.clone(),
             kubelet_port: ports::free()?,
@@ -70,38 +88,47 @@ impl Node {
             identity: disk::Identity::issue(control_plane)?,
             images: images.to_vec(),
         };
-        let (system, dir) = (parts.system.clone(), control_plane.dir().join("node"));
-        let mut node = spawn_blocking(move || -> Result<Self> {
+        let (system, dir) = (parts.system.clone(), control_plane.dir().join(format!("node-{boot}")));
+        spawn_blocking(move || -> Result<Self> {
             disk.write(&dir)?;
             Ok(Self { vm: Vm::start(system, dir, disk.kubelet_port, lifetime)? })
         })
-        .await??;
+        .await?
+    }
+
+    /// Waits until the kubelet says that it is Ready; the inner error is that the VM has ended.
+    async fn wait_until_ready(&mut self, control_plane: &ControlPlane, step: &Step) -> Result<Result<()>> {
         let nodes: Api<NodeObject> = Api::all(control_plane.client().await?);
         let deadline = Instant::now() + READY_LIMIT;
         loop {
             control_plane.ensure_running()?;
-            node.vm.ensure_running()?;
+            if let Err(ended) = self.vm.ensure_running() {
+                return Ok(Err(ended));
+            }
             // What the node still misses is the best word on how far it is.
             match nodes.get_opt(NAME).await? {
                 None => step.detail("waiting for the kubelet"),
                 Some(object) => match why_not_ready(&object) {
                     Some(reason) => step.detail(reason),
-                    None => break,
+                    None => return Ok(Ok(())),
                 },
             }
             if Instant::now() > deadline {
-                bail!("the node is not Ready after {} s\n{}", READY_LIMIT.as_secs(), node.process().log_tail(40));
+                bail!("the node is not Ready after {} s\n{}", READY_LIMIT.as_secs(), self.process().log_tail(40));
             }
             sleep(Duration::from_millis(300)).await;
         }
+    }
+
+    async fn import_images(self, step: Step) -> Result<Self> {
         step.detail("importing images");
         let imported = "until [ -e /run/images-imported ]; do sleep 0.2; done; ! grep 'cannot import' /run/images.log";
-        let answer = node.run_within(imported, Duration::from_mins(2)).await?;
+        let answer = self.run_within(imported, Duration::from_mins(2)).await?;
         if !answer.success() {
             bail!("the node could not import its images: {}", answer.output);
         }
         step.done(format!("{NAME} is Ready"));
-        Ok(node)
+        Ok(self)
     }
 
     /// Runs a shell script on the node, as root, and returns its status and what it printed.
