@@ -4,7 +4,7 @@
 //! only then patches pods and tells. A crash between any two steps leaves what the next round starts from.
 
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus, PREFLIGHT, PodState, PodStatus},
+    api::{ChaosExperiment, ChaosExperimentStatus, PREFLIGHT, PodStatus},
     backoff::Backoff,
     container::{agent_container, image_to_send, patch, repair_container, stop_container},
     machine::{self, Decision, Experiment, Observed, PodView, Preflight, Settings},
@@ -326,10 +326,10 @@ fn promises_more(status: &ChaosExperimentStatus, before: Option<&ChaosExperiment
     };
     let none = ChaosExperimentStatus::default();
     let before = before.unwrap_or(&none);
-    let open = status.pods.iter().any(|pod| pod.state != PodState::Ended);
-    open && (planned(status) != planned(before)
-        || sent(status) > sent(before)
-        || status.condition(PREFLIGHT).is_some() != before.condition(PREFLIGHT).is_some())
+    status.is_under_way()
+        && (planned(status) != planned(before)
+            || sent(status) > sent(before)
+            || status.condition(PREFLIGHT).is_some() != before.condition(PREFLIGHT).is_some())
 }
 
 /// One line for each decision that changes something.

@@ -1,7 +1,7 @@
 //! The controller's loop: what wakes it, and how it ends.
 
 use crate::{
-    api::{ChaosExperiment, PodState},
+    api::{ChaosExperiment, ChaosExperimentStatus},
     observe::FREEZE,
     reconcile::{self, Context, Error},
 };
@@ -60,13 +60,13 @@ pub async fn run(client: Client, context: Arc<Context>, shutdown: impl Future<Ou
 
 /// Whether something of the experiment is under way in a pod.
 fn is_under_way(object: &ChaosExperiment) -> bool {
-    object.status.iter().flat_map(|status| &status.pods).any(|entry| entry.state != PodState::Ended)
+    object.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way)
 }
 
 /// The experiments with a run under way in this pod.
 fn followers(store: &Store<Guarded>, pod: &PartialObjectMeta<Pod>) -> Vec<ObjectRef<Guarded>> {
     let follows = |object: &ChaosExperiment| {
-        let mut entries = object.status.iter().flat_map(|status| &status.pods).filter(|entry| entry.state != PodState::Ended);
+        let mut entries = object.status.iter().flat_map(ChaosExperimentStatus::open_pods);
         entries.any(|entry| pod.metadata.name.as_ref() == Some(&entry.name) && pod.metadata.namespace.as_ref() == Some(&entry.namespace))
     };
     those(store, follows)

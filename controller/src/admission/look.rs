@@ -2,7 +2,7 @@
 
 use super::judge::{Other, Seen};
 use crate::{
-    api::{ChaosExperiment, PodState},
+    api::{ChaosExperiment, ChaosExperimentStatus},
     machine::Experiment,
     observe,
     targets::NamespaceFacts,
@@ -71,9 +71,8 @@ async fn others(client: &Client, namespace: &str, uid: &str) -> kube::Result<Vec
     let all = Api::<ChaosExperiment>::all(client.clone()).list(&ListParams::default()).await?;
     let others = all.items.into_iter().filter(|object| object.uid().as_deref() != Some(uid)).map(|object| {
         let name = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
-        let entries = object.status.into_iter().flat_map(|status| status.pods);
-        let open = entries.filter(|entry| entry.state != PodState::Ended && entry.namespace == namespace);
-        Other { name, pods: open.map(|entry| entry.uid).collect() }
+        let open = object.status.iter().flat_map(ChaosExperimentStatus::open_pods).filter(|entry| entry.namespace == namespace);
+        Other { name, pods: open.map(|entry| entry.uid.clone()).collect() }
     });
     Ok(others.filter(|other| !other.pods.is_empty()).collect())
 }

@@ -85,6 +85,12 @@ pub struct PodStatus {
 }
 
 impl PodStatus {
+    /// Whether something may be under way in the pod.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state != PodState::Ended
+    }
+
     /// Whether the loss is known to have been in place at some time.
     #[must_use]
     pub fn was_applied(&self) -> bool {

@@ -158,6 +158,17 @@ pub const PREFLIGHT: &str = "Preflight";
 pub const RECOVERED: &str = "Recovered";
 
 impl ChaosExperimentStatus {
+    /// The pods in which something may be under way.
+    pub fn open_pods(&self) -> impl Iterator<Item = &PodStatus> {
+        self.pods.iter().filter(|pod| pod.is_open())
+    }
+
+    /// Whether something may be under way in a pod.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.open_pods().next().is_some()
+    }
+
     /// The condition of this type.
     #[must_use]
     pub fn condition(&self, type_: &str) -> Option<&Condition> {

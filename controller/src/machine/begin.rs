@@ -70,7 +70,7 @@ pub(super) fn wait(experiment: &Experiment<'_>, why: Begin, message: String, unt
     const POLL: Duration = Duration::from_secs(10);
     let mut status = rest::carried(experiment, why);
     (status.phase, status.message) = (Some(Phase::Pending), Some(message));
-    let requeue = until.map_or(Some(POLL), |at| look_again(now, at).requeue);
+    let requeue = Some(until.map_or(POLL, |at| rest::until(at, now)));
     Decision { status: changed(experiment, status), requeue, ..Decision::default() }
 }
 
@@ -81,7 +81,7 @@ pub(super) fn miss(experiment: &Experiment<'_>, now: Timestamp, because: &str) -
     let events = vec![events::missed(due, because)];
     let next = schedule_next(experiment, now);
     status.next_scheduled_time = next.map(Time);
-    Decision { status: Some(status), events, requeue: next.and_then(|at| look_again(now, at).requeue), ..Decision::default() }
+    Decision { status: Some(status), events, requeue: next.map(|at| rest::until(at, now)), ..Decision::default() }
 }
 
 /// When the schedule has its next run, if there is a schedule.
@@ -96,7 +96,7 @@ fn arm(experiment: &Experiment<'_>, schedule: &Schedule, now: Timestamp) -> Deci
     status.next_scheduled_time = next.map(Time);
     status.phase = Some(Phase::Pending);
     status.message = next.map(|at| format!("Scheduled: the next run is at {}", whole(at)));
-    Decision { status: changed(experiment, status), requeue: next.and_then(|at| look_again(now, at).requeue), ..Decision::default() }
+    Decision { status: changed(experiment, status), requeue: next.map(|at| rest::until(at, now)), ..Decision::default() }
 }
 
 fn paused(experiment: &Experiment<'_>, why: Begin, now: Timestamp) -> Decision {
@@ -122,7 +122,7 @@ fn paused(experiment: &Experiment<'_>, why: Begin, now: Timestamp) -> Decision {
         return Decision { status: Some(ChaosExperimentStatus { next_scheduled_time: next, ..status }), ..decision };
     }
     let until = status.next_scheduled_time.clone().filter(|_| why == Begin::Tick);
-    Decision { status: changed(experiment, status), requeue: until.and_then(|Time(at)| look_again(now, at).requeue), ..Decision::default() }
+    Decision { status: changed(experiment, status), requeue: until.map(|Time(at)| rest::until(at, now)), ..Decision::default() }
 }
 
 fn changed(experiment: &Experiment<'_>, status: ChaosExperimentStatus) -> Option<ChaosExperimentStatus> {
@@ -130,7 +130,5 @@ fn changed(experiment: &Experiment<'_>, status: ChaosExperimentStatus) -> Option
 }
 
 fn look_again(now: Timestamp, at: Timestamp) -> Decision {
-    // A little late rather than a little early, which would only be looked at again.
-    let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default() + Duration::from_millis(100);
-    Decision { requeue: Some(wait), ..Decision::default() }
+    Decision { requeue: Some(rest::until(at, now)), ..Decision::default() }
 }

@@ -1,7 +1,7 @@
 //! What is told on experiments and pods, made of transitions: each is told once, after it was written down.
 
 use crate::{
-    api::{ChaosExperimentStatus, Outcome, PREFLIGHT, Phase, PodState, PodStatus},
+    api::{ChaosExperimentStatus, Outcome, PREFLIGHT, Phase, PodStatus},
     targets::{Candidate, Target},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -101,7 +101,7 @@ pub(super) fn of_transition(before: &PodStatus, after: &PodStatus, adopted: bool
             note,
         });
     }
-    if let Some(outcome) = after.outcome.filter(|_| before.state != PodState::Ended) {
+    if let Some(outcome) = after.outcome.filter(|_| before.is_open()) {
         let message = after.message.as_deref().unwrap_or("as asked for");
         let (severity, reason, note) = match outcome {
             Outcome::Clean | Outcome::Shortened | Outcome::Degraded => {

@@ -1,45 +1,27 @@
 //! What the tests of the machine and of its surroundings share.
 
 use super::*;
-use crate::{
-    api::{AskedLoss, PodState},
-    targets::Target,
-};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use crate::{api::PodState, targets::Target};
 use netloss_contract::{
     Asked, Backend, Cause, Correlation, Direction, Event, Filtered, Heartbeat, LossModel, PerDirection, Removed, SCHEMA, Traffic,
 };
+use serde_json::json;
 
 /// A pod that is planned, in the first run of the experiment `uid`.
 pub(crate) fn entry() -> PodStatus {
-    PodStatus {
-        namespace: "n".to_owned(),
-        name: "p".to_owned(),
-        uid: "pod-uid".to_owned(),
-        node: None,
-        container: "network-loss-uid-r1-a1".to_owned(),
-        image: "agent:1".to_owned(),
-        argv: vec!["run".to_owned()],
-        deadline: Time(at(0)),
-        attempt: 1,
-        asked: AskedLoss { loss_percentage: 10.0, correlation: 0.0, direction: Direction::Both, duration: "30s".to_owned() },
-        template: None,
-        pod_ip: None,
-        stop: None,
-        repair: None,
-        state: PodState::Planned,
-        interface: None,
-        backend: None,
-        unguarded: None,
-        applied_at: None,
-        silent: None,
-        loss_seconds: None,
-        remaining: None,
-        observed: None,
-        outcome: None,
-        ended_at: None,
-        message: None,
-    }
+    let entry = json!({
+        "namespace": "n",
+        "name": "p",
+        "uid": "pod-uid",
+        "container": "network-loss-uid-r1-a1",
+        "image": "agent:1",
+        "argv": ["run"],
+        "deadline": at(0),
+        "attempt": 1,
+        "asked": { "lossPercentage": 10.0, "correlation": 0.0, "direction": Direction::Both, "duration": "30s" },
+        "state": PodState::Planned,
+    });
+    serde_json::from_value(entry).unwrap()
 }
 
 /// Seconds after some moment.

@@ -6,7 +6,7 @@ use super::{
     rest, summary,
 };
 use crate::{
-    api::{ChaosExperimentStatus, Outcome, PREFLIGHT, Phase, PodState, PodStatus, RECOVERED, Stopping},
+    api::{ChaosExperimentStatus, Outcome, PREFLIGHT, Phase, PodStatus, RECOVERED, Stopping},
     words::brief,
 };
 use jiff::Timestamp;
@@ -38,14 +38,14 @@ pub(super) fn follow(
     let refusal = preflight(&mut after, seen, now);
     let follower =
         Follower { now, grace: settings.grace, start: settings.start_timeout, stopping: after.stopping, refusal, uid: experiment.uid, run };
-    for (entry, pod) in before.pods.iter().zip(&mut after.pods).filter(|(entry, _)| entry.state != PodState::Ended) {
+    for (entry, pod) in before.pods.iter().zip(&mut after.pods).filter(|(entry, _)| entry.is_open()) {
         // What is not looked at now is looked at the next time.
         let step = match seen.views.get(&entry.uid) {
             Some(_) if !is_of_run(entry, experiment, run, settings) => follower.end(pod, Outcome::Unknown, FORGED),
             Some(view) => follower.step(pod, view),
             None => Step::default(),
         };
-        if pod.state == PodState::Ended && after.stopping == Some(Stopping::Paused) {
+        if !pod.is_open() && after.stopping == Some(Stopping::Paused) {
             pod.remaining = conclude::remaining(pod);
         }
         match step.put_in {
@@ -58,7 +58,7 @@ pub(super) fn follow(
             after.affected_pods.push(format!("{}:{}", entry.display_name(), entry.container));
         }
         obstacles.extend(step.obstacle.map(|obstacle| format!("{}: {obstacle}", entry.name)));
-        if pod.state != PodState::Ended {
+        if pod.is_open() {
             decision.requeue = [decision.requeue, step.look_again, Some(POLL_QUIET)].into_iter().flatten().min();
         }
         decision.events.extend(events::of_transition(entry, pod, step.adopted));
@@ -70,18 +70,18 @@ pub(super) fn follow(
         decision.requeue = decision.requeue.map(|wait| wait.min(POLL_READY));
     }
     before_injecting(experiment, &after, seen, &mut decision);
-    if after.pods.iter().all(|pod| pod.state == PodState::Ended) {
-        decision.events.extend(rest::settle(experiment, &mut after, now));
-        // It is there exactly while something is under way in a pod.
-        decision.finalizer = experiment.finalized.then_some(false);
-        decision.requeue = rest::requeue(&after, now);
-    } else {
+    if after.is_under_way() {
         let applied = after.pods.iter().any(PodStatus::was_applied);
         after.phase = Some(if applied { Phase::Running } else { Phase::Pending });
         after.message = Some(summary::message(&after, experiment, &obstacles));
         if applied {
             after.set_condition(RECOVERED, "False", "Running", "loss is or was in place in at least one pod", now);
         }
+    } else {
+        decision.events.extend(rest::settle(experiment, &mut after, now));
+        // It is there exactly while something is under way in a pod.
+        decision.finalizer = experiment.finalized.then_some(false);
+        decision.requeue = rest::requeue(&after, now);
     }
     decision.events.extend(events::of_run(before, &after));
     decision.status = (after != *before).then_some(after);

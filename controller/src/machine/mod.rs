@@ -39,7 +39,7 @@ pub(crate) use plan::too_large_a_share;
 pub use request::{Request, check};
 
 use crate::{
-    api::{ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodState, PodStatus},
+    api::{ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodStatus},
     targets::{Candidate, NamespaceFacts, Skip},
 };
 use jiff::Timestamp;
@@ -293,7 +293,7 @@ pub fn decide(experiment: &Experiment<'_>, observed: &Observed, now: Timestamp, 
         (Stage::Begin(why), Observed::Surroundings(seen)) => plan::plan(experiment, why, seen, now, settings),
         _ => Decision::default(),
     };
-    let at_rest = decision.status.as_ref().is_none_or(|status| status.pods.iter().all(|pod| pod.state == PodState::Ended));
+    let at_rest = !decision.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way);
     Decision { finalizer: (experiment.finalized && at_rest).then_some(false), ..decision }
 }
 
@@ -327,7 +327,7 @@ fn stage<'a>(experiment: &Experiment<'a>) -> Stage<'a> {
         return Stage::NotOurs;
     }
     let status = experiment.status;
-    if let Some(status) = status.filter(|status| status.run.is_some() && status.pods.iter().any(|pod| pod.state != PodState::Ended)) {
+    if let Some(status) = status.filter(|status| status.run.is_some() && status.is_under_way()) {
         return Stage::Following(status);
     }
     if experiment.deleting {

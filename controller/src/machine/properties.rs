@@ -3,7 +3,7 @@
 //! delete.
 
 use super::{fixtures::*, *};
-use crate::api::{Outcome, PREFLIGHT, Stopping};
+use crate::api::{Outcome, PREFLIGHT, PodState, Stopping};
 use proptest::{collection::vec, prelude::*};
 use std::collections::BTreeSet;
 
@@ -215,7 +215,7 @@ impl Cluster {
                 Observed::Surroundings(Surroundings { freeze, pods: self.candidates(), ..Surroundings::default() })
             }
             Needs::Pods { ready } => {
-                let open = self.status.iter().flat_map(|status| &status.pods).filter(|entry| entry.state != PodState::Ended);
+                let open = self.status.iter().flat_map(ChaosExperimentStatus::open_pods);
                 let mut views: BTreeMap<_, _> = open.map(|entry| (entry.uid.clone(), self.view(entry))).collect();
                 views.extend(refused.clone());
                 Observed::Pods(Pods { views, ready: ready.map(|_| self.ready), freeze, preflight })
@@ -228,7 +228,7 @@ impl Cluster {
     fn check_written(&self, entry: &PodStatus) -> Result<(), TestCaseError> {
         let written = self.status.as_ref().and_then(|status| status.pods.iter().find(|written| written.uid == entry.uid));
         prop_assert_eq!(written, Some(entry), "done from what stood in the status before");
-        prop_assert!(entry.state != PodState::Ended);
+        prop_assert!(entry.is_open());
         Ok(())
     }
 
@@ -258,7 +258,7 @@ impl Cluster {
         }
         if decision.finalizer == Some(false) {
             let after = decision.status.as_ref().or(self.status.as_ref());
-            prop_assert!(after.is_none_or(|status| status.pods.iter().all(|pod| pod.state == PodState::Ended)), "nobody is forgotten");
+            prop_assert!(!after.is_some_and(ChaosExperimentStatus::is_under_way), "nobody is forgotten");
         }
         Ok(())
     }
@@ -276,7 +276,7 @@ impl Cluster {
                 self.check_transition(&next)?;
                 self.status = Some(next);
             }
-            let open = self.status.iter().flat_map(|status| &status.pods).any(|entry| entry.state != PodState::Ended);
+            let open = self.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way);
             prop_assert!(!open || decision.requeue.is_some(), "whatever is waited for, there is a time to look again");
             if until == Until::Patch {
                 return Ok(());
@@ -323,7 +323,7 @@ impl Cluster {
         let number = |status: &ChaosExperimentStatus| (status.run, status.attempt);
         let same = self.status.as_ref().filter(|status| number(status) == number(next) && !status.pods.is_empty());
         let Some(before) = same else {
-            let open = self.status.iter().flat_map(|status| &status.pods).any(|pod| pod.state != PodState::Ended);
+            let open = self.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way);
             prop_assert!(!open, "an attempt began in another");
             prop_assert!(next.run >= self.status.as_ref().and_then(|status| status.run), "numbers only grow");
             return Ok(());
@@ -332,7 +332,7 @@ impl Cluster {
             return Ok(());
         }
         prop_assert_eq!(before.pods.len(), next.pods.len());
-        let open = before.pods.iter().any(|pod| pod.state != PodState::Ended);
+        let open = before.is_under_way();
         prop_assert!(!open || before.stopping.is_none() || before.stopping == next.stopping, "what is being stopped stays so");
         for (was, is) in before.pods.iter().zip(&next.pods) {
             let frozen =
@@ -343,8 +343,8 @@ impl Cluster {
             prop_assert!(number(is) <= 3, "and there is an end to it");
             prop_assert!(was.repair.is_none() || was.repair == is.repair, "and what repairs it");
             prop_assert!(was.state <= is.state, "{:?} to {:?}", was.state, is.state);
-            prop_assert!(was.state != PodState::Ended || was == is, "nothing comes after the end");
-            prop_assert_eq!(is.state == PodState::Ended, is.outcome.is_some());
+            prop_assert!(was.is_open() || was == is, "nothing comes after the end");
+            prop_assert_eq!(!is.is_open(), is.outcome.is_some());
             let may_remain = is.outcome == Some(Outcome::Unknown) && was.outcome.is_none() && !is.ends_by_itself();
             let reachable = matches!(self.view(was), PodView::Present { agent: Some(_), .. });
             prop_assert!(!may_remain || !reachable || is.repair.is_some(), "nobody is given up who was not to be repaired: {is:?}");

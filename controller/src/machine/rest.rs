@@ -98,6 +98,10 @@ pub(super) fn scheduled(experiment: &Experiment<'_>, after: &mut ChaosExperiment
 
 /// When to look again at what is at rest.
 pub(super) fn requeue(after: &ChaosExperimentStatus, now: Timestamp) -> Option<Duration> {
-    let at = [&after.next_retry_time, &after.next_scheduled_time].into_iter().flatten().map(|time| time.0).min()?;
-    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default() + Duration::from_millis(100))
+    [&after.next_retry_time, &after.next_scheduled_time].into_iter().flatten().map(|time| until(time.0, now)).min()
+}
+
+/// How long to wait for a moment: a little too long rather than too short, which would only be looked at again.
+pub(super) fn until(at: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(now)).unwrap_or_default() + Duration::from_millis(100)
 }

@@ -4,7 +4,7 @@
 
 use super::{Experiment, is_edited};
 use crate::{
-    api::{ChaosExperimentStatus, Outcome, Phase, PodState, PodStatus, Stopping},
+    api::{ChaosExperimentStatus, Outcome, Phase, PodStatus, Stopping},
     words::some_of,
 };
 
@@ -37,7 +37,7 @@ pub(super) fn message(status: &ChaosExperimentStatus, experiment: &Experiment<'_
     }
     let not_recovered = pods.iter().filter(|pod| pod.outcome.is_some_and(|outcome| !outcome.is_recovery()));
     let troubles = not_recovered.map(|pod| format!("{}: {}", pod.name, pod.message.as_deref().unwrap_or_default()));
-    let open = pods.iter().filter(|pod| pod.state != PodState::Ended && pod.message.is_some());
+    let open = status.open_pods().filter(|pod| pod.message.is_some());
     let at_work = open.map(|pod| format!("{}: {}", pod.name, pod.message.as_deref().unwrap_or_default()));
     let troubles =
         if status.phase == Some(Phase::Paused) { String::new() } else { some_of(obstacles.iter().cloned().chain(at_work).chain(troubles)) };

@@ -7,7 +7,7 @@ mod pod;
 mod report;
 
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus, Phase, PodState, PodStatus},
+    api::{ChaosExperiment, ChaosExperimentStatus, Phase, PodStatus},
     machine::{AgentLog, AgentState, Experiment, Needs, Observed, PodView, Pods, Surroundings},
     targets::{Candidate, NamespaceFacts},
     words::brief,
@@ -125,8 +125,7 @@ pub async fn candidates(client: &Client, namespace: &str, selector: &BTreeMap<St
 
 async fn views(client: &Client, experiment_uid: &str, status: &ChaosExperimentStatus) -> kube::Result<BTreeMap<String, PodView>> {
     let run = format!("{experiment_uid}/{}", status.run.unwrap_or_default());
-    let mut open = status.pods.clone();
-    open.retain(|entry| entry.state != PodState::Ended);
+    let open: Vec<PodStatus> = status.open_pods().cloned().collect();
     let views = stream::iter(open).map(|entry| {
         let run = &run;
         async move { view(client, &entry, run).await.map(|view| (entry.uid, view)) }
