@@ -1,22 +1,17 @@
 //! The command line, and all wiring from it.
 
 use crate::{
-    admission::{
-        certificate::{Keeper, Source},
-        server::{self, Served, Webhook},
-    },
-    api,
+    api::DEFINITIONS,
+    client::Limits,
+    history::Retention,
+    leader::Election,
     machine::Settings,
-    reconcile::{Clock, Context},
-    run,
+    operate::{Election as Elected, MetricsServer, Operation, WebhookServer},
 };
 use anyhow::Context as _;
-use clap::{Parser, Subcommand, ValueEnum};
-use jiff::Timestamp;
-use kube::Client;
-use std::{io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc};
-use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use clap::{Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
+use jiff::SignedDuration;
+use std::{io::Write as _, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 use tracing_subscriber::EnvFilter;
 
 /// Runs `ChaosExperiments` of the action pod-network-loss.
@@ -30,9 +25,13 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run experiments, in the cluster that this runs in or that the kubeconfig names
-    Run(RunArgs),
-    /// Print the definition of `ChaosExperiment` for the API server, in YAML
-    Crd,
+    Run(Box<RunArgs>),
+    /// Print a definition for the API server, in YAML
+    Crd {
+        /// Which one, by its plural
+        #[arg(default_value = DEFINITIONS[0].plural, value_parser = PossibleValuesParser::new(DEFINITIONS.map(|definition| definition.plural)))]
+        plural: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -56,6 +55,50 @@ struct RunArgs {
     /// Folder with tls.crt and tls.key for the webhook, as cert-manager gives them; left out the controller makes and renews its own
     #[arg(long, env = "NETLOSS_WEBHOOK_CERTIFICATE", value_name = "FOLDER", requires = "webhook_listen")]
     webhook_certificate: Option<PathBuf>,
+
+    /// Run experiments of this namespace alone, which needs no right beyond it; may be given more than once. Left out it is all namespaces
+    #[arg(long = "watch-namespace", env = "NETLOSS_WATCH_NAMESPACES", value_name = "NAME", value_delimiter = ',')]
+    watch_namespaces: Vec<String>,
+
+    /// Run experiments only while this replica holds the lease "netloss-controller" in its own namespace
+    #[arg(long, env = "NETLOSS_LEADER_ELECT")]
+    leader_elect: bool,
+
+    /// How long the lease holds without being renewed, in seconds: another replica takes over after that at the latest
+    #[arg(long, env = "NETLOSS_LEASE_DURATION", value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(Election::SHORTEST.as_secs()..=600))]
+    lease_duration: u64,
+
+    /// Serve metrics here, at /metrics, such as 0.0.0.0:8080; left out there are none
+    #[arg(long, env = "NETLOSS_METRICS_LISTEN", value_name = "ADDRESS")]
+    metrics_listen: Option<SocketAddr>,
+
+    /// Serve metrics over TLS, with the webhook's certificate, to those alone who may get the non-resource URL /metrics
+    #[arg(long, env = "NETLOSS_METRICS_AUTHENTICATED", requires = "metrics_listen", requires = "webhook_listen")]
+    metrics_authenticated: bool,
+
+    /// Answer probes here, at /livez and /readyz, such as 0.0.0.0:8081; left out there are none
+    #[arg(long, env = "NETLOSS_HEALTH_LISTEN", value_name = "ADDRESS")]
+    health_listen: Option<SocketAddr>,
+
+    /// Requests to the API server a second, on average
+    #[arg(long, env = "NETLOSS_API_QPS", value_name = "NUMBER", default_value = "20")]
+    api_qps: NonZeroU32,
+
+    /// Requests to the API server at once after a quiet time
+    #[arg(long, env = "NETLOSS_API_BURST", value_name = "NUMBER", default_value = "60")]
+    api_burst: NonZeroU32,
+
+    /// Requests to the API server that may be without an answer at a time
+    #[arg(long, env = "NETLOSS_API_CONCURRENT", value_name = "NUMBER", default_value = "32")]
+    api_concurrent: NonZeroU32,
+
+    /// Keep the records of so many runs of each experiment
+    #[arg(long, env = "NETLOSS_HISTORY_COUNT", value_name = "NUMBER", default_value_t = 100)]
+    history_count: usize,
+
+    /// Keep records for so long: whole numbers with h, m or s, such as 720h
+    #[arg(long, env = "NETLOSS_HISTORY_AGE", value_name = "DURATION", default_value = "720h", value_parser = long_span)]
+    history_age: Duration,
 
     /// What to log: a level such as info or debug, or directives such as netloss_controller=debug,kube=info
     #[arg(long, env = "NETLOSS_LOG", value_name = "FILTER", default_value = "info")]
@@ -82,7 +125,10 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Run(args) => args.run(),
-            Command::Crd => std::io::stdout().write_all(api::crd_yaml()?.as_bytes()).context("writing the definition to standard output"),
+            Command::Crd { plural } => {
+                let definition = DEFINITIONS.iter().find(|definition| definition.plural == plural).context("no such definition")?;
+                std::io::stdout().write_all(definition.yaml()?.as_bytes()).context("writing the definition to standard output")
+            }
         }
     }
 }
@@ -90,36 +136,25 @@ impl Args {
 impl RunArgs {
     #[tokio::main]
     async fn run(self) -> anyhow::Result<()> {
-        // Before the first request, so that a signal that comes early ends the process in order too.
-        let stop = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
         self.init_log()?;
-        let client = Client::try_default().await.context(
-            "finding the API server: run this in a pod with a service account, or name a cluster with KUBECONFIG or ~/.kube/config",
-        )?;
-        let settings =
-            Settings { trusts_admission: self.webhook_listen.is_some(), ..Settings::new(self.agent_image, self.namespace.clone()) };
-        let clock: Clock = Arc::new(Timestamp::now);
-        let webhook = match self.webhook_listen {
-            Some(address) => {
-                let listener = TcpListener::bind(address).await.with_context(|| format!("--webhook-listen {address}"))?;
-                let source = self.webhook_certificate.map_or_else(|| Source::Kept(keeper(&client, &self.namespace)), Source::Files);
-                let served = Arc::new(Served::default());
-                tokio::spawn(source.keep(Arc::clone(&served)));
-                let webhook = Webhook { client: client.clone(), settings: settings.clone(), clock: Arc::clone(&clock) };
-                Some(tokio::spawn(server::serve(listener, served, webhook, std::future::pending())))
-            }
-            None => None,
-        };
-        let context = Arc::new(Context::new(client.clone(), settings, clock, self.pod_name));
-        let controller = run::run(client, context, stopped(stop));
-        let Some(webhook) = webhook else {
-            controller.await;
-            return Ok(());
-        };
-        // Without its webhook the controller is not what it was started as.
-        tokio::select! {
-            () = controller => Ok(()),
-            ended = webhook => ended.context("the webhook")?,
+        self.operation().run().await
+    }
+
+    fn operation(self) -> Operation {
+        let identity = self.pod_name.clone().unwrap_or_else(own_name);
+        Operation {
+            settings: Settings { trusts_admission: self.webhook_listen.is_some(), ..Settings::new(self.agent_image, self.namespace) },
+            instance: self.pod_name,
+            namespaces: self.watch_namespaces,
+            election: self.leader_elect.then(|| Elected { identity, duration: Duration::from_secs(self.lease_duration) }),
+            limits: Limits { qps: self.api_qps, burst: self.api_burst, concurrent: self.api_concurrent.get() },
+            retention: Retention {
+                count: self.history_count,
+                age: SignedDuration::try_from(self.history_age).unwrap_or(SignedDuration::MAX),
+            },
+            webhook: self.webhook_listen.map(|address| WebhookServer { address, certificate: self.webhook_certificate }),
+            metrics: self.metrics_listen.map(|address| MetricsServer { address, authenticated: self.metrics_authenticated }),
+            health: self.health_listen,
         }
     }
 
@@ -134,26 +169,67 @@ impl RunArgs {
     }
 }
 
-/// Of the names in config/webhook.
-fn keeper(client: &Client, namespace: &str) -> Keeper {
-    const SERVICE: &str = "netloss-webhook";
-    Keeper {
-        client: client.clone(),
-        namespace: namespace.to_owned(),
-        secret: "netloss-webhook".to_owned(),
-        configuration: "netloss".to_owned(),
-        names: vec![format!("{SERVICE}.{namespace}.svc"), format!("{SERVICE}.{namespace}.svc.cluster.local")],
+/// The longest that records are kept: ten years.
+const LONGEST: Duration = Duration::from_hours(24 * 3660);
+
+/// A duration as experiments have it, and longer than one of those may be.
+fn long_span(text: &str) -> Result<Duration, String> {
+    let words = || format!("\"{text}\" is no duration: give whole numbers with h, m or s, such as 720h");
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(words)?;
+        let number: u64 = rest[..end].parse().map_err(|_| words())?;
+        let unit = match rest.as_bytes().get(end) {
+            Some(b'h') => 3600,
+            Some(b'm') => 60,
+            Some(b's') => 1,
+            _ => return Err(words()),
+        };
+        total = total.saturating_add(Duration::from_secs(number.saturating_mul(unit)));
+        rest = &rest[end + 1..];
     }
+    if total.is_zero() || total > LONGEST { Err(format!("{} (1s to 87840h)", words())) } else { Ok(total) }
 }
 
-fn listen(kind: SignalKind) -> anyhow::Result<Signal> {
-    signal(kind).context("installing signal handlers")
+/// Unlike that of any other replica: the machine's name and the process.
+fn own_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}-{}", host.trim(), std::process::id())
 }
 
-/// Until one of the signals comes.
-async fn stopped((mut terminate, mut interrupt): (Signal, Signal)) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The words of a refusal of these arguments.
+    fn refused(args: &[&str]) -> String {
+        let all = ["netloss-controller", "run", "--agent-image=a"].iter().chain(args);
+        Args::try_parse_from(all).expect_err("this is refused").to_string()
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (args, words) in [
+            (&["--lease-duration=3"] as &[&str], "'3' for '--lease-duration <SECONDS>'"),
+            (&["--api-qps=0"], "'0' for '--api-qps <NUMBER>'"),
+            (&["--metrics-listen=8080"], "'8080' for '--metrics-listen <ADDRESS>'"),
+            (&["--history-age=soon"], "'soon' for '--history-age <DURATION>'"),
+            (&["--metrics-authenticated", "--metrics-listen=0.0.0.0:1"], "--webhook-listen <ADDRESS>"),
+            (&["--webhook-certificate=/x"], "--webhook-listen <ADDRESS>"),
+            (&["--log-format=xml"], "'xml' for '--log-format <LOG_FORMAT>'"),
+        ] {
+            let said = refused(args);
+            assert!(said.contains(words), "{args:?}: {said}");
+        }
+    }
+
+    #[test]
+    fn records_are_kept_for_a_span() {
+        assert_eq!(long_span("720h"), Ok(Duration::from_hours(720)));
+        assert_eq!(long_span("1h30m5s"), Ok(Duration::from_secs(5405)));
+        for text in ["", "0s", "1", "h", "1d", "-1h", "99999999999999999999h", "87841h", "1hä"] {
+            assert!(long_span(text).is_err(), "{text}");
+        }
     }
 }

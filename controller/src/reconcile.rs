@@ -4,15 +4,18 @@
 //! only then patches pods and tells. A crash between any two steps leaves what the next round starts from.
 
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus, PREFLIGHT, PodStatus},
+    api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, PREFLIGHT, PodStatus},
     backoff::Backoff,
     container::{agent_container, image_to_send, patch, repair_container, stop_container},
-    machine::{self, Decision, Experiment, Observed, PodView, Preflight, Settings},
+    health::Health,
+    history::{self, Retention},
+    machine::{self, AgentLog, Decision, Experiment, Observed, PodView, Preflight, Settings},
+    metrics::{Metrics, Recorded},
     observe::{self, CONCURRENCY},
     publish::Publisher,
 };
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use kube::{
     Api, Client, ResourceExt,
@@ -45,6 +48,9 @@ pub struct Context {
     clock: Clock,
     publisher: Publisher,
     backoff: Backoff,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    retention: Retention,
 }
 
 /// Why a pass did not come to its end.
@@ -70,6 +76,27 @@ pub enum Error {
 }
 
 impl Error {
+    /// In one word, for counting.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Api { source, .. } => match &**source {
+                kube::Error::Api(status) => match status.code {
+                    403 => "forbidden",
+                    404 => "not-found",
+                    409 => "conflict",
+                    429 => "throttled",
+                    500.. => "server",
+                    _ => "refused",
+                },
+                _ => "connection",
+            },
+            Self::Contended => "contended",
+            Self::Pruned => "pruned",
+            Self::TimedOut => "timeout",
+        }
+    }
+
     fn api(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
         let what = what.into();
         move |source| Self::Api { what, source: Box::new(source) }
@@ -99,7 +126,61 @@ impl Context {
     #[must_use]
     pub fn new(client: Client, settings: Settings, clock: Clock, instance: Option<String>) -> Self {
         let publisher = Publisher::new(client.clone(), FIELD_MANAGER, instance);
-        Self { client, settings, clock, publisher, backoff: Backoff::default() }
+        let retention = Retention { count: 100, age: SignedDuration::from_hours(24 * 30) };
+        let (backoff, metrics, health) = (Backoff::default(), Arc::default(), Arc::default());
+        Self { client, settings, clock, publisher, backoff, metrics, health, retention }
+    }
+
+    /// With these in place of its own.
+    #[must_use]
+    pub fn observed_by(self, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
+        Self { metrics, health, ..self }
+    }
+
+    /// With another time that records are kept.
+    #[must_use]
+    pub fn keeping(self, retention: Retention) -> Self {
+        Self { retention, ..self }
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// What is known of this replica.
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Deletes the records of a namespace, or of all, that are not kept any longer.
+    pub(crate) async fn prune(&self, namespace: Option<&str>, experiment: Option<&str>) {
+        if let Err(error) = history::prune(&self.client, namespace, experiment, self.retention, (self.clock)()).await {
+            warn!(namespace, %error, "history records could not be listed: none was deleted");
+        }
+    }
+
+    /// Writes the record of a run that is over, before its status says so: a crash in between leaves a record that is found there.
+    async fn write_record(&self, object: &ChaosExperiment, status: &ChaosExperimentStatus) -> Result<(), Error> {
+        let record = history::record(object, status, (self.clock)());
+        let namespace = object.namespace().unwrap_or_default();
+        let api = Api::<ChaosExperimentHistory>::namespaced(self.client.clone(), &namespace);
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        match api.create(&params, &record).await {
+            Ok(_) => {
+                self.metrics.history_written(&namespace, record.spec.execution.status.as_str());
+                self.prune(Some(&namespace), object.uid().as_deref()).await;
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {}
+            // Not for a record is a run kept from its end: it would be kept for ever.
+            Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429 => {
+                let name = record.name_any();
+                warn!(namespace, name, error = status.message, "the run's history record is refused: only status and events tell of it");
+            }
+            Err(error) => return Err(Error::api("writing the history record")(error)),
+        }
+        Ok(())
     }
 
     /// What the controller was started with.
@@ -169,6 +250,17 @@ impl Context {
         }
     }
 
+    /// What agents have said lately is for metrics alone.
+    fn note_heard(&self, views: &BTreeMap<String, PodView>) {
+        for (uid, view) in views {
+            if let PodView::Present { agent: Some(agent), .. } = view
+                && let AgentLog::Heard(Some(live)) = &agent.log
+            {
+                self.metrics.heard(uid, (**live).clone());
+            }
+        }
+    }
+
     /// Puts the agent into one pod.
     async fn inject(&self, entry: &PodStatus, run: &str) -> Injected {
         match self.send(entry, agent_container(entry)).await {
@@ -232,6 +324,7 @@ pub async fn reconcile(object: Arc<ChaosExperiment>, context: Arc<Context>) -> R
     if !object.spec.action.is_served() {
         return Ok(Action::await_change());
     }
+    let _pass = context.health.pass();
     match tokio::time::timeout(PASS_TIMEOUT, pass(&object, &context)).await {
         Ok(result) => result.inspect(|_| context.backoff.succeeded(&object.uid().unwrap_or_default())),
         Err(_) => Err(Error::TimedOut),
@@ -263,21 +356,27 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
         let observed = observe::observe(&context.client, &experiment, &needs, &settings.own_namespace).await;
         let mut observed = observed.map_err(Error::api("looking at pods"))?;
         if let Observed::Pods(seen) = &mut observed {
+            context.note_heard(&seen.views);
             seen.views.extend(std::mem::take(&mut refused));
             seen.preflight = preflight.take();
         }
         let decision = machine::decide(&experiment, &observed, now, settings);
         log(&experiment, &name, &decision);
-        let Decision { status, events, finalizer, preflight: asked, injections, stops, repairs, requeue } = decision;
+        let Decision { status, events, finalizer, preflight: asked, injections, stops, repairs, safety, requeue } = decision;
         let run = format!("{uid}/{}", current.status.as_ref().and_then(|status| status.run).unwrap_or_default());
         // Something is to be done about what is about to be written: the next round does it.
         let more = status.as_ref().is_some_and(|status| promises_more(status, experiment.status));
         let wrote = status.is_some();
-        if let Some(status) = status
-            && let Written::Stale = context.write_status(&current, status).await?
-        {
-            debug!(%uid, "the experiment changed meanwhile: deciding again");
-            continue;
+        if let Some(status) = status {
+            if history::is_over(current.status.as_ref(), &status) {
+                context.write_record(&current, &status).await?;
+            }
+            if let Written::Stale = context.write_status(&current, status.clone()).await? {
+                debug!(%uid, "the experiment changed meanwhile: deciding again");
+                continue;
+            }
+            let recorded = Recorded { namespace: &namespace, events: &events, safety };
+            context.metrics.record(&recorded, current.status.as_ref(), &status, now);
         }
         context.publisher.publish(&current, events).await;
         if let Some(error) = retry.take() {
@@ -349,7 +448,8 @@ fn log(experiment: &Experiment<'_>, name: &str, decision: &Decision) {
 /// How long to wait after a pass that failed.
 pub(crate) fn on_error(uid: &str, error: &Error, context: &Context) -> Action {
     let after = context.backoff().failed(uid);
-    warn!(uid, error = %error, retry_in = after.as_secs_f64(), "the pass failed");
+    context.metrics.pass_failed(error.kind());
+    warn!(uid, error = %error, kind = error.kind(), retry_in = after.as_secs_f64(), "the pass failed");
     Action::requeue(after)
 }
 

@@ -3,21 +3,26 @@
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus},
     observe::FREEZE,
+    pods::{Changed, PodWatches},
     reconcile::{self, Context, Error},
 };
-use futures::StreamExt;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use futures::{FutureExt, StreamExt, channel::mpsc, future::join_all, stream};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
-        Controller,
+        Controller, WatchStreamExt,
         controller::{Action, Config},
-        reflector::{ObjectRef, Store},
+        reflector::{self, ObjectRef, Store},
         watcher,
     },
 };
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, pin::pin, sync::Arc, time::Duration};
+use tokio::{
+    sync::Notify,
+    time::{MissedTickBehavior, interval},
+};
 use tracing::{debug, info, warn};
 
 /// Changes of one experiment's pods often come together.
@@ -26,36 +31,130 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 /// Experiments that are worked on at a time.
 const CONCURRENT_EXPERIMENTS: u16 = 16;
 
+/// Between looks at which history records are kept.
+const SWEEP: Duration = Duration::from_hours(1);
+
+/// Changes of pods that wait to be looked at.
+const CHANGES: usize = 256;
+
 /// An experiment that may not have the form that this version knows: another version may have written its status.
 type Guarded = DeserializeGuard<ChaosExperiment>;
 
-/// Runs experiments until `shutdown`, then ends the passes that are under way.
-pub async fn run(client: Client, context: Arc<Context>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
-    let experiments = Api::<Guarded>::all(client.clone());
-    // Every change of every pod, as metadata only: the pods themselves are read when they matter.
-    let pods = Api::<PartialObjectMeta<Pod>>::all(client.clone());
-    let controller = Controller::new(experiments, watcher::Config::default());
-    let (store, frozen) = (controller.store(), controller.store());
-    let freeze = Api::<PartialObjectMeta<ConfigMap>>::namespaced(client, &context.settings().own_namespace);
-    let this_one = watcher::Config::default().fields(&format!("metadata.name={FREEZE}"));
-    let controller = controller
-        .with_config(Config::default().debounce(DEBOUNCE).concurrency(CONCURRENT_EXPERIMENTS))
-        .watches(pods, watcher::Config::default(), move |pod| followers(&store, &pod))
-        .watches(freeze, this_one, move |_| those(&frozen, is_under_way))
-        .graceful_shutdown_on(shutdown);
-    info!("watching ChaosExperiments in all namespaces");
-    controller
-        .run(reconcile_guarded, on_error, context)
-        .for_each(|result| async move {
-            match result {
-                Ok((object, action)) => debug!(%object, ?action, "pass done"),
-                // Failed passes are logged where the wait is decided; what is left is the watches.
-                Err(kube::runtime::controller::Error::QueueError(error)) => warn!(%error, "a watch failed and is begun again"),
-                Err(_) => {}
-            }
-        })
-        .await;
+/// Runs the experiments of these namespaces, or of all if none is named, until `shutdown`; then ends the passes that are under way.
+pub async fn run(client: Client, context: Arc<Context>, namespaces: &[String], shutdown: impl Future<Output = ()> + Send + 'static) {
+    let scopes: Vec<Option<&str>> =
+        if namespaces.is_empty() { vec![None] } else { namespaces.iter().map(|name| Some(name.as_str())).collect() };
+    let shutdown = shutdown.shared();
+    let rooms: Vec<Room> = scopes.iter().map(|scope| Room::new(&client, *scope)).collect();
+    let stores: Vec<Store<Guarded>> = rooms.iter().map(|room| room.store.clone()).collect();
+    let seen = stores.clone();
+    context
+        .metrics()
+        .set_experiments(Some(Box::new(move || stores.iter().flat_map(Store::state).filter_map(|object| readable(&object)).collect())));
+    let synced = async {
+        // The one who writes to a store is at work below.
+        if join_all(seen.iter().map(Store::wait_until_ready)).await.into_iter().all(|ready| ready.is_ok()) {
+            context.health().set_synced();
+        }
+        std::future::pending::<()>().await;
+    };
+    let work = join_all(rooms.into_iter().map(|room| room.run(client.clone(), Arc::clone(&context), shutdown.clone())));
+    info!(namespaces = ?(!namespaces.is_empty()).then_some(namespaces), "watching ChaosExperiments");
+    tokio::select! {
+        _ = work => {}
+        () = synced => {}
+        () = sweep(&context, &scopes) => {}
+    }
+    context.metrics().set_experiments(None);
+    context.metrics().set_watches(0);
     info!("stopped");
+}
+
+/// Deletes history records that are not kept any longer, now and then.
+async fn sweep(context: &Context, scopes: &[Option<&str>]) {
+    let mut ticks = interval(SWEEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for scope in scopes {
+            context.prune(*scope, None).await;
+        }
+    }
+}
+
+/// What is watched of one namespace, or of all.
+struct Room {
+    experiments: Api<Guarded>,
+    store: Store<Guarded>,
+    writer: reflector::store::Writer<Guarded>,
+}
+
+impl Room {
+    fn new(client: &Client, namespace: Option<&str>) -> Self {
+        let experiments = match namespace {
+            Some(namespace) => Api::namespaced(client.clone(), namespace),
+            None => Api::all(client.clone()),
+        };
+        let (store, writer) = reflector::store();
+        Self { experiments, store, writer }
+    }
+
+    async fn run(self, client: Client, context: Arc<Context>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
+        let changed = Arc::new(Notify::new());
+        let experiments = {
+            let changed = Arc::clone(&changed);
+            let events = watcher(self.experiments, watcher::Config::default()).modify(trim).reflect(self.writer);
+            events.inspect(move |_| changed.notify_one()).touched_objects()
+        };
+        let freeze = Api::<PartialObjectMeta<ConfigMap>>::namespaced(client.clone(), &context.settings().own_namespace);
+        let this_one = watcher::Config::default().fields(&format!("metadata.name={FREEZE}"));
+        let (sender, pods) = mpsc::channel::<Changed>(CHANGES);
+        let (store, frozen, followed) = (self.store.clone(), self.store.clone(), self.store.clone());
+        let controller = Controller::for_stream(experiments, self.store)
+            .with_config(Config::default().debounce(DEBOUNCE).concurrency(CONCURRENT_EXPERIMENTS))
+            .reconcile_on(pods.flat_map(move |(namespace, name)| stream::iter(followers(&followed, &namespace, &name))))
+            .watches(freeze, this_one, move |_| those(&frozen, is_under_way))
+            .graceful_shutdown_on(shutdown)
+            .run(reconcile_guarded, on_error, Arc::clone(&context))
+            .for_each(|result| async move {
+                match result {
+                    Ok((object, action)) => debug!(%object, ?action, "pass done"),
+                    // Failed passes are logged where the wait is decided; what is left is the watches.
+                    Err(kube::runtime::controller::Error::QueueError(error)) => warn!(%error, "a watch failed and is begun again"),
+                    Err(_) => {}
+                }
+            });
+        let mut watches = PodWatches::new(client, sender);
+        let watching = async {
+            loop {
+                changed.notified().await;
+                context.metrics().set_watches(watches.set(&open_namespaces(&store)));
+            }
+        };
+        tokio::select! {
+            () = pin!(controller) => {}
+            () = watching => {}
+        }
+    }
+}
+
+/// Keeps of an object in memory what is looked at there.
+fn trim(object: &mut Guarded) {
+    object.meta_mut().managed_fields = None;
+    if let Some(annotations) = object.meta_mut().annotations.as_mut() {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+}
+
+/// The namespaces of pods in which something is under way.
+fn open_namespaces(store: &Store<Guarded>) -> BTreeSet<String> {
+    let objects = store.state();
+    let open = objects.iter().filter_map(|object| object.0.as_ref().ok()?.status.as_ref());
+    open.flat_map(ChaosExperimentStatus::open_pods).map(|pod| pod.namespace.clone()).collect()
+}
+
+fn readable(object: &Guarded) -> Option<Arc<ChaosExperiment>> {
+    object.0.as_ref().ok().cloned().map(Arc::new)
 }
 
 /// Whether something of the experiment is under way in a pod.
@@ -64,10 +163,10 @@ fn is_under_way(object: &ChaosExperiment) -> bool {
 }
 
 /// The experiments with a run under way in this pod.
-fn followers(store: &Store<Guarded>, pod: &PartialObjectMeta<Pod>) -> Vec<ObjectRef<Guarded>> {
+fn followers(store: &Store<Guarded>, namespace: &str, name: &str) -> Vec<ObjectRef<Guarded>> {
     let follows = |object: &ChaosExperiment| {
         let mut entries = object.status.iter().flat_map(ChaosExperimentStatus::open_pods);
-        entries.any(|entry| pod.metadata.name.as_ref() == Some(&entry.name) && pod.metadata.namespace.as_ref() == Some(&entry.namespace))
+        entries.any(|entry| entry.name == name && entry.namespace == namespace)
     };
     those(store, follows)
 }

@@ -225,20 +225,46 @@ impl NamespaceFacts {
     }
 }
 
+/// Why something is not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The safety that stands against it, where that is counted.
+    pub safety: Option<Safety>,
+    /// In words.
+    pub words: String,
+}
+
+/// What an experiment is refused for, apart from not being one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Safety {
+    /// A production namespace, without consent.
+    Production,
+    /// A larger share of the pods than `spec.maxPercentage`.
+    Percentage,
+}
+
+impl<T: Into<String>> From<T> for Refusal {
+    fn from(words: T) -> Self {
+        Self { safety: None, words: words.into() }
+    }
+}
+
 /// Why no pod of the namespace may be acted on, if so, for an experiment of the namespace `own`.
 #[must_use]
-pub fn refusal(facts: &NamespaceFacts, namespace: &str, own: &str, allow_production: bool, settings: &Settings) -> Option<String> {
+pub fn refusal(facts: &NamespaceFacts, namespace: &str, own: &str, allow_production: bool, settings: &Settings) -> Option<Refusal> {
     if namespace != own && !settings.trusts_admission && !facts.allows(own) {
-        return Some(format!(
+        let words = format!(
             "spec.namespace is \"{namespace}\", which is not open to experiments of the namespace \"{own}\": create the experiment in \"{namespace}\", \
              or annotate that namespace with {ALLOW_FROM_ANNOTATION}: {own}"
-        ));
+        );
+        return Some(words.into());
     }
     if facts.excluded {
-        return Some(format!("No eligible pods: the namespace \"{namespace}\" carries the label {EXCLUDE_LABEL}"));
+        return Some(format!("No eligible pods: the namespace \"{namespace}\" carries the label {EXCLUDE_LABEL}").into());
     }
     let why = facts.production.as_ref().filter(|_| !allow_production)?;
-    Some(format!("\"{namespace}\" is a production namespace by {why}: set spec.allowProduction: true if it is meant"))
+    let words = format!("\"{namespace}\" is a production namespace by {why}: set spec.allowProduction: true if it is meant");
+    Some(Refusal { safety: Some(Safety::Production), words })
 }
 
 /// Why there is nobody to act on.

@@ -4,7 +4,7 @@ use crate::{
     api::ChaosExperimentSpec,
     machine::{Experiment, Settings, check, too_large_a_share},
     schedule::Schedule,
-    targets::{self, CONTAINER_LIMIT, Candidate, NamespaceFacts, RESERVED, Skip},
+    targets::{self, CONTAINER_LIMIT, Candidate, NamespaceFacts, RESERVED, Refusal, Safety, Skip},
     windows::{Access, Windows},
     words::some_of,
 };
@@ -48,6 +48,8 @@ pub struct Other {
 pub struct Verdict {
     /// Why it is refused, if it is.
     pub refusal: Option<String>,
+    /// The safety that it is refused for, where that is counted.
+    pub safety: Option<Safety>,
     /// What there is to say about it otherwise.
     pub warnings: Vec<String>,
 }
@@ -56,25 +58,26 @@ pub struct Verdict {
 #[must_use]
 pub fn judge(experiment: &Experiment<'_>, operation: Operation, seen: &Seen, now: Timestamp, settings: &Settings) -> Verdict {
     match refusal(experiment, operation, seen, now, settings) {
-        Some(refusal) => Verdict { refusal: Some(refusal), warnings: Vec::new() },
-        None => Verdict { refusal: None, warnings: warnings(experiment, seen, now, settings) },
+        Some(Refusal { safety, words }) => Verdict { refusal: Some(words), safety, ..Verdict::default() },
+        None => Verdict { warnings: warnings(experiment, seen, now, settings), ..Verdict::default() },
     }
 }
 
-fn refusal(experiment: &Experiment<'_>, operation: Operation, seen: &Seen, now: Timestamp, settings: &Settings) -> Option<String> {
+fn refusal(experiment: &Experiment<'_>, operation: Operation, seen: &Seen, now: Timestamp, settings: &Settings) -> Option<Refusal> {
     let (own, spec) = (experiment.namespace, experiment.spec);
     if let Err(refusal) = check(experiment, settings) {
-        return Some(refusal);
+        return Some(refusal.into());
     }
     let namespace = spec.target_namespace(own);
     let Some(facts) = &seen.namespace else {
-        return Some(format!("spec.namespace is \"{namespace}\", and there is no such namespace: give one that is there"));
+        return Some(format!("spec.namespace is \"{namespace}\", and there is no such namespace: give one that is there").into());
     };
     if namespace != own && !seen.may_act {
         return Some(format!(
             "spec.namespace is \"{namespace}\", and you may not act on its pods: that takes the right to patch pods/ephemeralcontainers there, or leave \
              spec.namespace out"
-        ));
+        )
+        .into());
     }
     // Who may act there was just settled, for this request.
     let asked = Settings { trusts_admission: true, ..settings.clone() };
@@ -82,12 +85,12 @@ fn refusal(experiment: &Experiment<'_>, operation: Operation, seen: &Seen, now: 
         return Some(refusal);
     }
     if let Some(reason) = seen.freeze.as_ref().filter(|_| begins_at_once(spec, now)) {
-        return Some(format!("All experiments are frozen: {reason}; apply it again when they no longer are"));
+        return Some(format!("All experiments are frozen: {reason}; apply it again when they no longer are").into());
     }
     let eligible = eligible(seen);
     // An edit goes through even where no pod is left, or else nothing about the experiment could be put right.
     if eligible == 0 && operation == Operation::Create && begins_at_once(spec, now) {
-        return Some(targets::no_eligible_pods(&spec.selector, namespace, &seen.pods));
+        return Some(targets::no_eligible_pods(&spec.selector, namespace, &seen.pods).into());
     }
     let count = (spec.count as usize).min(eligible);
     let max = spec.max_percentage.filter(|max| count * 100 > eligible * *max as usize)?;

@@ -3,18 +3,13 @@
 use super::{Operation, certificate::Identity, judge, look};
 use crate::{
     api::{ChaosExperimentSpec, ChaosExperimentStatus},
+    http::{self, Answer, LIMIT, plain},
     machine::{Experiment, Settings},
+    metrics::Metrics,
     reconcile::Clock,
 };
-use anyhow::Context as _;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http_body_util::{BodyExt, Limited};
+use hyper::{Method, Request, StatusCode, body::Incoming};
 use kube::{
     Client,
     core::{
@@ -23,31 +18,21 @@ use kube::{
     },
 };
 use rustls::{
-    ServerConfig,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
 use std::{
-    convert::Infallible,
     future::Future,
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
 };
-use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
-use tokio_rustls::TlsAcceptor;
-use tracing::{debug, info, warn};
+use tokio::{net::TcpListener, time::timeout};
+use tracing::{info, warn};
 
 /// The path that the webhook configuration names.
 pub const PATH: &str = "/validate";
 
 /// The largest question that is read, in bytes: an object of the API server's limit, twice, and what is around it.
 const LARGEST: usize = 4 * 1024 * 1024;
-
-/// How long a handshake, a question and its answer may take. The API server asks for ten seconds at most.
-const LIMIT: Duration = Duration::from_secs(10);
-
-/// Connections at a time; more wait.
-const CONNECTIONS: usize = 128;
 
 /// The certificate that is served at present.
 #[derive(Debug, Default)]
@@ -86,79 +71,48 @@ pub struct Webhook {
     pub settings: Settings,
     /// Tells the time.
     pub clock: Clock,
+    /// Counts what is refused.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Answers until `shutdown`.
 ///
 /// # Errors
 /// When TLS cannot be set up.
-pub async fn serve(listener: TcpListener, served: Arc<Served>, webhook: Webhook, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().context("setting up TLS")?;
-    let acceptor = TlsAcceptor::from(Arc::new(config.with_no_client_auth().with_cert_resolver(served)));
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+pub fn serve(
+    listener: TcpListener,
+    served: Arc<Served>,
+    webhook: Webhook,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let tls = http::acceptor(served)?;
     info!(address = ?listener.local_addr().ok(), "answering admission reviews");
-    tokio::pin!(shutdown);
-    loop {
-        let place = Arc::clone(&places).acquire_owned().await?;
-        let stream = tokio::select! {
-            () = &mut shutdown => return Ok(()),
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Such as too many open files: others end meanwhile.
-                    warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-        };
-        let (acceptor, webhook) = (acceptor.clone(), webhook.clone());
-        tokio::spawn(async move {
-            let _place = place;
-            let Ok(Ok(stream)) = timeout(LIMIT, acceptor.accept(stream)).await else {
-                return debug!("a connection without a handshake was closed");
-            };
-            let service = service_fn(|request| answer(webhook.clone(), request));
-            let mut http = http1::Builder::new();
-            let connection = http.timer(TokioTimer::new()).header_read_timeout(LIMIT).serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                debug!(%error, "a connection ended");
-            }
-        });
-    }
+    Ok(http::serve(listener, Some(tls), move |request| answer(webhook.clone(), request), shutdown))
 }
 
-async fn answer(webhook: Webhook, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let plain = |status: StatusCode, text: &str| {
-        let mut response = Response::new(Full::new(Bytes::from(text.to_owned())));
-        *response.status_mut() = status;
-        response
-    };
+async fn answer(webhook: Webhook, request: Request<Incoming>) -> Answer {
     if request.method() != Method::POST || request.uri().path() != PATH {
-        return Ok(plain(StatusCode::NOT_FOUND, "POST an AdmissionReview to /validate\n"));
+        return plain(StatusCode::NOT_FOUND, "POST an AdmissionReview to /validate\n");
     }
     let Ok(Ok(body)) = timeout(LIMIT, Limited::new(request.into_body(), LARGEST).collect()).await else {
-        return Ok(plain(StatusCode::BAD_REQUEST, "the review is too large, or did not arrive\n"));
+        return plain(StatusCode::BAD_REQUEST, "the review is too large, or did not arrive\n");
     };
     let review: Result<AdmissionReview<DynamicObject>, _> = serde_json::from_slice(&body.to_bytes());
     let request: Option<AdmissionRequest<DynamicObject>> = review.ok().and_then(|review| review.try_into().ok());
     let Some(request) = request else {
-        return Ok(plain(StatusCode::BAD_REQUEST, "this is no AdmissionReview\n"));
+        return plain(StatusCode::BAD_REQUEST, "this is no AdmissionReview\n");
     };
     // Without an answer, the webhook's failurePolicy decides.
     let response = match timeout(LIMIT, reviewed(&webhook, &request)).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
             warn!(%error, "a review could not be answered");
-            return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, "the API server could not be asked\n"));
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, "the API server could not be asked\n");
         }
-        Err(_) => return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, "looking took too long\n")),
+        Err(_) => return plain(StatusCode::INTERNAL_SERVER_ERROR, "looking took too long\n"),
     };
     let body = serde_json::to_vec(&response.into_review()).unwrap_or_default();
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
-    Ok(response)
+    http::answer(StatusCode::OK, "application/json", body)
 }
 
 async fn reviewed(webhook: &Webhook, request: &AdmissionRequest<DynamicObject>) -> kube::Result<AdmissionResponse> {
@@ -190,6 +144,7 @@ async fn reviewed(webhook: &Webhook, request: &AdmissionRequest<DynamicObject>) 
     let seen = look(&webhook.client, &experiment, &request.user_info, &webhook.settings.own_namespace).await?;
     let operation = if request.operation == Asked::Create { Operation::Create } else { Operation::Update };
     let verdict = judge(&experiment, operation, &seen, (webhook.clock)(), &webhook.settings);
+    webhook.metrics.refused(verdict.safety, &namespace);
     let (name, refusal) = (&request.name, verdict.refusal.as_deref());
     info!(namespace, name, user = request.user_info.username, refusal, warnings = verdict.warnings.len(), "reviewed");
     let mut response = match verdict.refusal {

@@ -1,25 +1,65 @@
-//! The `CustomResourceDefinition` as it is committed in `config/crd`.
+//! The `CustomResourceDefinition`s as they are committed in `config/crd`.
 
-use super::ChaosExperiment;
+use super::{ChaosExperiment, ChaosExperimentHistory};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
 use kube::CustomResourceExt;
 
-/// Where the definition is committed, seen from the root of the repository.
-const COMMITTED: &str = "config/crd/chaos.gushchin.dev_chaosexperiments.yaml";
-
-/// The command that writes it there.
+/// The command that writes a definition.
 const REGENERATE: &str = "cargo run -q -p netloss-controller -- crd";
 
-/// The definition, as an API server is given it.
-#[must_use]
-pub fn crd() -> CustomResourceDefinition {
+/// One of the definitions.
+#[derive(Debug, Clone, Copy)]
+pub struct Definition {
+    /// Its plural, by which the command line names it.
+    pub plural: &'static str,
+    /// Makes it, as an API server is given it.
+    pub make: fn() -> CustomResourceDefinition,
+}
+
+/// All of them.
+pub const DEFINITIONS: [Definition; 2] =
+    [Definition { plural: "chaosexperiments", make: experiments }, Definition { plural: "chaosexperimenthistories", make: histories }];
+
+impl Definition {
+    /// Where it is committed, seen from the root of the repository.
+    #[must_use]
+    pub fn committed(&self) -> String {
+        format!("config/crd/chaos.gushchin.dev_{}.yaml", self.plural)
+    }
+
+    /// In YAML, with a line on top that says how it came about.
+    ///
+    /// # Errors
+    /// When it has no YAML form.
+    pub fn yaml(&self) -> Result<String, serde_saphyr::ser::Error> {
+        let yaml = serde_saphyr::to_string(&(self.make)())?;
+        Ok(format!("# Generated from controller/src/api by: {REGENERATE} {} > {}\n{yaml}", self.plural, self.committed()))
+    }
+}
+
+fn experiments() -> CustomResourceDefinition {
     let mut crd = ChaosExperiment::crd();
-    for version in &mut crd.spec.versions {
-        version.schema.iter_mut().filter_map(|schema| schema.open_api_v3_schema.as_mut()).for_each(refuse_null);
+    schemas(&mut crd).for_each(refuse_null);
+    crd
+}
+
+fn histories() -> CustomResourceDefinition {
+    let mut crd = ChaosExperimentHistory::crd();
+    for schema in schemas(&mut crd) {
+        refuse_null(schema);
+        // What was an experiment once is on record as it was, whatever the rules say today.
+        let spec = schema.properties.as_mut().and_then(|properties| properties.get_mut("spec")).and_then(|spec| spec.properties.as_mut());
+        if let Some(experiment) = spec.and_then(|properties| properties.get_mut("experimentSpec")) {
+            experiment.x_kubernetes_validations = None;
+        }
     }
     crd
+}
+
+fn schemas(crd: &mut CustomResourceDefinition) -> impl Iterator<Item = &mut JSONSchemaProps> {
+    crd.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut()).filter_map(|schema| schema.open_api_v3_schema.as_mut())
 }
 
 /// Takes back what schemars makes of an `Option`: a null that is allowed. For the API server such a null is a value that is there, so
@@ -35,23 +75,17 @@ fn refuse_null(schema: &mut JSONSchemaProps) {
     }
 }
 
-/// The definition in YAML, with a line on top that says how it came about.
-///
-/// # Errors
-/// When the definition has no YAML form.
-pub fn crd_yaml() -> Result<String, serde_saphyr::ser::Error> {
-    let yaml = serde_saphyr::to_string(&crd())?;
-    Ok(format!("# Generated from controller/src/api by: {REGENERATE} > {COMMITTED}\n{yaml}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_committed_definition_is_the_current_one() {
-        let path = format!("{}/../{COMMITTED}", env!("CARGO_MANIFEST_DIR"));
-        let committed = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(committed == crd_yaml().unwrap(), "{COMMITTED} is out of date: run {REGENERATE} > {COMMITTED}");
+    fn the_committed_definitions_are_the_current_ones() {
+        for definition in DEFINITIONS {
+            let (committed, plural) = (definition.committed(), definition.plural);
+            let path = format!("{}/../{committed}", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(text == definition.yaml().unwrap(), "{committed} is out of date: run {REGENERATE} {plural} > {committed}");
+        }
     }
 }

@@ -5,12 +5,17 @@
 
 mod action;
 mod crd;
+mod history;
 mod pod;
 mod spec;
 mod status;
 
 pub use action::Action;
-pub use crd::{crd, crd_yaml};
+pub use crd::{DEFINITIONS, Definition};
+pub use history::{
+    AffectedResource, Audit, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentHistoryStatus, ErrorDetails, Execution,
+    ExperimentRef, FailureReason, RunResult,
+};
 pub use pod::{AskedLoss, ObservedLoss, Outcome, PodState, PodStatus, SentContainer};
 pub use spec::{ChaosExperiment, ChaosExperimentSpec, LossModelSpec, MAX_LOSS_PERCENTAGE, RetryBackoff, TimeWindow, WindowKind};
 pub use status::{ChaosExperimentStatus, PREFLIGHT, Phase, RECOVERED, Stopping};

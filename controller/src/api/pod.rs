@@ -103,6 +103,12 @@ impl PodStatus {
         self.unguarded == Some(false)
     }
 
+    /// Whether loss may be left in it, as nobody said that it is gone and the kernel does not end it.
+    #[must_use]
+    pub fn may_keep_loss(&self) -> bool {
+        self.outcome == Some(Outcome::Unknown) && !self.ends_by_itself()
+    }
+
     /// `namespace/name`, as messages name a pod.
     #[must_use]
     pub fn display_name(&self) -> String {

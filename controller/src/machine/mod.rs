@@ -40,7 +40,8 @@ pub use request::{Request, check};
 
 use crate::{
     api::{ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodStatus},
-    targets::{Candidate, NamespaceFacts, Skip},
+    metrics::Live,
+    targets::{Candidate, NamespaceFacts, Safety, Skip},
 };
 use jiff::Timestamp;
 use netloss_contract::{Applied, Record};
@@ -238,8 +239,8 @@ pub enum AgentLog {
     Silent,
     /// The loss is in place since then.
     Applied(Timestamp, Box<Applied>),
-    /// It reports.
-    Heard,
+    /// It reports; what it last said, if that is understood.
+    Heard(Option<Box<Live>>),
     /// It has reported nothing for more than three heartbeats, by the node's clock.
     Mute,
 }
@@ -261,6 +262,8 @@ pub struct Decision {
     pub stops: Vec<PodStatus>,
     /// Pods to put a container into that takes away what an agent left. Each is an entry of the status that was read.
     pub repairs: Vec<PodStatus>,
+    /// The safety that stood against a run, if one did.
+    pub safety: Option<Safety>,
     /// When to look again, if nothing happens before.
     pub requeue: Option<Duration>,
 }

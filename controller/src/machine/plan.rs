@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     api::{AskedLoss, ChaosExperimentStatus, Phase, PodState, PodStatus},
-    targets::{self, Candidate},
+    targets::{self, Candidate, Refusal, Safety},
     windows::{Access, Windows},
     words::some_of,
 };
@@ -111,13 +111,13 @@ fn enough(
     why: Begin,
     pods: &[Candidate],
     chosen: &[(&Candidate, Ttl)],
-) -> Result<(), String> {
+) -> Result<(), Refusal> {
     let spec = experiment.spec;
     if chosen.is_empty() {
         return Err(if why == Begin::Resume {
-            "No eligible pods: none of those that the loss was paused in is left".to_owned()
+            "No eligible pods: none of those that the loss was paused in is left".into()
         } else {
-            no_eligible_pods(experiment, pods)
+            no_eligible_pods(experiment, pods).into()
         });
     }
     let eligible = pods.iter().filter(|pod| pod.skip.is_none()).count();
@@ -129,23 +129,25 @@ fn enough(
     }
     let ready = pods.iter().filter(|pod| pod.ready).count();
     if let Some(least) = spec.abort.filter(|least| ready < *least as usize) {
-        return Err(format!("spec.abort is {least}, but only {ready} of the {} targets are ready: no loss is brought", pods.len()));
+        return Err(format!("spec.abort is {least}, but only {ready} of the {} targets are ready: no loss is brought", pods.len()).into());
     }
     if let Some((unknown, _)) = chosen.iter().find(|(pod, _)| request.spare_node && pod.host_ips.is_empty()) {
         let name = &unknown.target.name;
         return Err(format!(
             "spec.spareNode is true, but the pod {name} does not show the addresses of its node (status.hostIPs): try again"
-        ));
+        )
+        .into());
     }
     Ok(())
 }
 
 /// Why `count` of the eligible pods are more than `spec.maxPercentage` allows.
-pub(crate) fn too_large_a_share(count: usize, eligible: usize, max: u32) -> String {
+pub(crate) fn too_large_a_share(count: usize, eligible: usize, max: u32) -> Refusal {
     let share = (count * 100).div_ceil(eligible.max(1));
-    format!(
+    let words = format!(
         "spec.maxPercentage is {max}, but {count} of the {eligible} eligible pods are {share} %: lower spec.count or raise spec.maxPercentage"
-    )
+    );
+    Refusal { safety: Some(Safety::Percentage), words }
 }
 
 /// The pods that a pause has left something to do in, and how much.
@@ -300,11 +302,11 @@ pub(super) fn fail(
     experiment: &Experiment<'_>,
     why: Begin,
     now: Timestamp,
-    message: impl Into<String>,
+    refusal: impl Into<Refusal>,
     mut told: Vec<EventRecord>,
     may_pass: bool,
 ) -> Decision {
-    let (message, mut status) = (message.into(), begun(experiment, why, now));
+    let (Refusal { safety, words: message }, mut status) = (refusal.into(), begun(experiment, why, now));
     if why == Begin::Resume {
         // What was done before the pause was done.
         status.pods = experiment.status.map(|before| before.pods.clone()).unwrap_or_default();
@@ -319,5 +321,5 @@ pub(super) fn fail(
         told.push(events::failed_run(&message));
     }
     told.extend(retry);
-    Decision { requeue: rest::requeue(&status, now), status: Some(status), events: told, ..Decision::default() }
+    Decision { requeue: rest::requeue(&status, now), status: Some(status), events: told, safety, ..Decision::default() }
 }

@@ -146,7 +146,7 @@ impl Follower<'_> {
         }
         match &agent.log {
             AgentLog::Applied(at, applied) => conclude::mark_applied(pod, *at, applied),
-            AgentLog::Heard => pod.silent = None,
+            AgentLog::Heard(_) => pod.silent = None,
             AgentLog::Mute => pod.silent = Some(true),
             AgentLog::NotRead | AgentLog::Unreadable(_) | AgentLog::Silent => {}
         }

@@ -47,7 +47,7 @@ pub(super) fn settle(experiment: &Experiment<'_>, after: &mut ChaosExperimentSta
         after.completed_at = Some(Time(now));
         told.extend(scheduled(experiment, after, now));
     }
-    let remaining = after.pods.iter().filter(|pod| pod.outcome == Some(Outcome::Unknown) && !pod.ends_by_itself()).count();
+    let remaining = after.pods.iter().filter(|pod| pod.may_keep_loss()).count();
     if remaining == 0 {
         after.set_condition(RECOVERED, "True", "NoLossLeft", "no loss of this experiment is in any pod", now);
     } else {

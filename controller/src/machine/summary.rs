@@ -4,7 +4,7 @@
 
 use super::{Experiment, is_edited};
 use crate::{
-    api::{ChaosExperimentStatus, Outcome, Phase, PodStatus, Stopping},
+    api::{ChaosExperimentStatus, Phase, PodStatus, Stopping},
     words::some_of,
 };
 
@@ -53,6 +53,6 @@ pub(super) fn message(status: &ChaosExperimentStatus, experiment: &Experiment<'_
 }
 
 fn recovery(pods: &[PodStatus]) -> String {
-    let unknown = pods.iter().filter(|pod| pod.was_applied() && !pod.ends_by_itself() && pod.outcome == Some(Outcome::Unknown)).count();
+    let unknown = pods.iter().filter(|pod| pod.was_applied() && pod.may_keep_loss()).count();
     if unknown == 0 { "it has ended".to_owned() } else { format!("in {unknown} of them loss may remain") }
 }

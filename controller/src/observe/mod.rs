@@ -152,7 +152,7 @@ pub(crate) async fn view(client: &Client, entry: &PodStatus, run: &str) -> kube:
         if untold && !entry.was_applied() {
             agent.log = log(&api, entry, run).await;
         } else if agent.state == AgentState::Running && entry.was_applied() {
-            agent.log = heard(&api, entry).await;
+            agent.log = heard(&api, entry, run).await;
         }
     }
     Ok(view)
@@ -165,13 +165,13 @@ async fn log(api: &Api<Pod>, entry: &PodStatus, run: &str) -> AgentLog {
     }
 }
 
-/// Whether the agent has said anything lately, by its node's clock and in any words: what it says is read elsewhere.
-async fn heard(api: &Api<Pod>, entry: &PodStatus) -> AgentLog {
+/// Whether the agent has said anything lately, by its node's clock and in any words, and what it counts.
+async fn heard(api: &Api<Pod>, entry: &PodStatus, run: &str) -> AgentLog {
     let lately = i64::try_from(SILENCE.as_secs()).unwrap_or(i64::MAX);
-    let params = LogParams { since_seconds: Some(lately), limit_bytes: Some(1), ..LogParams::default() };
+    let params = LogParams { since_seconds: Some(lately), limit_bytes: Some(LOG_BYTES), ..LogParams::default() };
     match read_log(api, entry, params).await {
         Ok(text) if text.is_empty() => AgentLog::Mute,
-        Ok(_) => AgentLog::Heard,
+        Ok(text) => AgentLog::Heard(report::live(&text, run)),
         Err(why) => AgentLog::Unreadable(why),
     }
 }

@@ -1,6 +1,6 @@
 //! The agent's records, found in text that anything may have written.
 
-use crate::machine::AgentLog;
+use crate::{machine::AgentLog, metrics::Live};
 use netloss_contract::{Event, Record};
 
 /// The records of this run, in their order.
@@ -21,6 +21,14 @@ pub(super) fn of_log(text: &str, run: &str) -> AgentLog {
         _ => None,
     });
     applied.unwrap_or(AgentLog::Silent)
+}
+
+/// What a log last says of a loss that is in place.
+pub(super) fn live(text: &str, run: &str) -> Option<Box<Live>> {
+    records(text, run).rev().find_map(|record| match record.event {
+        Event::Heartbeat(heartbeat) => Some(Box::new(Live { at: record.time, traffic: heartbeat.traffic })),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! Debian packages of the machine: what a part of the lab needs, it installs itself.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use super::{command, progress};
+use super::{cache, command, progress};
 
 /// Makes sure that the packages are installed, installing those that are missing.
 ///
@@ -28,6 +30,27 @@ pub fn ensure(packages: &[&str]) -> Result<()> {
     command::run(&mut install).with_context(|| format!("cannot install {list}"))?;
     step.done(list);
     Ok(())
+}
+
+/// What is in a Debian package, in a folder of the lab's: nothing is installed, and no service of it is started.
+///
+/// # Errors
+///
+/// If apt does not know it or cannot fetch it.
+pub fn unpacked(package: &str) -> Result<PathBuf> {
+    let show = || command::output(Command::new("apt-cache").args(["show", "--no-all-versions", package]));
+    let description = show().or_else(|_| update_lists().and_then(|()| show())).with_context(|| format!("apt knows no {package}"))?;
+    cache::entry(package, &[&description], |dir| {
+        let step = progress::step(format!("Fetching the Debian package {package}"));
+        command::run(apt_get().args(["download", package]).current_dir(dir))?;
+        for file in fs::read_dir(dir)?.collect::<std::io::Result<Vec<_>>>()? {
+            command::run(Command::new("dpkg-deb").arg("--extract").arg(file.path()).arg(dir.join("files")))?;
+            fs::remove_file(file.path())?;
+        }
+        step.done(package);
+        Ok(())
+    })
+    .map(|dir| dir.join("files"))
 }
 
 /// Reads the package lists of all apt sources anew.

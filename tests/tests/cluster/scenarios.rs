@@ -388,7 +388,10 @@ async fn an_image_that_cannot_be_pulled_is_a_clear_failure() {
             ..Settings::new("localhost/netloss-agent:nowhere", "netloss-system")
         };
         let own = Arc::new(Controller::new(stage.client.clone(), settings, Arc::new(jiff::Timestamp::now), None));
-        let running = tokio::spawn(netloss_controller::run::run(stage.client.clone(), own, std::future::pending()));
+        let running = tokio::spawn({
+            let client = stage.client.clone();
+            async move { netloss_controller::run::run(client, own, &[], std::future::pending()).await }
+        });
         let status = async {
             stage.apply(json!({ "duration": "5s" })).await?;
             stage.ends(&[Outcome::NeverStarted]).await

@@ -7,12 +7,17 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
-use netloss_controller::api::{ChaosExperiment, Phase, crd};
+use netloss_controller::api::{ChaosExperiment, DEFINITIONS, Phase};
 use netloss_controller::machine::Settings;
 use netloss_controller::reconcile::{Context, reconcile};
 use netloss_lab::controlplane::ControlPlane;
 use serde_json::{Value, json};
 use std::sync::Arc;
+
+/// Our definition.
+fn crd() -> CustomResourceDefinition {
+    (DEFINITIONS[0].make)()
+}
 
 /// The definition that k8s-chaos installs, by the fields that its API has.
 fn their_definition() -> CustomResourceDefinition {

@@ -210,6 +210,8 @@ pub(crate) async fn service_account(world: &World) -> Client {
         "rbac/role_binding.yaml",
         "rbac/freeze_role.yaml",
         "rbac/freeze_role_binding.yaml",
+        "rbac/leader_role.yaml",
+        "rbac/leader_role_binding.yaml",
         "webhook/role.yaml",
         "webhook/role_binding.yaml",
         "webhook/cluster_role.yaml",
@@ -233,7 +235,8 @@ async fn the_whole_controller_runs_with_the_rights_of_its_role() {
     let settings = Settings::new(AGENT_IMAGE, "netloss-system");
     let context = Arc::new(Context::new(client.clone(), settings, Arc::new(Timestamp::now), None));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let controller = tokio::spawn(netloss_controller::run::run(client, context, async move { drop(stopped.await) }));
+    let controller =
+        tokio::spawn(async move { netloss_controller::run::run(client, context, &[], async move { drop(stopped.await) }).await });
 
     world.pod("a").await;
     world.apply("x", spec(json!({}))).await.unwrap();
@@ -255,7 +258,7 @@ async fn the_whole_controller_runs_with_the_rights_of_its_role() {
 }
 
 /// Much less than the controller's own look every minute, so that what wakes it is the watch.
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     for _ in 0..150 {
         if holds().await {
             return;

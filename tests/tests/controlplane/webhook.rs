@@ -57,8 +57,8 @@ impl Asked {
         let served = Arc::new(Served::default());
         keeper.look(&served, &mut None, made).await.unwrap();
         let settings = Settings::new(AGENT_IMAGE, "netloss-system");
-        let webhook = Webhook { client: keeper.client.clone(), settings, clock: Arc::new(Timestamp::now) };
-        tokio::spawn(serve(listener, Arc::clone(&served), webhook, std::future::pending()));
+        let webhook = Webhook { client: keeper.client.clone(), settings, clock: Arc::new(Timestamp::now), metrics: Arc::default() };
+        tokio::spawn(serve(listener, Arc::clone(&served), webhook, std::future::pending()).unwrap());
         let asked = Self { keeper, served, configurations };
         // The API server takes a moment to notice the configuration, and another for its authority.
         asked.until(world, "it is asked", |answer| answer.as_ref().is_err_and(|words| words.contains("No eligible pods"))).await;

@@ -9,7 +9,7 @@ use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::controller::Action;
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, Config, ResourceExt};
-use netloss_controller::api::{ChaosExperiment, ChaosExperimentStatus};
+use netloss_controller::api::{ChaosExperiment, ChaosExperimentStatus, DEFINITIONS};
 use netloss_controller::machine::Settings;
 use netloss_controller::reconcile::{self, Context, Error};
 use netloss_lab::controlplane::{CONTEXT, ControlPlane};
@@ -32,20 +32,21 @@ impl Servers {
     async fn start() -> Self {
         let control_plane = ControlPlane::start_for_tests().await.expect("the control plane starts");
         let client = control_plane.client().await.expect("a client");
-        install_definition(client.clone()).await;
+        install_definitions(client.clone()).await;
         let node = Node::start(client, control_plane.pki()).await;
         Self { control_plane, node }
     }
 }
 
-/// Installs the committed definition, as a user does.
-async fn install_definition(client: Client) {
-    let file = workspace_root().join("config/crd/chaos.gushchin.dev_chaosexperiments.yaml");
-    let text = std::fs::read_to_string(&file).expect("the definition is committed");
-    let crd: CustomResourceDefinition = serde_saphyr::from_str(&text).expect("the definition is one");
-    let api = Api::<CustomResourceDefinition>::all(client);
-    api.create(&PostParams::default(), &crd).await.expect("the API server takes the definition");
-    await_condition(api, &crd.name_any(), conditions::is_crd_established()).await.expect("the definition becomes established");
+/// Installs the committed definitions, as a user does.
+async fn install_definitions(client: Client) {
+    for definition in DEFINITIONS {
+        let text = std::fs::read_to_string(workspace_root().join(definition.committed())).expect("the definition is committed");
+        let crd: CustomResourceDefinition = serde_saphyr::from_str(&text).expect("the definition is one");
+        let api = Api::<CustomResourceDefinition>::all(client.clone());
+        api.create(&PostParams::default(), &crd).await.expect("the API server takes the definition");
+        await_condition(api, &crd.name_any(), conditions::is_crd_established()).await.expect("the definition becomes established");
+    }
 }
 
 /// A namespace on the API server.
@@ -76,6 +77,16 @@ impl World {
     /// What the node's kubelet answers when it is asked for logs.
     pub(crate) fn node() -> &'static Node {
         &SERVERS.get().expect("a world exists").node
+    }
+
+    /// A kubeconfig file of an administrator.
+    pub(crate) fn kubeconfig() -> std::path::PathBuf {
+        SERVERS.get().expect("a world exists").control_plane.kubeconfig_path().to_owned()
+    }
+
+    /// A folder that goes with the API server.
+    pub(crate) fn dir() -> std::path::PathBuf {
+        SERVERS.get().expect("a world exists").control_plane.dir().to_owned()
     }
 
     /// How to reach the API server as an administrator.

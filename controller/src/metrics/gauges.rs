@@ -1,0 +1,84 @@
+//! What is the case at present, for each experiment.
+
+use super::{ACTION, Live};
+use crate::api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss, PodStatus, RECOVERED};
+use jiff::Timestamp;
+use kube::ResourceExt;
+use prometheus::{Gauge, GaugeVec, Opts, core::Collector, proto::MetricFamily};
+use std::{collections::HashMap, sync::Arc};
+
+/// Experiments that have series of their own; those with something under way come first.
+const SHOWN: usize = 200;
+
+/// The families of these experiments.
+pub(super) fn gather(
+    experiments: &[Arc<ChaosExperiment>],
+    live: &HashMap<String, Live>,
+    now: Timestamp,
+) -> prometheus::Result<Vec<MetricFamily>> {
+    let own = |name: &str, help: &str, labels: &[&str]| GaugeVec::new(Opts::new(name, help), labels);
+    let each = ["namespace", "experiment"];
+    let active = own("chaosexperiment_active", "Experiments with something under way in a pod.", &["action"])?;
+    let affected = own(
+        "chaosexperiment_resources_affected",
+        "Pods of the latest run that an agent was put into.",
+        &["action", "namespace", "experiment"],
+    )?;
+    let asked = own("netloss_asked_loss_ratio", "The loss that is asked for in each direction, 0 to 1.", &each)?;
+    let observed = own(
+        "netloss_observed_loss_ratio",
+        "The share of packets that was dropped, 0 to 1, as the agents of the latest run counted it so far.",
+        &["namespace", "experiment", "direction"],
+    )?;
+    let age = own("netloss_heartbeat_age_seconds", "How long ago the agent that has been silent longest was heard.", &each)?;
+    let remains = own("netloss_loss_may_remain_pods", "Pods in which loss may be left: restarting them ends it.", &each)?;
+    let hidden =
+        Gauge::with_opts(Opts::new("netloss_experiments_not_shown", "Experiments without series of their own, as there are too many."))?;
+
+    let mut all: Vec<(&ChaosExperiment, &ChaosExperimentStatus)> = experiments
+        .iter()
+        .filter(|object| object.spec.action.is_served())
+        .filter_map(|object| Some((&**object, object.status.as_ref()?)))
+        .collect();
+    let open = all.iter().filter(|(_, status)| status.is_under_way()).count();
+    active.with_label_values(&[ACTION]).set(open as f64);
+    all.sort_by_key(|(object, status)| {
+        (!status.is_under_way(), !may_remain(status), std::cmp::Reverse(status.last_run_time.clone()), object.uid())
+    });
+    hidden.set(all.len().saturating_sub(SHOWN) as f64);
+    for (object, status) in all.into_iter().take(SHOWN) {
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        affected.with_label_values(&[ACTION, &namespace, &name]).set(status.affected_pods.len() as f64);
+        remains.with_label_values(&[&namespace, &name]).set(if may_remain(status) { left(status) } else { 0.0 });
+        if let Some(pod) = status.pods.first() {
+            asked.with_label_values(&[&namespace, &name]).set(pod.asked.loss_percentage / 100.0);
+        }
+        let counted: Vec<ObservedLoss> =
+            status.pods.iter().filter_map(|pod| live.get(&pod.uid).map(|live| live.traffic.into()).or(pod.observed)).collect();
+        for (direction, of) in [("egress", (|seen| seen.egress) as fn(&ObservedLoss) -> _), ("ingress", |seen| seen.ingress)] {
+            let (packets, dropped) =
+                counted.iter().filter_map(of).fold((0, 0), |(packets, dropped), one| (packets + one.packets, dropped + one.dropped));
+            if packets > 0 {
+                observed.with_label_values(&[&namespace, &name, direction]).set(dropped as f64 / packets as f64);
+            }
+        }
+        let heard = status.open_pods().filter(|pod| pod.was_applied());
+        let oldest = heard.filter_map(|pod| live.get(&pod.uid).map(|live| now.duration_since(live.at).as_secs_f64())).reduce(f64::max);
+        if let Some(oldest) = oldest {
+            age.with_label_values(&[&namespace, &name]).set(oldest.max(0.0));
+        }
+    }
+    let families = [active, affected, asked, observed, age, remains].into_iter().flat_map(|gauge| gauge.collect());
+    // A family without a series has no form.
+    Ok(families.chain(hidden.collect()).filter(|family| !family.get_metric().is_empty()).collect())
+}
+
+/// Whether status says so.
+fn may_remain(status: &ChaosExperimentStatus) -> bool {
+    status.condition(RECOVERED).is_some_and(|is| is.status == "False" && is.reason == "LossMayRemain")
+}
+
+/// In how many pods.
+fn left(status: &ChaosExperimentStatus) -> f64 {
+    status.pods.iter().filter(|pod| PodStatus::may_keep_loss(pod)).count() as f64
+}

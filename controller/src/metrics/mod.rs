@@ -1,0 +1,270 @@
+//! What a monitoring team sees.
+//!
+//! Counters and histograms are fed by transitions that were written down ([`Metrics::record`]), so each is counted once by the replica that
+//! wrote it. What is the case at present ([`gauges`]) is made at each scrape from the experiments themselves, so nothing stale stays.
+//! The names that begin with `chaosexperiment_` are k8s-chaos's, with its labels.
+
+mod gauges;
+pub mod server;
+
+use crate::{
+    api::{ChaosExperiment, ChaosExperimentStatus, Outcome, Phase, PodStatus},
+    history,
+    machine::EventRecord,
+    targets::Safety,
+};
+use jiff::{SignedDuration, Timestamp};
+use netloss_contract::{PerDirection, Traffic, Ttl};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// The label `action` of everything that netloss does.
+const ACTION: &str = "pod-network-loss";
+
+/// What an agent last said of a loss that is in place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Live {
+    /// When, by its node's clock.
+    pub at: Timestamp,
+    /// What it had counted.
+    pub traffic: PerDirection<Traffic>,
+}
+
+/// Lists what is there at present.
+type Experiments = Box<dyn Fn() -> Vec<Arc<ChaosExperiment>> + Send + Sync>;
+
+/// All metrics of one controller.
+pub struct Metrics {
+    registry: Registry,
+    executions: IntCounterVec,
+    durations: HistogramVec,
+    errors: IntCounterVec,
+    history_records: IntCounterVec,
+    dry_runs: IntCounterVec,
+    production_blocks: IntCounterVec,
+    percentage_violations: IntCounterVec,
+    excluded: IntCounterVec,
+    injected: IntCounterVec,
+    injection: Histogram,
+    cleanup: Histogram,
+    outcomes: IntCounterVec,
+    reconcile_errors: IntCounterVec,
+    requests: IntCounterVec,
+    throttled: IntCounter,
+    leader: IntGauge,
+    watches: IntGauge,
+    live: Mutex<HashMap<String, Live>>,
+    experiments: Mutex<Option<Experiments>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| add(&registry, IntCounterVec::new(Opts::new(name, help), labels));
+        let seconds = |name: &str, help: &str, buckets: &[f64]| HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        let long = [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 4.0 * 3600.0, 24.0 * 3600.0];
+        let short = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0];
+        let durations = seconds("chaosexperiment_duration_seconds", "From the plan of a run to its end in every pod.", &long);
+        let injection = seconds("netloss_injection_seconds", "From the plan to the loss being in place, by the node's clock.", &short);
+        let cleanup = seconds(
+            "netloss_cleanup_seconds",
+            "From when the loss was to end by itself to the controller knowing how it ended; of runs that were not stopped.",
+            &short,
+        );
+        Self {
+            executions: counters("chaosexperiment_executions_total", "Runs that are over.", &["action", "namespace", "status"]),
+            durations: add(&registry, HistogramVec::new(durations, &["action", "namespace"])),
+            errors: counters("chaosexperiment_errors_total", "Runs that failed.", &["action", "namespace", "error_type"]),
+            history_records: counters(
+                "chaosexperiment_history_records_total",
+                "History records that were written.",
+                &["action", "namespace", "status"],
+            ),
+            dry_runs: counters("chaosexperiment_safety_dry_run_total", "Dry runs.", &["action", "namespace"]),
+            production_blocks: counters(
+                "chaosexperiment_safety_production_blocks_total",
+                "Refused: a production namespace without consent.",
+                &["action", "namespace"],
+            ),
+            percentage_violations: counters(
+                "chaosexperiment_safety_percentage_violations_total",
+                "Refused: more pods than spec.maxPercentage.",
+                &["action", "namespace"],
+            ),
+            excluded: counters(
+                "chaosexperiment_safety_excluded_resources_total",
+                "Pods that had the labels and were left alone.",
+                &["action", "namespace"],
+            ),
+            injected: counters("netloss_pods_injected_total", "Agents that were put into pods.", &["namespace"]),
+            injection: add(&registry, Histogram::with_opts(injection)),
+            cleanup: add(&registry, Histogram::with_opts(cleanup)),
+            outcomes: counters("netloss_pod_outcomes_total", "Pods in which a run has ended, by how.", &["namespace", "outcome"]),
+            reconcile_errors: counters("netloss_reconcile_errors_total", "Passes over an experiment that failed.", &["kind"]),
+            requests: counters(
+                "netloss_api_requests_total",
+                "Requests to the API server, by method and status code (error: no answer).",
+                &["method", "code"],
+            ),
+            throttled: add(
+                &registry,
+                IntCounter::new("netloss_api_requests_throttled_total", "Requests that waited for the client's own rate limit."),
+            ),
+            leader: add(&registry, IntGauge::new("netloss_leader", "1 on the replica that runs experiments.")),
+            watches: add(&registry, IntGauge::new("netloss_pod_watches", "Namespaces whose pods are watched at present.")),
+            live: Mutex::default(),
+            experiments: Mutex::default(),
+            registry,
+        }
+    }
+}
+
+/// Registers a metric. Its name and labels are constants, so that a mistake in them shows in every test.
+#[allow(clippy::expect_used)]
+fn add<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
+    let metric = metric.expect("a metric is well formed");
+    registry.register(Box::new(metric.clone())).expect("each metric has a name of its own");
+    metric
+}
+
+impl Metrics {
+    /// Makes known where the experiments of this replica can be listed; `None` when it does not run any.
+    pub fn set_experiments(&self, list: Option<Experiments>) {
+        *self.experiments.lock().unwrap_or_else(PoisonError::into_inner) = list;
+    }
+
+    /// Counts what has become of an experiment by a status that was just written, and by what was told with it.
+    pub fn record(&self, at: &Recorded<'_>, before: Option<&ChaosExperimentStatus>, after: &ChaosExperimentStatus, now: Timestamp) {
+        let (namespace, none) = (at.namespace, ChaosExperimentStatus::default());
+        let before = before.unwrap_or(&none);
+        for pod in &after.pods {
+            let was = before.pods.iter().find(|was| was.uid == pod.uid && was.container == pod.container);
+            self.record_pod(was, pod, before, now);
+        }
+        if let (true, Some(phase)) = (history::is_over(Some(before), after), after.phase) {
+            let status = history::result(after);
+            self.executions.with_label_values(&[ACTION, namespace, status.as_str()]).inc();
+            if let (Some(begin), Some(end)) = (&after.start_time, &after.completed_at) {
+                self.durations.with_label_values(&[ACTION, namespace]).observe(end.0.duration_since(begin.0).as_secs_f64());
+            }
+            if phase == Phase::Failed {
+                self.errors.with_label_values(&[ACTION, namespace, history::failure_reason(after).as_str()]).inc();
+            }
+        }
+        for event in at.events {
+            match event.reason {
+                "DryRun" => self.dry_runs.with_label_values(&[ACTION, namespace]).inc(),
+                "Skipped" => self.excluded.with_label_values(&[ACTION, namespace]).inc(),
+                _ => {}
+            }
+        }
+        self.refused(at.safety, namespace);
+    }
+
+    /// Counts a refusal.
+    pub fn refused(&self, safety: Option<Safety>, namespace: &str) {
+        match safety {
+            Some(Safety::Production) => self.production_blocks.with_label_values(&[ACTION, namespace]).inc(),
+            Some(Safety::Percentage) => self.percentage_violations.with_label_values(&[ACTION, namespace]).inc(),
+            None => {}
+        }
+    }
+
+    fn record_pod(&self, was: Option<&PodStatus>, is: &PodStatus, before: &ChaosExperimentStatus, now: Timestamp) {
+        use crate::api::PodState::Planned;
+        if was.is_some_and(|was| was.state == Planned) && is.state != Planned && is.outcome != Some(Outcome::NeverStarted) {
+            self.injected.with_label_values(&[&is.namespace]).inc();
+        }
+        if let (Some(applied), false, Some(planned)) = (&is.applied_at, was.is_some_and(PodStatus::was_applied), &before.last_run_time) {
+            self.injection.observe(applied.0.duration_since(planned.0).as_secs_f64().max(0.0));
+        }
+        let Some(outcome) = is.outcome.filter(|_| was.is_none_or(PodStatus::is_open)) else { return };
+        self.outcomes.with_label_values(&[&is.namespace, &name(outcome)]).inc();
+        if before.stopping.is_none()
+            && let Some(due) = due(is)
+        {
+            self.cleanup.observe(now.duration_since(due).as_secs_f64().max(0.0));
+        }
+    }
+
+    /// An agent was heard.
+    pub fn heard(&self, pod: &str, live: Live) {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(pod.to_owned(), live);
+    }
+
+    /// A pass over an experiment failed.
+    pub fn pass_failed(&self, kind: &str) {
+        self.reconcile_errors.with_label_values(&[kind]).inc();
+    }
+
+    /// A history record was written.
+    pub fn history_written(&self, namespace: &str, status: &str) {
+        self.history_records.with_label_values(&[ACTION, namespace, status]).inc();
+    }
+
+    /// The API server answered a request, or did not.
+    pub(crate) fn requested(&self, method: &str, code: Option<u16>) {
+        let code = code.map_or_else(|| "error".to_owned(), |code| code.to_string());
+        self.requests.with_label_values(&[method, &code]).inc();
+    }
+
+    /// A request waited.
+    pub(crate) fn waited(&self) {
+        self.throttled.inc();
+    }
+
+    /// Whether this replica runs experiments.
+    pub fn set_leader(&self, leads: bool) {
+        self.leader.set(leads.into());
+    }
+
+    /// How many namespaces' pods are watched.
+    pub(crate) fn set_watches(&self, count: usize) {
+        self.watches.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Everything, in Prometheus's text format.
+    ///
+    /// # Errors
+    /// When a metric has no such form.
+    pub fn text(&self, now: Timestamp) -> prometheus::Result<String> {
+        let list = self.experiments.lock().unwrap_or_else(PoisonError::into_inner);
+        let experiments = list.as_ref().map(|list| list()).unwrap_or_default();
+        drop(list);
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody asks for a pod again in which a run has ended.
+        let open =
+            |uid: &String| experiments.iter().flat_map(|object| &object.status).any(|status| status.open_pods().any(|pod| pod.uid == *uid));
+        live.retain(|uid, _| open(uid));
+        let mut families = self.registry.gather();
+        families.extend(gauges::gather(&experiments, &live, now)?);
+        TextEncoder::new().encode_to_string(&families)
+    }
+}
+
+/// What goes with a status that was written.
+#[derive(Debug, Clone, Copy)]
+pub struct Recorded<'a> {
+    /// The experiment's namespace.
+    pub namespace: &'a str,
+    /// What was told.
+    pub events: &'a [EventRecord],
+    /// What was refused.
+    pub safety: Option<Safety>,
+}
+
+/// When the loss was to end by itself, if it was in place.
+fn due(pod: &PodStatus) -> Option<Timestamp> {
+    let duration = SignedDuration::try_from(pod.asked.duration.parse::<Ttl>().ok()?.duration()).ok()?;
+    Some(pod.applied_at.as_ref()?.0.saturating_add(duration).ok()?.min(pod.deadline.0))
+}
+
+/// As it is spelt in status.
+fn name(outcome: Outcome) -> String {
+    serde_json::to_value(outcome).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+}

@@ -1,0 +1,191 @@
+//! Two controllers, as processes: one leads, the other takes over.
+
+use crate::lifecycle::eventually;
+use crate::world::{AGENT_IMAGE, World, spec};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use netloss_controller::api::PodState;
+use netloss_lab::host::cargo::{cargo, executables};
+use netloss_lab::host::ports;
+use netloss_lab::host::process::{Daemon, Lifetime};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio::time::sleep;
+
+/// The shortest lease that the command line takes, in seconds.
+const SHORT: u64 = 9;
+
+/// The program, built once.
+async fn program() -> PathBuf {
+    static PROGRAM: OnceCell<PathBuf> = OnceCell::const_new();
+    let build = async || {
+        let built = || executables(cargo().args(["build", "--quiet", "--package", "netloss-controller", "--message-format", "json"]));
+        tokio::task::spawn_blocking(built).await.unwrap().expect("the controller builds").pop().expect("it has a program")
+    };
+    PROGRAM.get_or_init(build).await.clone()
+}
+
+/// A controller of one namespace's experiments.
+struct Replica {
+    name: &'static str,
+    daemon: Daemon,
+    metrics: u16,
+    health: u16,
+}
+
+impl Replica {
+    async fn start(world: &World, name: &'static str, lease: u64) -> Self {
+        let (metrics, health) = (ports::free().unwrap(), ports::free().unwrap());
+        let mut command = Command::new(program().await);
+        command.env("KUBECONFIG", World::kubeconfig()).args([
+            "run",
+            &format!("--agent-image={AGENT_IMAGE}"),
+            &format!("--namespace={}", own(world)),
+            &format!("--watch-namespace={}", world.namespace),
+            &format!("--pod-name={name}"),
+            "--leader-elect",
+            &format!("--lease-duration={lease}"),
+            &format!("--metrics-listen=127.0.0.1:{metrics}"),
+            &format!("--health-listen=127.0.0.1:{health}"),
+        ]);
+        let log = World::dir().join(format!("{}-{name}-{}.log", world.namespace, metrics));
+        let daemon = Daemon::start(name, &command, &log, Lifetime::WithLab).unwrap();
+        let replica = Self { name, daemon, metrics, health };
+        eventually("the replica has heard of the lease", async || get(replica.health, "/readyz").await.contains("[+]lease")).await;
+        replica
+    }
+
+    /// By its own account.
+    async fn leads(&self) -> bool {
+        get(self.metrics, "/metrics").await.lines().any(|line| line == "netloss_leader 1")
+    }
+}
+
+/// An answer with its head, or nothing.
+pub(crate) async fn get(port: u16, path: &str) -> String {
+    let answer = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.map(|_| text)
+    };
+    tokio::time::timeout(Duration::from_secs(5), answer).await.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+/// The controllers' own namespace.
+fn own(world: &World) -> String {
+    format!("{}-own", world.namespace)
+}
+
+/// A world with a lease that nobody holds.
+async fn world(name: &str) -> World {
+    let world = World::new(name).await;
+    let namespace = serde_json::from_value(json!({ "metadata": { "name": own(&world) } })).unwrap();
+    Api::<k8s_openapi::api::core::v1::Namespace>::all(world.client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+    let lease = serde_json::from_value(json!({ "metadata": { "name": "netloss-controller" } })).unwrap();
+    leases(&world.client, &world).create(&PostParams::default(), &lease).await.unwrap();
+    world
+}
+
+fn leases(client: &Client, world: &World) -> Api<Lease> {
+    Api::namespaced(client.clone(), &own(world))
+}
+
+async fn holder(world: &World) -> Option<String> {
+    leases(&world.client, world).get("netloss-controller").await.unwrap().spec?.holder_identity
+}
+
+/// Waits for longer than any lease of these tests that may run out.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds().await {
+        assert!(begin.elapsed() < Duration::from_mins(1), "not within a minute: {what}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_is_told_to_end_hands_the_lease_over() {
+    // A lease that does not run out while the test lasts.
+    const LONG: u64 = 600;
+    let world = world("leader-handover").await;
+    let first = Replica::start(&world, "first", LONG).await;
+    until("the first leads", async || first.leads().await).await;
+    let second = Replica::start(&world, "second", LONG).await;
+    assert!(!second.leads().await);
+    assert!(get(second.health, "/readyz").await.starts_with("HTTP/1.1 200"), "who waits is ready");
+    first.daemon.signal(Signal::SIGTERM).unwrap();
+    until("the second leads", async || second.leads().await).await;
+    assert_eq!(holder(&world).await.as_deref(), Some("second"));
+    world.pod("a").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    until("it runs experiments", async || world.agents("a").await.len() == 1).await;
+    until("the first has ended", async || first.daemon.ensure_running().is_err()).await;
+}
+
+#[tokio::test]
+async fn a_leader_that_sleeps_through_its_lease_leads_no_longer() {
+    let world = world("leader-asleep").await;
+    let first = Replica::start(&world, "first", SHORT).await;
+    until("the first leads", async || first.leads().await).await;
+    let second = Replica::start(&world, "second", SHORT).await;
+    first.daemon.signal(Signal::SIGSTOP).unwrap();
+    until("the second leads", async || second.leads().await).await;
+    first.daemon.signal(Signal::SIGCONT).unwrap();
+    until("the first has noticed", async || !get(first.metrics, "/metrics").await.is_empty() && !first.leads().await).await;
+    assert_eq!(holder(&world).await.as_deref(), Some("second"));
+    assert!(get(first.health, "/livez").await.starts_with("HTTP/1.1 200"), "it is alive, and waits");
+}
+
+/// `NETLOSS_LEADER_KILLS` says how often, `NETLOSS_SEED` when.
+#[tokio::test]
+async fn leaders_are_killed_and_no_pod_gets_two_agents() {
+    let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
+    let (kills, mut random) = (number("NETLOSS_LEADER_KILLS", 3), number("NETLOSS_SEED", 1));
+    let world = world("leader-killed").await;
+    let mut leader = Replica::start(&world, "r0", SHORT).await;
+    until("the first leads", async || leader.leads().await).await;
+    let mut other = Replica::start(&world, "r1", SHORT).await;
+    let names = ["r0", "r1"];
+    let mut waits = Vec::new();
+    for kill in 0..kills {
+        let (app, name) = (format!("app-{kill}"), format!("x-{kill}"));
+        let pods: Vec<String> = (0..4).map(|pod| format!("p-{kill}-{pod}")).collect();
+        for pod in &pods {
+            world.pod_with(pod, json!({ "labels": { "app": app } }), json!({})).await;
+        }
+        world.apply(&name, spec(json!({ "selector": { "app": app }, "count": 2 }))).await.unwrap();
+        // xorshift64: at any point between hearing of the experiment and having put in both agents.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        sleep(Duration::from_millis(random % 700)).await;
+        leader.daemon.signal(Signal::SIGKILL).unwrap();
+        let dead = Instant::now();
+        until("the other leads", async || other.leads().await).await;
+        waits.push(dead.elapsed().as_secs_f64());
+        until("both agents are put in", async || {
+            let entries = world.status(&name).await.pods;
+            entries.len() == 2 && entries.iter().all(|entry| entry.state >= PodState::Injected)
+        })
+        .await;
+        let mut agents = 0;
+        for pod in &pods {
+            let there = world.agents(pod).await;
+            assert!(there.len() <= 1, "{pod}: {there:?}");
+            agents += there.len();
+        }
+        assert_eq!(agents, 2, "as many as asked for, after kill {kill}");
+        let name = names.into_iter().find(|name| *name == leader.name).unwrap();
+        leader = std::mem::replace(&mut other, Replica::start(&world, name, SHORT).await);
+    }
+    waits.sort_by(f64::total_cmp);
+    println!("{kills} leaders killed, lease {SHORT} s: the other led after {:.1} s at most", waits.last().unwrap_or(&0.0));
+}
