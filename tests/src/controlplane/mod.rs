@@ -60,6 +60,7 @@ pub struct ControlPlane {
     apiserver: Option<Daemon>,
     etcd: Daemon,
     apiserver_command: Command,
+    etcd_command: Command,
     lifetime: Lifetime,
     port: u16,
     pki: Pki,
@@ -98,6 +99,7 @@ impl ControlPlane {
             apiserver: Some(servers.apiserver),
             etcd: servers.etcd,
             apiserver_command: servers.apiserver_command,
+            etcd_command: servers.etcd_command,
             lifetime,
             port: servers.port,
             pki: keys.pki,
@@ -172,6 +174,18 @@ impl ControlPlane {
             self.apiserver = Some(apiserver);
         }
         Ok(())
+    }
+
+    /// Ends the store, as a fault, and starts it again with what it has written; then waits until the API server is ready.
+    ///
+    /// # Errors
+    ///
+    /// If it does not come up.
+    pub async fn restart_etcd(&mut self) -> Result<()> {
+        self.etcd.signal(nix::sys::signal::Signal::SIGKILL)?;
+        self.etcd.stop(STOP_GRACE)?;
+        self.etcd = Daemon::start(Tool::Etcd.name(), &self.etcd_command, &self.log(Tool::Etcd), self.lifetime)?;
+        wait_ready(&self.kubeconfig, &[&self.etcd]).await
     }
 
     /// An error with the end of its log if one of the programs has ended unasked.
@@ -267,6 +281,7 @@ struct Servers {
     apiserver: Daemon,
     etcd: Daemon,
     apiserver_command: Command,
+    etcd_command: Command,
     port: u16,
     kubeconfig: PathBuf,
 }
@@ -285,15 +300,15 @@ impl Servers {
             // An earlier attempt's: etcd keeps its peer address in there.
             std::fs::remove_dir_all(&data)?;
         }
-        let etcd = flags::etcd(&programs.etcd, &data, ports);
-        let etcd = Daemon::start(Tool::Etcd.name(), &etcd, &log_in(dir, Tool::Etcd), lifetime)?;
+        let etcd_command = flags::etcd(&programs.etcd, &data, ports);
+        let etcd = Daemon::start(Tool::Etcd.name(), &etcd_command, &log_in(dir, Tool::Etcd), lifetime)?;
         let apiserver_command = flags::apiserver(&programs.apiserver, ports, &files, extent == Extent::Full);
         let apiserver = Daemon::start(Tool::Apiserver.name(), &apiserver_command, &log_in(dir, Tool::Apiserver), lifetime)?;
         let kubeconfig = dir.join(KUBECONFIG);
         let server = format!("https://127.0.0.1:{}", ports.apiserver);
         std::fs::write(&kubeconfig, self::kubeconfig(&server, &keys.pki, &keys.admin))?;
         wait_ready(&kubeconfig, &[&etcd, &apiserver]).await?;
-        Ok(Self { apiserver, etcd, apiserver_command, port: ports.apiserver, kubeconfig })
+        Ok(Self { apiserver, etcd, apiserver_command, etcd_command, port: ports.apiserver, kubeconfig })
     }
 }
 

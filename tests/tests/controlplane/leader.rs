@@ -23,7 +23,7 @@ use tokio::time::sleep;
 const SHORT: u64 = 9;
 
 /// The program, built once.
-async fn program() -> PathBuf {
+pub(crate) async fn program() -> PathBuf {
     static PROGRAM: OnceCell<PathBuf> = OnceCell::const_new();
     let build = async || {
         let built = || executables(cargo().args(["build", "--quiet", "--package", "netloss-controller", "--message-format", "json"]));

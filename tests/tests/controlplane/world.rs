@@ -39,7 +39,7 @@ impl Servers {
 }
 
 /// Installs the committed definitions, as a user does.
-async fn install_definitions(client: Client) {
+pub(crate) async fn install_definitions(client: Client) {
     for definition in DEFINITIONS {
         let text = std::fs::read_to_string(workspace_root().join(definition.committed())).expect("the definition is committed");
         let crd: CustomResourceDefinition = serde_saphyr::from_str(&text).expect("the definition is one");
@@ -63,9 +63,13 @@ pub(crate) struct World {
 impl World {
     /// `name` is the test's, and the namespace's.
     pub(crate) async fn new(name: &str) -> Self {
-        let servers = SERVERS.get_or_init(Servers::start).await;
+        Self::on(&SERVERS.get_or_init(Servers::start).await.control_plane, name).await
+    }
+
+    /// On this control plane, in which no kubelet answers for logs.
+    pub(crate) async fn on(control_plane: &ControlPlane, name: &str) -> Self {
         let options = kube::config::KubeConfigOptions { context: Some(CONTEXT.to_owned()), ..Default::default() };
-        let kubeconfig = kube::config::Kubeconfig::read_from(servers.control_plane.kubeconfig_path()).unwrap();
+        let kubeconfig = kube::config::Kubeconfig::read_from(control_plane.kubeconfig_path()).unwrap();
         let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
         let client = Client::try_from(config.clone()).unwrap();
         let world = Self { client, namespace: name.to_owned(), begin: Timestamp::now(), config };
