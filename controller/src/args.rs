@@ -225,6 +225,17 @@ mod tests {
     }
 
     #[test]
+    fn each_flag_is_documented_with_its_variable() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/CONFIGURATION.md")).unwrap();
+        let command = <Args as clap::CommandFactory>::command();
+        let run = command.find_subcommand("run").unwrap();
+        for flag in run.get_arguments().filter(|flag| !matches!(flag.get_id().as_str(), "help" | "version")) {
+            let (name, variable) = (flag.get_long().unwrap(), flag.get_env().unwrap().to_str().unwrap());
+            assert!(text.contains(&format!("| `--{name}` | `{variable}` |")), "--{name} ({variable}) has no row");
+        }
+    }
+
+    #[test]
     fn records_are_kept_for_a_span() {
         assert_eq!(long_span("720h"), Ok(Duration::from_hours(720)));
         assert_eq!(long_span("1h30m5s"), Ok(Duration::from_secs(5405)));

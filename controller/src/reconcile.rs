@@ -375,6 +375,8 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
                 debug!(%uid, "the experiment changed meanwhile: deciding again");
                 continue;
             }
+            // What goes on is not to wait for what went wrong before it.
+            context.backoff.succeeded(&uid);
             let recorded = Recorded { namespace: &namespace, events: &events, safety };
             context.metrics.record(&recorded, current.status.as_ref(), &status, now);
         }

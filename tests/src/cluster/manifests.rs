@@ -91,21 +91,16 @@ pub async fn apply(client: &Client, object: &DynamicObject) -> Result<()> {
     Ok(())
 }
 
-/// Puts other images into the controller's Deployment: its own, and the one that it is to put into pods. Other objects stay as they are.
+/// Puts in other images: the controller's into its Deployment, and the one that it is to put into pods into its ConfigMap. Other objects
+/// stay as they are.
 pub fn set_images(object: &mut DynamicObject, controller: &str, agent: &str) {
-    const AGENT_FLAG: &str = "--agent-image=";
-    if kind(object) != "Deployment" {
-        return;
-    }
-    let containers = object.data.pointer_mut("/spec/template/spec/containers").and_then(Value::as_array_mut);
-    for container in containers.into_iter().flatten() {
-        container["image"] = controller.into();
-        let arguments = container.get_mut("args").and_then(Value::as_array_mut);
-        for argument in
-            arguments.into_iter().flatten().filter(|argument| argument.as_str().is_some_and(|text| text.starts_with(AGENT_FLAG)))
-        {
-            *argument = format!("{AGENT_FLAG}{agent}").into();
+    match (kind(object), object.name_any().as_str()) {
+        ("Deployment", _) => {
+            let containers = object.data.pointer_mut("/spec/template/spec/containers").and_then(Value::as_array_mut);
+            containers.into_iter().flatten().for_each(|container| container["image"] = controller.into());
         }
+        ("ConfigMap", "netloss-agent") => object.data["data"]["image"] = agent.into(),
+        _ => {}
     }
 }
 
@@ -182,11 +177,14 @@ mod tests {
     #[test]
     fn other_images_take_both_places() {
         let folder = paths::workspace_root().join("config/manager");
-        let mut objects = parse(&fs::read_to_string(folder.join("deployment.yaml")).unwrap()).unwrap();
-        set_images(&mut objects[0], "registry.example/controller:1", "registry.example/agent:1");
-        let text = objects[0].data.to_string();
+        let mut text = String::new();
+        for file in ["deployment.yaml", "agent.yaml"] {
+            let mut objects = parse(&fs::read_to_string(folder.join(file)).unwrap()).unwrap();
+            set_images(&mut objects[0], "registry.example/controller:1", "registry.example/agent:1");
+            text += &objects[0].data.to_string();
+        }
         assert!(text.contains(r#""image":"registry.example/controller:1""#), "{text}");
-        assert!(text.contains(r#""--agent-image=registry.example/agent:1""#), "{text}");
+        assert!(text.contains(r#""image":"registry.example/agent:1""#), "{text}");
         assert!(!text.contains("localhost/"), "{text}");
     }
 }

@@ -206,6 +206,9 @@ pub(crate) async fn service_account(world: &World) -> Client {
         answer => drop(answer.unwrap()),
     }
     for file in [
+        "manager/agent.yaml",
+        "policy/containers.yaml",
+        "policy/experiments.yaml",
         "rbac/role.yaml",
         "rbac/role_binding.yaml",
         "rbac/freeze_role.yaml",

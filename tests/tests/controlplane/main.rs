@@ -16,6 +16,7 @@ mod lifecycle;
 mod metrics;
 mod node;
 mod pods;
+mod policy;
 mod proxy;
 mod refusals;
 mod schema;

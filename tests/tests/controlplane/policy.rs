@@ -1,0 +1,147 @@
+//! What whoever has the controller's token can do with it: nothing but what netloss does.
+
+use crate::lifecycle::{eventually, service_account};
+use crate::world::{World, spec};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use netloss_contract::{repair_container_name, stop_container_name};
+use netloss_controller::api::{ChaosExperiment, PodStatus, SentContainer};
+use netloss_controller::container::{agent_container, patch, repair_container, stop_container};
+use serde_json::{Value, json};
+
+/// The answer to adding this container, which is not really added.
+async fn ask(client: &Client, entry: &PodStatus, container: &EphemeralContainer) -> Result<(), String> {
+    let pods = Api::<Pod>::namespaced(client.clone(), &entry.namespace);
+    let params = PatchParams { dry_run: true, ..PatchParams::default() };
+    match pods.patch_ephemeral_containers(&entry.name, &params, &Patch::Strategic(patch(entry, container))).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) => Err(status.message),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// The container with changes, in JSON pointers.
+fn changed(container: &EphemeralContainer, changes: &[(&str, Value)]) -> EphemeralContainer {
+    let mut object = serde_json::to_value(container).unwrap();
+    for (pointer, value) in changes {
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        let parent = object.pointer_mut(parent).unwrap().as_object_mut().unwrap();
+        if value.is_null() {
+            parent.remove(key);
+        } else {
+            parent.insert(key.to_owned(), value.clone());
+        }
+    }
+    serde_json::from_value(object).unwrap()
+}
+
+/// A planned entry for the pod `a`, another ephemeral container of somebody's in it, and the controller's own client.
+async fn stage(name: &str) -> (World, PodStatus, Client) {
+    let world = World::new(name).await;
+    let client = service_account(&world).await;
+    world.pod("a").await;
+    let theirs = json!({ "spec": { "ephemeralContainers": [{ "name": "debugger", "image": "busybox", "command": ["sh"] }] } });
+    let pods = world.pods();
+    pods.patch_ephemeral_containers("a", &PatchParams::default(), &Patch::Strategic(theirs)).await.unwrap();
+    world.apply("x", spec(json!({}))).await.unwrap();
+    world.pass("x", 0).await;
+    let entry = world.status("x").await.pods[0].clone();
+    // The API server takes a moment to notice a policy.
+    let hostile = changed(&agent_container(&entry), &[("/name", json!("network-loss-probe")), ("/image", json!("busybox"))]);
+    let in_force = async || ask(&client, &entry, &hostile).await.is_err_and(|words| words.contains("netloss-controller may only add"));
+    eventually("the policy is in force", in_force).await;
+    (world, entry, client)
+}
+
+#[tokio::test]
+async fn what_the_controller_sends_passes_and_nothing_else_does() {
+    let (_world, entry, client) = stage("policy-containers").await;
+    // The one in the pod is the first attempt's.
+    let entry = PodStatus { container: format!("{}0", entry.container), ..entry };
+    let uid = entry.argv.iter().find_map(|word| word.strip_prefix("--run=")?.split('/').next()).unwrap().to_owned();
+    let sent = |container: String, command: &str| SentContainer {
+        container,
+        argv: vec![command.to_owned(), format!("--run={uid}/1")],
+        deadline: Time(Timestamp::now()),
+        number: 1,
+    };
+    let agent = agent_container(&entry);
+    let stop = stop_container(&entry, &sent(stop_container_name(&uid, 9, 1, 1), "stop"));
+    let repair = repair_container(&entry, &sent(repair_container_name(&uid, 9, 1), "cleanup"));
+    let of_digest = changed(&agent, &[("/image", json!(format!("localhost/netloss-agent@sha256:{}", "0".repeat(64))))]);
+    for container in [&agent, &stop, &repair, &of_digest] {
+        assert_eq!(ask(&client, &entry, container).await, Ok(()), "{container:?}");
+    }
+
+    let (image, rights, context, own) = (
+        "of the image that ConfigMap",
+        "that are uid 0 with NET_ADMIN alone",
+        "that drop all capabilities",
+        "without a command, environment, volumes",
+    );
+    let context_of = |field: &str| format!("/securityContext/{field}");
+    let cases: Vec<(&str, Vec<(String, Value)>)> = vec![
+        ("whose name begins with", vec![("/name".to_owned(), json!("shell"))]),
+        (image, vec![("/image".to_owned(), json!("busybox"))]),
+        (image, vec![("/image".to_owned(), json!("localhost/netloss-agent-evil:1"))]),
+        (image, vec![("/image".to_owned(), json!("localhost/netloss-agent:1/evil"))]),
+        (image, vec![("/image".to_owned(), json!("evil.example/localhost/netloss-agent:1"))]),
+        (rights, vec![("/args/0".to_owned(), Value::Null), ("/args".to_owned(), json!(["sh"]))]),
+        (rights, vec![("/args".to_owned(), Value::Null)]),
+        (rights, vec![("/args".to_owned(), json!(["stop"]))]),
+        (rights, vec![(context_of("capabilities/add"), json!(["NET_ADMIN", "SYS_ADMIN"]))]),
+        (rights, vec![(context_of("capabilities/add"), Value::Null)]),
+        (rights, vec![(context_of("runAsUser"), json!(1000))]),
+        (rights, vec![(context_of("runAsUser"), Value::Null)]),
+        (rights, vec![("/securityContext".to_owned(), Value::Null)]),
+        (context, vec![(context_of("capabilities/drop"), Value::Null)]),
+        (context, vec![(context_of("readOnlyRootFilesystem"), json!(false))]),
+        (context, vec![(context_of("allowPrivilegeEscalation"), Value::Null)]),
+        (context, vec![(context_of("privileged"), json!(true)), (context_of("allowPrivilegeEscalation"), Value::Null)]),
+        (context, vec![(context_of("seccompProfile"), json!({ "type": "Unconfined" }))]),
+        (context, vec![(context_of("seLinuxOptions"), json!({ "type": "spc_t" }))]),
+        (context, vec![(context_of("procMount"), json!("Unmasked"))]),
+        (context, vec![(context_of("appArmorProfile"), json!({ "type": "Unconfined" }))]),
+        (own, vec![("/command".to_owned(), json!(["sh"]))]),
+        (own, vec![("/env".to_owned(), json!([{ "name": "A", "value": "b" }]))]),
+        (own, vec![("/envFrom".to_owned(), json!([{ "secretRef": { "name": "s" } }]))]),
+        (own, vec![("/workingDir".to_owned(), json!("/x"))]),
+        (own, vec![("/stdin".to_owned(), json!(true))]),
+        (own, vec![("/tty".to_owned(), json!(true))]),
+        (own, vec![("/targetContainerName".to_owned(), json!("app"))]),
+    ];
+    for (words, changes) in cases {
+        let changes: Vec<(&str, Value)> = changes.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())).collect();
+        // An array's element cannot be taken out by its number.
+        let changes: Vec<_> = changes.into_iter().filter(|(pointer, _)| *pointer != "/args/0").collect();
+        let answer = ask(&client, &entry, &changed(&agent, &changes)).await;
+        let said = answer.expect_err(&format!("{changes:?} passes"));
+        assert!(said.contains(words), "{changes:?}: {said}");
+    }
+    // A volume has to be the pod's to be mounted at all.
+    let mount = changed(&agent, &[("/volumeMounts", json!([{ "name": "token", "mountPath": "/x" }]))]);
+    assert!(ask(&client, &entry, &mount).await.is_err());
+    let more = changed(&stop, &[("/securityContext/capabilities/add", json!(["NET_ADMIN"]))]);
+    assert!(ask(&client, &entry, &more).await.unwrap_err().contains(rights));
+}
+
+#[tokio::test]
+async fn an_experiment_is_patched_for_its_finalizer_alone() {
+    let (world, _, client) = stage("policy-experiments").await;
+    let experiments = Api::<ChaosExperiment>::namespaced(client, &world.namespace);
+    let try_it = async |change: Value| experiments.patch("x", &PatchParams::default(), &Patch::Merge(change)).await;
+    for (change, words) in [
+        (json!({ "spec": { "count": 2 } }), "may not change the spec"),
+        (json!({ "metadata": { "labels": { "a": "b" } } }), "nothing of an experiment but its finalizers"),
+        (json!({ "metadata": { "annotations": { "a": "b" } } }), "nothing of an experiment but its finalizers"),
+        (json!({ "metadata": { "finalizers": ["example.com/other"] } }), "its own finalizer alone"),
+    ] {
+        let said = try_it(change.clone()).await.expect_err("it passes").to_string();
+        assert!(said.contains(words), "{change}: {said}");
+    }
+    try_it(json!({ "metadata": { "finalizers": ["chaos.gushchin.dev/netloss"] } })).await.unwrap();
+    try_it(json!({ "metadata": { "finalizers": [] } })).await.unwrap();
+}
