@@ -2,16 +2,22 @@
 
 use crate::{
     api::DEFINITIONS,
-    client::Limits,
+    client::{self, Limits},
+    definitions, drain,
     history::Retention,
     leader::Election,
     machine::Settings,
-    operate::{Election as Elected, MetricsServer, Operation, WebhookServer},
+    metrics::Metrics,
+    operate::{self, Election as Elected, MetricsServer, Operation, WebhookServer},
+    reconcile::Context,
+    verify,
 };
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
-use jiff::SignedDuration;
-use std::{io::Write as _, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+use jiff::{SignedDuration, Timestamp};
+use kube::Client;
+use std::{io::Write as _, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
+use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 /// Runs `ChaosExperiments` of the action pod-network-loss.
@@ -26,6 +32,12 @@ pub struct Args {
 enum Command {
     /// Run experiments, in the cluster that this runs in or that the kubeconfig names
     Run(Box<RunArgs>),
+    /// Freeze all experiments and stop those that are under way, before netloss is uninstalled; needs no running controller
+    Drain(DrainArgs),
+    /// Ask whether what is installed works: the definitions, a replica that leads, and the webhook
+    Verify(VerifyArgs),
+    /// Install the definitions, or bring them up to date
+    Definitions(DefinitionsArgs),
     /// Print a definition for the API server, in YAML
     Crd {
         /// Which one, by its plural
@@ -34,8 +46,9 @@ enum Command {
     },
 }
 
+/// What it acts on and how it speaks of it, whatever it does.
 #[derive(Debug, clap::Args)]
-struct RunArgs {
+struct CommonArgs {
     /// Image of the agent that is put into pods; a run that is planned keeps the one that it was planned with
     #[arg(long, env = "NETLOSS_AGENT_IMAGE", value_name = "IMAGE")]
     agent_image: String,
@@ -43,6 +56,76 @@ struct RunArgs {
     /// The controller's own namespace, in which it runs no experiments
     #[arg(long, env = "NETLOSS_NAMESPACE", value_name = "NAME", default_value = "netloss-system")]
     namespace: String,
+
+    /// Act on experiments of this namespace alone, which needs no right beyond it; may be given more than once. Left out it is all namespaces
+    #[arg(long = "watch-namespace", env = "NETLOSS_WATCH_NAMESPACES", value_name = "NAME", value_delimiter = ',')]
+    watch_namespaces: Vec<String>,
+
+    /// Requests to the API server a second, on average
+    #[arg(long, env = "NETLOSS_API_QPS", value_name = "NUMBER", default_value = "20")]
+    api_qps: NonZeroU32,
+
+    /// Requests to the API server at once after a quiet time
+    #[arg(long, env = "NETLOSS_API_BURST", value_name = "NUMBER", default_value = "60")]
+    api_burst: NonZeroU32,
+
+    /// Requests to the API server that may be without an answer at a time
+    #[arg(long, env = "NETLOSS_API_CONCURRENT", value_name = "NUMBER", default_value = "32")]
+    api_concurrent: NonZeroU32,
+
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct LogArgs {
+    /// What to log: a level such as info or debug, or directives such as netloss_controller=debug,kube=info
+    #[arg(long, env = "NETLOSS_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+
+    /// How to log
+    #[arg(long, env = "NETLOSS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, clap::Args)]
+struct DefinitionsArgs {
+    #[command(flatten)]
+    log: LogArgs,
+
+    /// Take over definitions that are there and not netloss's, such as k8s-chaos's; their objects stay
+    #[arg(long, env = "NETLOSS_ADOPT")]
+    adopt: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct DrainArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+
+    /// How long it may take: whole numbers with h, m or s, such as 10m
+    #[arg(long, env = "NETLOSS_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "10m", value_parser = long_span)]
+    timeout: Duration,
+}
+
+#[derive(Debug, clap::Args)]
+struct VerifyArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+
+    /// Ask the webhook too
+    #[arg(long, env = "NETLOSS_VERIFY_WEBHOOK")]
+    webhook: bool,
+
+    /// How long to try: whole numbers with h, m or s, such as 1m
+    #[arg(long, env = "NETLOSS_VERIFY_TIMEOUT", value_name = "DURATION", default_value = "1m", value_parser = long_span)]
+    timeout: Duration,
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArgs {
+    #[command(flatten)]
+    common: CommonArgs,
 
     /// The name of the controller's pod, for events
     #[arg(long, env = "NETLOSS_POD", value_name = "NAME")]
@@ -55,10 +138,6 @@ struct RunArgs {
     /// Folder with tls.crt and tls.key for the webhook, as cert-manager gives them; left out the controller makes and renews its own
     #[arg(long, env = "NETLOSS_WEBHOOK_CERTIFICATE", value_name = "FOLDER", requires = "webhook_listen")]
     webhook_certificate: Option<PathBuf>,
-
-    /// Run experiments of this namespace alone, which needs no right beyond it; may be given more than once. Left out it is all namespaces
-    #[arg(long = "watch-namespace", env = "NETLOSS_WATCH_NAMESPACES", value_name = "NAME", value_delimiter = ',')]
-    watch_namespaces: Vec<String>,
 
     /// Run experiments only while this replica holds the lease "netloss-controller" in its own namespace
     #[arg(long, env = "NETLOSS_LEADER_ELECT")]
@@ -80,18 +159,6 @@ struct RunArgs {
     #[arg(long, env = "NETLOSS_HEALTH_LISTEN", value_name = "ADDRESS")]
     health_listen: Option<SocketAddr>,
 
-    /// Requests to the API server a second, on average
-    #[arg(long, env = "NETLOSS_API_QPS", value_name = "NUMBER", default_value = "20")]
-    api_qps: NonZeroU32,
-
-    /// Requests to the API server at once after a quiet time
-    #[arg(long, env = "NETLOSS_API_BURST", value_name = "NUMBER", default_value = "60")]
-    api_burst: NonZeroU32,
-
-    /// Requests to the API server that may be without an answer at a time
-    #[arg(long, env = "NETLOSS_API_CONCURRENT", value_name = "NUMBER", default_value = "32")]
-    api_concurrent: NonZeroU32,
-
     /// Keep the records of so many runs of each experiment
     #[arg(long, env = "NETLOSS_HISTORY_COUNT", value_name = "NUMBER", default_value_t = 100)]
     history_count: usize,
@@ -99,14 +166,6 @@ struct RunArgs {
     /// Keep records for so long: whole numbers with h, m or s, such as 720h
     #[arg(long, env = "NETLOSS_HISTORY_AGE", value_name = "DURATION", default_value = "720h", value_parser = long_span)]
     history_age: Duration,
-
-    /// What to log: a level such as info or debug, or directives such as netloss_controller=debug,kube=info
-    #[arg(long, env = "NETLOSS_LOG", value_name = "FILTER", default_value = "info")]
-    log: String,
-
-    /// How to log
-    #[arg(long, env = "NETLOSS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
-    log_format: LogFormat,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -125,6 +184,9 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Run(args) => args.run(),
+            Command::Drain(args) => args.run(),
+            Command::Verify(args) => args.run(),
+            Command::Definitions(args) => args.run(),
             Command::Crd { plural } => {
                 let definition = DEFINITIONS.iter().find(|definition| definition.plural == plural).context("no such definition")?;
                 std::io::stdout().write_all(definition.yaml()?.as_bytes()).context("writing the definition to standard output")
@@ -133,21 +195,46 @@ impl Args {
     }
 }
 
+impl CommonArgs {
+    fn limits(&self) -> Limits {
+        Limits { qps: self.api_qps, burst: self.api_burst, concurrent: self.api_concurrent.get() }
+    }
+
+    fn settings(self) -> (Settings, Vec<String>) {
+        let settings = Settings { cluster_wide: self.watch_namespaces.is_empty(), ..Settings::new(self.agent_image, self.namespace) };
+        (settings, self.watch_namespaces)
+    }
+}
+
+impl LogArgs {
+    fn init(&self) -> anyhow::Result<()> {
+        let filter = EnvFilter::try_new(&self.log).with_context(|| format!("--log {}: give a level such as info or debug", self.log))?;
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        match self.log_format {
+            LogFormat::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+            LogFormat::Text => log.init(),
+        }
+        Ok(())
+    }
+}
+
 impl RunArgs {
     #[tokio::main]
     async fn run(self) -> anyhow::Result<()> {
-        self.init_log()?;
+        self.common.log.init()?;
         self.operation().run().await
     }
 
     fn operation(self) -> Operation {
         let identity = self.pod_name.clone().unwrap_or_else(own_name);
+        let limits = self.common.limits();
+        let (settings, namespaces) = self.common.settings();
         Operation {
-            settings: Settings { trusts_admission: self.webhook_listen.is_some(), ..Settings::new(self.agent_image, self.namespace) },
+            settings: Settings { trusts_admission: self.webhook_listen.is_some(), ..settings },
             instance: self.pod_name,
-            namespaces: self.watch_namespaces,
+            namespaces,
             election: self.leader_elect.then(|| Elected { identity, duration: Duration::from_secs(self.lease_duration) }),
-            limits: Limits { qps: self.api_qps, burst: self.api_burst, concurrent: self.api_concurrent.get() },
+            limits,
             retention: Retention {
                 count: self.history_count,
                 age: SignedDuration::try_from(self.history_age).unwrap_or(SignedDuration::MAX),
@@ -157,15 +244,41 @@ impl RunArgs {
             health: self.health_listen,
         }
     }
+}
 
-    fn init_log(&self) -> anyhow::Result<()> {
-        let filter = EnvFilter::try_new(&self.log).with_context(|| format!("--log {}: give a level such as info or debug", self.log))?;
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-        match self.log_format {
-            LogFormat::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
-            LogFormat::Text => log.init(),
-        }
+impl DefinitionsArgs {
+    #[tokio::main]
+    async fn run(self) -> anyhow::Result<()> {
+        self.log.init()?;
+        Ok(definitions::install(&Client::try_from(operate::config().await?)?, self.adopt).await?)
+    }
+}
+
+impl DrainArgs {
+    #[tokio::main]
+    async fn run(self) -> anyhow::Result<()> {
+        self.common.log.init()?;
+        let metrics = Arc::<Metrics>::default();
+        let client = client::client(operate::config().await?, self.common.limits(), Arc::clone(&metrics))?;
+        let (settings, namespaces) = self.common.settings();
+        let context = Context::new(client.clone(), settings, Arc::new(Timestamp::now), None).observed_by(metrics, Arc::default());
+        // How many records are kept is for the controller to say.
+        let context = context.keeping(Retention { count: usize::MAX, age: SignedDuration::MAX });
+        let stopped = drain::drain(&client, &Arc::new(context), &namespaces, self.timeout).await?;
+        info!(stopped, "no loss of netloss is in any pod, and none is begun: netloss can be uninstalled");
         Ok(())
+    }
+}
+
+impl VerifyArgs {
+    #[tokio::main]
+    async fn run(self) -> anyhow::Result<()> {
+        self.common.log.init()?;
+        let config = operate::config().await?;
+        let client = client::client(config.clone(), self.common.limits(), Arc::default())?;
+        let (settings, namespaces) = self.common.settings();
+        let verify = verify::Verify { config, client, own_namespace: settings.own_namespace, namespaces, webhook: self.webhook };
+        verify.run(self.timeout).await
     }
 }
 
@@ -228,8 +341,9 @@ mod tests {
     fn each_flag_is_documented_with_its_variable() {
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/CONFIGURATION.md")).unwrap();
         let command = <Args as clap::CommandFactory>::command();
-        let run = command.find_subcommand("run").unwrap();
-        for flag in run.get_arguments().filter(|flag| !matches!(flag.get_id().as_str(), "help" | "version")) {
+        let flags =
+            ["run", "drain", "verify", "definitions"].into_iter().flat_map(|name| command.find_subcommand(name).unwrap().get_arguments());
+        for flag in flags.filter(|flag| !matches!(flag.get_id().as_str(), "help" | "version")) {
             let (name, variable) = (flag.get_long().unwrap(), flag.get_env().unwrap().to_str().unwrap());
             assert!(text.contains(&format!("| `--{name}` | `{variable}` |")), "--{name} ({variable}) has no row");
         }

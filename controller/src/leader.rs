@@ -150,7 +150,8 @@ impl Election {
                     None => {}
                 },
                 Ok(None) => sleep(AGAIN).await,
-                Err(_) => {}
+                // It is followed when it runs out all the same.
+                Err(error) => warn!(%error, "the watch of the lease failed and is begun again"),
             }
         }
     }

@@ -11,6 +11,8 @@ mod args;
 mod backoff;
 pub mod client;
 pub mod container;
+pub mod definitions;
+pub mod drain;
 pub mod health;
 pub mod history;
 mod http;
@@ -25,7 +27,9 @@ mod publish;
 pub mod reconcile;
 pub mod run;
 pub mod schedule;
+mod stored;
 pub mod targets;
+mod verify;
 pub mod windows;
 mod words;
 

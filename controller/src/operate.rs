@@ -82,9 +82,7 @@ impl Operation {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         // Before the first request, so that a signal that comes early ends the process in order too.
         let stop = stopped(listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?).boxed().shared();
-        let config = Config::infer().await.context(
-            "finding the API server: run this in a pod with a service account, or name a cluster with KUBECONFIG or ~/.kube/config",
-        )?;
+        let config = config().await?;
         let metrics = Arc::new(Metrics::default());
         let client = client::client(config.clone(), self.limits, Arc::clone(&metrics))?;
         let clock: Clock = Arc::new(Timestamp::now);
@@ -180,6 +178,13 @@ impl Operation {
         }
         Ok(servers)
     }
+}
+
+/// How to reach the API server.
+pub(crate) async fn config() -> anyhow::Result<Config> {
+    Config::infer()
+        .await
+        .context("finding the API server: run this in a pod with a service account, or name a cluster with KUBECONFIG or ~/.kube/config")
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -4,7 +4,7 @@
 //! only then patches pods and tells. A crash between any two steps leaves what the next round starts from.
 
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, PREFLIGHT, PodStatus},
+    api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan, ChaosExperimentStatus, PREFLIGHT, PodState, PodStatus},
     backoff::Backoff,
     container::{agent_container, image_to_send, patch, repair_container, stop_container},
     health::Health,
@@ -13,13 +13,14 @@ use crate::{
     metrics::{Metrics, Recorded},
     observe::{self, CONCURRENCY},
     publish::Publisher,
+    stored,
 };
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use kube::{
     Api, Client, ResourceExt,
-    api::{Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
     runtime::controller::Action,
 };
 use serde_json::json;
@@ -193,9 +194,31 @@ impl Context {
         &self.backoff
     }
 
+    /// Reads what a status leaves to records, for those of its pods. What is in no record any more stays absent.
+    async fn fill_in(&self, namespace: &str, status: &mut ChaosExperimentStatus, wanted: impl Fn(&PodStatus) -> bool) -> Result<(), Error> {
+        let api = Api::<ChaosExperimentPlan>::namespaced(self.client.clone(), namespace);
+        for name in stored::missing(status, wanted) {
+            if let Some(plan) = api.get_opt(&name).await.map_err(Error::api(format!("reading ChaosExperimentPlan {name}")))? {
+                stored::fill_in(status, &plan);
+            }
+        }
+        Ok(())
+    }
+
     async fn write_status(&self, object: &ChaosExperiment, status: ChaosExperimentStatus) -> Result<Written, Error> {
-        let api = Api::<ChaosExperiment>::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
+        let namespace = object.namespace().unwrap_or_default();
+        let api = Api::<ChaosExperiment>::namespaced(self.client.clone(), &namespace);
+        let plans = Api::<ChaosExperimentPlan>::namespaced(self.client.clone(), &namespace);
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let (status, records) = stored::split(object, status);
+        let unused = stored::unused(object.status.as_ref(), &status);
+        for record in records {
+            match plans.create(&params, &record).await {
+                // Its name says that it is the same.
+                Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {}
+                answer => drop(answer.map_err(Error::api("writing a ChaosExperimentPlan"))?),
+            }
+        }
         let object = ChaosExperiment { status: Some(status), ..object.clone() };
         let written = match api.replace_status(&object.name_any(), &params, &object).await {
             Ok(written) => written.status.unwrap_or_default(),
@@ -204,7 +227,16 @@ impl Context {
         };
         // What is not written down must not be done, and would be planned again and again.
         let kept = |status: &ChaosExperimentStatus| (status.run, status.attempt, status.pods.len());
-        if object.status.is_some_and(|status| kept(&status) != kept(&written)) { Err(Error::Pruned) } else { Ok(Written::Done) }
+        if object.status.is_some_and(|status| kept(&status) != kept(&written)) {
+            return Err(Error::Pruned);
+        }
+        for name in unused {
+            // What is left goes with the experiment.
+            if let Err(error) = plans.delete(&name, &DeleteParams::default()).await {
+                warn!(namespace, name, %error, "a ChaosExperimentPlan that is not used any longer could not be deleted");
+            }
+        }
+        Ok(Written::Done)
     }
 
     /// Adds our finalizer to the experiment, or takes it away. The patch names the version that this was decided from, and nothing of
@@ -338,9 +370,12 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
     let (mut refused, mut preflight, mut retry) = (BTreeMap::new(), None, None);
     for _ in 0..ROUNDS {
         // Not from the watch's cache: a patch may follow only from the status that stands.
-        let Some(current) = api.get_opt(&name).await.map_err(Error::api("reading the experiment"))? else {
+        let Some(mut current) = api.get_opt(&name).await.map_err(Error::api("reading the experiment"))? else {
             return Ok(Action::await_change());
         };
+        if let Some(status) = &mut current.status {
+            context.fill_in(&namespace, status, |pod| pod.state == PodState::Planned).await?;
+        }
         let uid = current.uid().unwrap_or_default();
         let experiment = Experiment {
             namespace: &namespace,
@@ -353,7 +388,7 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
         };
         let (now, settings) = ((context.clock)(), &context.settings);
         let needs = machine::needs(&experiment, now, settings);
-        let observed = observe::observe(&context.client, &experiment, &needs, &settings.own_namespace).await;
+        let observed = observe::observe(&context.client, &experiment, &needs, settings).await;
         let mut observed = observed.map_err(Error::api("looking at pods"))?;
         if let Observed::Pods(seen) = &mut observed {
             context.note_heard(&seen.views);
@@ -369,7 +404,9 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
         let wrote = status.is_some();
         if let Some(status) = status {
             if history::is_over(current.status.as_ref(), &status) {
-                context.write_record(&current, &status).await?;
+                let mut whole = status.clone();
+                context.fill_in(&namespace, &mut whole, |_| true).await?;
+                context.write_record(&current, &whole).await?;
             }
             if let Written::Stale = context.write_status(&current, status.clone()).await? {
                 debug!(%uid, "the experiment changed meanwhile: deciding again");

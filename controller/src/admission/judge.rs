@@ -32,6 +32,8 @@ pub struct Seen {
     pub others: Vec<Other>,
     /// Why all experiments are frozen, if they are.
     pub freeze: Option<String>,
+    /// The pod of another controller that acts on the same experiments, if there is one.
+    pub rival: Option<String>,
 }
 
 /// Another experiment.
@@ -86,6 +88,9 @@ fn refusal(experiment: &Experiment<'_>, operation: Operation, seen: &Seen, now: 
     }
     if let Some(reason) = seen.freeze.as_ref().filter(|_| begins_at_once(spec, now)) {
         return Some(format!("All experiments are frozen: {reason}; apply it again when they no longer are").into());
+    }
+    if let Some(pod) = seen.rival.as_deref().filter(|_| operation == Operation::Create) {
+        return Some(targets::rival(pod).into());
     }
     let eligible = eligible(seen);
     // An edit goes through even where no pod is left, or else nothing about the experiment could be put right.

@@ -3,7 +3,7 @@
 use super::judge::{Other, Seen};
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus},
-    machine::Experiment,
+    machine::{Experiment, Settings},
     observe,
     targets::NamespaceFacts,
 };
@@ -21,7 +21,7 @@ use kube::{
 ///
 /// # Errors
 /// When the API server cannot answer.
-pub async fn look(client: &Client, experiment: &Experiment<'_>, user: &UserInfo, own_namespace: &str) -> kube::Result<Seen> {
+pub async fn look(client: &Client, experiment: &Experiment<'_>, user: &UserInfo, settings: &Settings) -> kube::Result<Seen> {
     let namespace = experiment.spec.target_namespace(experiment.namespace);
     let Some(object) = Api::<Namespace>::all(client.clone()).get_opt(namespace).await? else { return Ok(Seen::default()) };
     let facts = NamespaceFacts::of(namespace, object.metadata.labels.as_ref(), object.metadata.annotations.as_ref());
@@ -32,13 +32,14 @@ pub async fn look(client: &Client, experiment: &Experiment<'_>, user: &UserInfo,
             may_act(client, namespace, user).await
         }
     };
-    let (may_act, pods, others, freeze) = futures::try_join!(
+    let (may_act, pods, others, freeze, rival) = futures::try_join!(
         may_act,
         observe::candidates(client, namespace, &experiment.spec.selector),
         others(client, namespace, experiment.uid),
-        observe::freeze(client, own_namespace),
+        observe::freeze(client, &settings.own_namespace),
+        observe::rival(client, settings),
     )?;
-    Ok(Seen { namespace: Some(facts), may_act, pods, others, freeze })
+    Ok(Seen { namespace: Some(facts), may_act, pods, others, freeze, rival })
 }
 
 /// Whether a user may do by hand what the controller would do for them.

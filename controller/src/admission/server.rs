@@ -141,7 +141,7 @@ async fn reviewed(webhook: &Webhook, request: &AdmissionRequest<DynamicObject>) 
     if !spec.action.is_served() {
         return Ok(response);
     }
-    let seen = look(&webhook.client, &experiment, &request.user_info, &webhook.settings.own_namespace).await?;
+    let seen = look(&webhook.client, &experiment, &request.user_info, &webhook.settings).await?;
     let operation = if request.operation == Asked::Create { Operation::Create } else { Operation::Update };
     let verdict = judge(&experiment, operation, &seen, (webhook.clock)(), &webhook.settings);
     webhook.metrics.refused(verdict.safety, &namespace);

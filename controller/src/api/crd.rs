@@ -1,6 +1,7 @@
 //! The `CustomResourceDefinition`s as they are committed in `config/crd`.
 
-use super::{ChaosExperiment, ChaosExperimentHistory};
+use super::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan};
+use crate::definitions::PART_OF;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
@@ -19,8 +20,11 @@ pub struct Definition {
 }
 
 /// All of them.
-pub const DEFINITIONS: [Definition; 2] =
-    [Definition { plural: "chaosexperiments", make: experiments }, Definition { plural: "chaosexperimenthistories", make: histories }];
+pub const DEFINITIONS: [Definition; 3] = [
+    Definition { plural: "chaosexperiments", make: experiments },
+    Definition { plural: "chaosexperimenthistories", make: histories },
+    Definition { plural: "chaosexperimentplans", make: plans },
+];
 
 impl Definition {
     /// Where it is committed, seen from the root of the repository.
@@ -29,12 +33,20 @@ impl Definition {
         format!("config/crd/chaos.gushchin.dev_{}.yaml", self.plural)
     }
 
+    /// As netloss installs it.
+    #[must_use]
+    pub fn labelled(&self) -> CustomResourceDefinition {
+        let mut crd = (self.make)();
+        crd.metadata.labels = Some([(PART_OF.0.to_owned(), PART_OF.1.to_owned())].into());
+        crd
+    }
+
     /// In YAML, with a line on top that says how it came about.
     ///
     /// # Errors
     /// When it has no YAML form.
     pub fn yaml(&self) -> Result<String, serde_saphyr::ser::Error> {
-        let yaml = serde_saphyr::to_string(&(self.make)())?;
+        let yaml = serde_saphyr::to_string(&self.labelled())?;
         Ok(format!("# Generated from controller/src/api by: {REGENERATE} {} > {}\n{yaml}", self.plural, self.committed()))
     }
 }
@@ -55,6 +67,12 @@ fn histories() -> CustomResourceDefinition {
             experiment.x_kubernetes_validations = None;
         }
     }
+    crd
+}
+
+fn plans() -> CustomResourceDefinition {
+    let mut crd = ChaosExperimentPlan::crd();
+    schemas(&mut crd).for_each(refuse_null);
     crd
 }
 

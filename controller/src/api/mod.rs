@@ -6,6 +6,7 @@
 mod action;
 mod crd;
 mod history;
+mod plan;
 mod pod;
 mod spec;
 mod status;
@@ -16,6 +17,7 @@ pub use history::{
     AffectedResource, Audit, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentHistoryStatus, ErrorDetails, Execution,
     ExperimentRef, FailureReason, RunResult,
 };
-pub use pod::{AskedLoss, ObservedLoss, Outcome, PodState, PodStatus, SentContainer};
+pub use plan::{ChaosExperimentPlan, ChaosExperimentPlanSpec, PlannedArguments};
+pub use pod::{AskedLoss, ObservedInterval, ObservedLoss, Outcome, PodState, PodStatus, SentContainer};
 pub use spec::{ChaosExperiment, ChaosExperimentSpec, LossModelSpec, MAX_LOSS_PERCENTAGE, RetryBackoff, TimeWindow, WindowKind};
 pub use status::{ChaosExperimentStatus, PREFLIGHT, Phase, RECOVERED, Stopping};

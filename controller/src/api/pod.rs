@@ -1,7 +1,7 @@
 //! One pod of a run: what is to be done there, and what came of it.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_contract::{Direction, PerDirection, Traffic};
+use netloss_contract::{Direction, PerDirection, Traffic, wilson};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +23,12 @@ pub struct PodStatus {
     pub container: String,
     /// The agent's image. Frozen.
     pub image: String,
-    /// The agent's arguments. Frozen.
+    /// The agent's arguments. Frozen. Absent where `plan` names the record that has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub argv: Vec<String>,
+    /// Name of the ChaosExperimentPlan that has the agent's arguments, where status would be too large with those of all pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
     /// When the loss ends at the latest, whenever it began. Frozen.
     pub deadline: Time,
     /// Number of the attempt on this pod within the run, from 1. Frozen.
@@ -192,6 +196,9 @@ pub struct AskedLoss {
     pub direction: Direction,
     /// How long, from when the loss is in place.
     pub duration: String,
+    /// What that loses in the long run, in percent, by the kernel's formula: predicted, and only where it is not what was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted_percentage: Option<f64>,
 }
 
 /// What the agent counted, for each direction asked for.
@@ -220,12 +227,33 @@ pub struct ObservedTraffic {
     /// The share that was lost, in percent, to two decimals; absent where no packet came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_percentage: Option<f64>,
+    /// Where the rate lies with 95 % confidence (Wilson), by so many packets; absent where no packet came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<ObservedInterval>,
+}
+
+/// A range that a rate lies in, in percent, to two decimals.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct ObservedInterval {
+    /// From, in percent.
+    pub low: f64,
+    /// To, in percent.
+    pub high: f64,
 }
 
 impl From<Traffic> for ObservedTraffic {
     fn from(traffic: Traffic) -> Self {
-        let loss_percentage = traffic.observed_percentage.map(|percent| (percent * 100.0).round() / 100.0);
-        Self { packets: traffic.packets, dropped: traffic.dropped, loss_percentage }
+        let hundredths = |percent: f64| (percent * 100.0).round() / 100.0;
+        Self {
+            packets: traffic.packets,
+            dropped: traffic.dropped,
+            loss_percentage: traffic.observed_percentage.map(hundredths),
+            // Not the report's own: anybody in the pod may have written that.
+            interval: wilson(traffic.dropped, traffic.packets)
+                .map(|of| ObservedInterval { low: hundredths(of.low), high: hundredths(of.high) }),
+        }
     }
 }
 

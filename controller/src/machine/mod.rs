@@ -54,6 +54,8 @@ pub struct Settings {
     pub agent_image: String,
     /// The controller's own namespace, in which it runs no experiments.
     pub own_namespace: String,
+    /// Whether it runs the experiments of all namespaces, and so may look into all of them.
+    pub cluster_wide: bool,
     /// How long an agent may take to start: image pull included.
     pub start_timeout: Duration,
     /// Whether whoever writes an experiment was asked by the admission webhook whether they may act on its namespace.
@@ -69,6 +71,7 @@ impl Settings {
         Self {
             agent_image: agent_image.into(),
             own_namespace: own_namespace.into(),
+            cluster_wide: true,
             start_timeout: Duration::from_mins(2),
             trusts_admission: false,
             grace: Duration::from_mins(1),
@@ -132,6 +135,8 @@ pub enum Observed {
 pub struct Surroundings {
     /// Why all experiments are frozen, if they are.
     pub freeze: Option<String>,
+    /// The pod of another controller that acts on the same experiments, if there is one.
+    pub rival: Option<String>,
     /// What is known of the namespace.
     pub namespace: NamespaceFacts,
     /// The pods that have the labels.

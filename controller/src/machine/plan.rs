@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     api::{AskedLoss, ChaosExperimentStatus, Phase, PodState, PodStatus},
+    stored::{self, LARGEST_WHOLE},
     targets::{self, Candidate, Refusal, Safety},
     windows::{Access, Windows},
     words::some_of,
@@ -17,9 +18,6 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use netloss_contract::{Filters, LossModel, RunArgs, Ttl, container_name};
 use std::time::Duration;
-
-/// A status of a run that has just been planned, in bytes: what is seen later has to fit into 256 KiB with it.
-const LARGEST_PLAN: usize = 150 * 1024;
 
 /// Skipped pods that get an event of their own; what is more is counted.
 const SKIPPED_EVENTS: usize = 100;
@@ -63,11 +61,10 @@ pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings,
     status.pods = ended.into_iter().filter(|pod| !resumed(pod)).map(|pod| PodStatus { remaining: None, ..pod }).collect();
     status.pods.extend(entries.iter().cloned());
     status.message = Some(summary::message(&status, experiment, &[]));
-    let (bytes, count) = (size(&status), entries.len());
-    if bytes > LARGEST_PLAN {
+    let (bytes, count) = (stored::size(&stored::without_arguments(status.clone())), entries.len());
+    if bytes > LARGEST_WHOLE {
         let message = format!(
-            "what is to be done in {count} pods takes {bytes} bytes of status, and at most {LARGEST_PLAN} are kept for that: give fewer and wider \
-             networks in spec.target… and spec.spare, or lower spec.count"
+            "what is to be done in {count} pods takes {bytes} bytes of status, and at most {LARGEST_WHOLE} are kept for that: lower spec.count"
         );
         return fail(experiment, why, now, message, told, false);
     }
@@ -79,11 +76,11 @@ pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings,
 fn held_back(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings, now: Timestamp, settings: &Settings) -> Option<Decision> {
     let spec = experiment.spec;
     let namespace = spec.target_namespace(experiment.namespace);
-    if let Some(reason) = &seen.freeze {
+    let frozen = seen.freeze.as_ref().map(|reason| format!("All experiments are frozen: {reason}; apply it again when they no longer are"));
+    if let Some(message) = frozen.or_else(|| seen.rival.as_deref().map(targets::rival)) {
         return Some(if why == Begin::Tick {
-            miss(experiment, now, &format!("all experiments are frozen: {reason}"))
+            miss(experiment, now, &message)
         } else {
-            let message = format!("All experiments are frozen: {reason}; apply it again when they no longer are");
             fail(experiment, why, now, message, Vec::new(), false)
         });
     }
@@ -185,11 +182,6 @@ fn last_moment(experiment: &Experiment<'_>, status: &ChaosExperimentStatus, now:
     [closes, rest::end_of_run(experiment, status)].into_iter().flatten().min()
 }
 
-/// In bytes, as the API server gets it.
-fn size(status: &ChaosExperimentStatus) -> usize {
-    serde_json::to_vec(status).map_or(usize::MAX, |bytes| bytes.len())
-}
-
 /// The end of a run that was only to say what it would do.
 fn dry_run(
     request: &Request,
@@ -253,6 +245,7 @@ impl Planned<'_> {
             container: container_name(experiment.uid, run, attempt),
             image: settings.agent_image.clone(),
             argv: args.to_argv(),
+            plan: None,
             deadline: Time(deadline),
             attempt,
             asked: AskedLoss {
@@ -260,6 +253,7 @@ impl Planned<'_> {
                 correlation,
                 direction: experiment.spec.direction,
                 duration: ttl.to_string(),
+                predicted_percentage: predicted_otherwise(&request.model),
             },
             template: Some(candidate.template.clone()),
             pod_ip: candidate.ip.clone(),
@@ -279,6 +273,12 @@ impl Planned<'_> {
             message: None,
         }
     }
+}
+
+/// What the model loses by the kernel's formula, where that is not what it is asked for.
+fn predicted_otherwise(model: &LossModel) -> Option<f64> {
+    let (asked, predicted) = (model.asked_percentage(), model.predicted()?.loss_percentage);
+    ((predicted - asked).abs() > 0.005).then_some(predicted)
 }
 
 /// In whole seconds, as `metav1.Time` keeps no more and the argument and the status are to say the same.

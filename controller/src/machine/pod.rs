@@ -26,8 +26,10 @@ const POLL_HEARTBEAT: Duration = Duration::from_secs(20);
 /// that they choose.
 pub(super) fn is_of_run(entry: &PodStatus, experiment: &Experiment<'_>, run: u32, settings: &Settings) -> bool {
     let named_so = entry.container == container_name(experiment.uid, run, entry.attempt);
-    let runs_so = entry.argv.first().is_some_and(|word| word == "run") && entry.argv.contains(&format!("--run={}/{run}", experiment.uid));
     let run_id = format!("--run={}/{run}", experiment.uid);
+    // Arguments are read from their record where they are needed, which is before the agent is in the pod.
+    let elsewhere = entry.plan.is_some() && entry.argv.is_empty();
+    let runs_so = elsewhere || (entry.argv.first().is_some_and(|word| word == "run") && entry.argv.contains(&run_id));
     let sent_so = |sent: Option<&SentContainer>, name: String, command: &str| {
         sent.is_none_or(|sent| {
             sent.container == name && sent.argv.first().is_some_and(|word| word == command) && sent.argv.contains(&run_id)
@@ -130,6 +132,11 @@ impl Follower<'_> {
                 self.end(pod, Outcome::Failed, &format!("the API server would refuse the agent, so no pod was touched: {words}"))
             }
             (PodState::Planned, Some(skip)) => self.end(pod, Outcome::NeverStarted, &skip.to_string()),
+            (PodState::Planned, None) if pod.argv.is_empty() => {
+                let name = pod.plan.as_deref().unwrap_or_default();
+                let words = format!("the ChaosExperimentPlan {name}, which had the agent's arguments, is gone: nothing was put in");
+                self.end(pod, Outcome::NeverStarted, &words)
+            }
             (PodState::Planned, None) => Step::put_in(PutIn::Agent),
             _ => self.end(pod, Outcome::Unknown, "the agent's container is no longer in the pod: loss may remain until the pod ends"),
         }
@@ -138,7 +145,7 @@ impl Follower<'_> {
     fn with_agent(&self, pod: &mut PodStatus, skip: Option<&Skip>, new_sandbox: bool, agent: &AgentView) -> Step {
         let adopted = pod.state == PodState::Planned;
         if adopted {
-            if agent.args != pod.argv {
+            if agent.args != pod.argv && !pod.argv.is_empty() {
                 let foreign = format!("the pod already has a container {} with other arguments: it was left alone", pod.container);
                 return self.end(pod, Outcome::Failed, &foreign);
             }

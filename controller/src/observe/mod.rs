@@ -8,14 +8,14 @@ mod report;
 
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus, Phase, PodStatus},
-    machine::{AgentLog, AgentState, Experiment, Needs, Observed, PodView, Pods, Surroundings},
+    machine::{AgentLog, AgentState, Experiment, Needs, Observed, PodView, Pods, Settings, Surroundings},
     targets::{Candidate, NamespaceFacts},
     words::brief,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::{ListParams, LogParams},
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -40,20 +40,25 @@ pub const FREEZE: &str = "netloss-freeze";
 /// The annotation; any value but "false" freezes.
 pub const FREEZE_ANNOTATION: &str = "chaos.gushchin.dev/freeze";
 
+/// The label that k8s-chaos's kustomization and its chart give to the pods of its controller.
+const RIVAL: &str = "app.kubernetes.io/name=k8s-chaos";
+
 /// Looks at what is needed.
 ///
 /// # Errors
 /// When the API server cannot answer. That it does not allow to read one pod is an observation, not an error.
-pub async fn observe(client: &Client, experiment: &Experiment<'_>, needs: &Needs, own_namespace: &str) -> kube::Result<Observed> {
+pub async fn observe(client: &Client, experiment: &Experiment<'_>, needs: &Needs, settings: &Settings) -> kube::Result<Observed> {
+    let own_namespace = &settings.own_namespace;
     match (needs, experiment.status) {
         (Needs::Surroundings { namespace, selector, dependencies }, _) => {
-            let (namespace, pods, freeze, dependencies) = futures::try_join!(
+            let (namespace, pods, freeze, rival, dependencies) = futures::try_join!(
                 facts(client, namespace),
                 candidates(client, namespace, selector),
                 freeze(client, own_namespace),
+                rival(client, settings),
                 phases(client, experiment.namespace, dependencies),
             )?;
-            Ok(Observed::Surroundings(Surroundings { freeze, namespace, pods, dependencies }))
+            Ok(Observed::Surroundings(Surroundings { freeze, rival, namespace, pods, dependencies }))
         }
         (Needs::Pods { ready }, Some(status)) => {
             let (views, freeze) = futures::try_join!(views(client, experiment.uid, status), freeze(client, own_namespace))?;
@@ -80,6 +85,20 @@ pub async fn freeze(client: &Client, own_namespace: &str) -> kube::Result<Option
     let reason = map.data.as_ref().and_then(|data| data.get("reason")).filter(|reason| !reason.trim().is_empty());
     let reason = reason.map_or_else(|| format!("ConfigMap {own_namespace}/{FREEZE}"), |reason| brief(reason));
     Ok(value.filter(|value| *value != "false").map(|_| reason))
+}
+
+/// The pod in which k8s-chaos's controller runs, which would act on the same experiments, if it does. Not looked for by a controller of
+/// some namespaces alone, which may not look into others.
+///
+/// # Errors
+/// When the API server cannot answer.
+pub async fn rival(client: &Client, settings: &Settings) -> kube::Result<Option<String>> {
+    if !settings.cluster_wide {
+        return Ok(None);
+    }
+    let running = ListParams::default().labels(RIVAL).fields("status.phase=Running").limit(1);
+    let pods = Api::<Pod>::all(client.clone()).list_metadata(&running).await?;
+    Ok(pods.items.first().map(|pod| format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any())))
 }
 
 /// What is known of a namespace.

@@ -1,0 +1,148 @@
+//! Before netloss goes: every run is stopped, whether or not a controller runs, and nothing of netloss is left in any pod.
+//!
+//! The freeze keeps controllers from beginning anything. What is under way is ended here with the same passes that a controller makes, which
+//! may run beside one: each status write carries the version that it was decided from, and what is in a pod is adopted.
+
+use crate::{
+    api::{ChaosExperiment, ChaosExperimentStatus, PodStatus},
+    observe::{FREEZE, FREEZE_ANNOTATION},
+    reconcile::{Context, FINALIZER, reconcile},
+    words::some_of,
+};
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+/// Between passes over what is still under way.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Experiments that are worked on at a time.
+const CONCURRENT: usize = 8;
+
+/// Why draining did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server did not do what it was asked.
+    #[error("{what}: {source}")]
+    Api {
+        /// What was tried.
+        what: String,
+        /// What came back.
+        source: Box<kube::Error>,
+    },
+    /// Something is still under way.
+    #[error(
+        "after {} s something is still under way in pods of {experiments}: run it again, or delete these pods; the loss ends at its deadline at the latest",
+        limit.as_secs()
+    )]
+    TimedOut {
+        /// How long was waited.
+        limit: Duration,
+        /// Each with what it waits for.
+        experiments: String,
+    },
+    /// Some pods may still lose packets.
+    #[error("loss may remain in the pods {pods}: restart or delete them, then run this again")]
+    LossMayRemain {
+        /// As `namespace/name`.
+        pods: String,
+    },
+}
+
+impl Error {
+    fn api(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Api { what, source: Box::new(source) }
+    }
+}
+
+/// Freezes all experiments and ends those of these namespaces, or of all if none is named. Returns how many had something under way.
+///
+/// # Errors
+/// When the API server refuses something, not everything ends within `limit`, or loss may remain in a pod.
+pub async fn drain(client: &Client, context: &Arc<Context>, namespaces: &[String], limit: Duration) -> Result<usize, Error> {
+    let deadline = Instant::now() + limit;
+    freeze(client, &context.settings().own_namespace).await?;
+    let mut stopped = BTreeSet::new();
+    loop {
+        let open: Vec<ChaosExperiment> = experiments(client, namespaces).await?.into_iter().filter(has_something).collect();
+        if open.is_empty() {
+            break;
+        }
+        if Instant::now() >= deadline {
+            let waits = open.iter().map(|object| {
+                let message = object.status.as_ref().and_then(|status| status.message.as_deref()).unwrap_or("nothing is known of it");
+                format!("{} ({message})", display_name(object))
+            });
+            return Err(Error::TimedOut { limit, experiments: some_of(waits) });
+        }
+        for object in &open {
+            if stopped.insert(object.uid().unwrap_or_default()) {
+                info!(namespace = object.namespace(), name = object.name_any(), uid = object.uid(), "stopping");
+            }
+        }
+        let passes = stream::iter(open).map(|object| async move {
+            let name = display_name(&object);
+            if let Err(error) = reconcile(Arc::new(object), Arc::clone(context)).await {
+                warn!(name, %error, "the pass failed and is tried again");
+            }
+        });
+        passes.buffer_unordered(CONCURRENT).collect::<()>().await;
+        sleep(AGAIN.min(deadline.saturating_duration_since(Instant::now()))).await;
+    }
+    let left = left_with_loss(client, &experiments(client, namespaces).await?).await?;
+    if left.is_empty() { Ok(stopped.len()) } else { Err(Error::LossMayRemain { pods: left.join(", ") }) }
+}
+
+/// Annotates the ConfigMap, as an administrator does.
+async fn freeze(client: &Client, own_namespace: &str) -> Result<(), Error> {
+    let patch = Patch::Merge(json!({ "metadata": { "annotations": { FREEZE_ANNOTATION: "true" } } }));
+    let maps = Api::<ConfigMap>::namespaced(client.clone(), own_namespace);
+    let what = format!("freezing all experiments by the annotation {FREEZE_ANNOTATION} of ConfigMap {own_namespace}/{FREEZE}");
+    maps.patch_metadata(FREEZE, &PatchParams::default(), &patch).await.map(drop).map_err(Error::api(what))
+}
+
+async fn experiments(client: &Client, namespaces: &[String]) -> Result<Vec<ChaosExperiment>, Error> {
+    let scopes = if namespaces.is_empty() {
+        vec![Api::all(client.clone())]
+    } else {
+        namespaces.iter().map(|namespace| Api::namespaced(client.clone(), namespace)).collect()
+    };
+    let mut found = Vec::new();
+    for api in scopes {
+        let all: Vec<ChaosExperiment> = api.list(&ListParams::default()).await.map_err(Error::api("listing experiments"))?.items;
+        found.extend(all.into_iter().filter(|object| object.spec.action.is_served()));
+    }
+    Ok(found)
+}
+
+/// Whether something of it is under way in a pod, or it waits for us to let it go.
+fn has_something(object: &ChaosExperiment) -> bool {
+    object.finalizers().iter().any(|name| name == FINALIZER) || object.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way)
+}
+
+/// The pods in which loss may be left, of those that are still there.
+async fn left_with_loss(client: &Client, experiments: &[ChaosExperiment]) -> Result<Vec<String>, Error> {
+    let suspects = experiments.iter().flat_map(|object| object.status.iter().flat_map(|status| &status.pods));
+    let mut left = Vec::new();
+    for suspect in suspects.filter(|pod| PodStatus::may_keep_loss(pod)) {
+        let name = suspect.display_name();
+        let pod = Api::<Pod>::namespaced(client.clone(), &suspect.namespace).get_opt(&suspect.name).await;
+        let pod = pod.map_err(Error::api(format!("looking at pod {name}")))?;
+        if pod.is_some_and(|pod| pod.uid().as_deref() == Some(&suspect.uid)) {
+            left.push(name);
+        }
+    }
+    Ok(left)
+}
+
+fn display_name(object: &ChaosExperiment) -> String {
+    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
+}

@@ -1,0 +1,164 @@
+//! How a status is kept: whole, or, where it would grow too large, with the arguments of its agents in records beside it.
+//!
+//! The records are written first and never change, and their names are functions of what is in them: whichever controller writes the same
+//! plan writes the same records, and a status never names one that is not there yet (invariant 4).
+
+use crate::{
+    api::{ChaosExperiment, ChaosExperimentPlan, ChaosExperimentPlanSpec, ChaosExperimentStatus, PlannedArguments, PodStatus},
+    order::rank,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource, ResourceExt};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A status of more bytes has its arguments elsewhere: what is seen later has to fit into 256 KiB with it.
+pub(crate) const LARGEST_WHOLE: usize = 150 * 1024;
+
+/// Arguments of one record, in bytes.
+const LARGEST_RECORD: usize = 200 * 1024;
+
+/// In bytes, as the API server gets it.
+pub(crate) fn size(status: &ChaosExperimentStatus) -> usize {
+    serde_json::to_vec(status).map_or(usize::MAX, |bytes| bytes.len())
+}
+
+/// The status with the arguments of its agents left out.
+pub(crate) fn without_arguments(mut status: ChaosExperimentStatus) -> ChaosExperimentStatus {
+    status.pods.iter_mut().for_each(|pod| pod.argv.clear());
+    status
+}
+
+/// The form in which a status is kept, and the records that have to be there before it is written.
+pub(crate) fn split(experiment: &ChaosExperiment, mut status: ChaosExperimentStatus) -> (ChaosExperimentStatus, Vec<ChaosExperimentPlan>) {
+    // Those that were read from a record are in it.
+    status.pods.iter_mut().filter(|pod| pod.plan.is_some()).for_each(|pod| pod.argv.clear());
+    if size(&status) <= LARGEST_WHOLE {
+        return (status, Vec::new());
+    }
+    let mut plans = Vec::new();
+    let mut pods: Vec<&mut PodStatus> = status.pods.iter_mut().filter(|pod| !pod.argv.is_empty()).collect();
+    let mut rest = pods.as_mut_slice();
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = rest.iter().take_while(|pod| {
+            bytes += pod.argv.iter().map(|word| word.len() + 3).sum::<usize>();
+            bytes <= LARGEST_RECORD
+        });
+        let count = fits.count().max(1);
+        let (these, others) = rest.split_at_mut(count);
+        let arguments = these.iter_mut().map(|pod| PlannedArguments {
+            container: pod.container.clone(),
+            uid: pod.uid.clone(),
+            argv: std::mem::take(&mut pod.argv),
+        });
+        let plan = record(experiment, status.run.unwrap_or_default(), arguments.collect());
+        for pod in these {
+            pod.plan.clone_from(&plan.metadata.name);
+        }
+        plans.push(plan);
+        rest = others;
+    }
+    (status, plans)
+}
+
+/// The records that have arguments of these pods of the status which are not in it.
+pub(crate) fn missing(status: &ChaosExperimentStatus, wanted: impl Fn(&PodStatus) -> bool) -> BTreeSet<String> {
+    let pods = status.pods.iter().filter(|pod| pod.argv.is_empty() && wanted(pod));
+    pods.filter_map(|pod| pod.plan.clone()).collect()
+}
+
+/// Puts in the arguments that a record has.
+pub(crate) fn fill_in(status: &mut ChaosExperimentStatus, plan: &ChaosExperimentPlan) {
+    let name = plan.metadata.name.as_deref();
+    for pod in status.pods.iter_mut().filter(|pod| pod.plan.is_some() && pod.plan.as_deref() == name) {
+        let of_pod = plan.spec.pods.iter().find(|planned| planned.uid == pod.uid && planned.container == pod.container);
+        if let Some(planned) = of_pod {
+            pod.argv.clone_from(&planned.argv);
+        }
+    }
+}
+
+/// The records that `before` names and `after` does not.
+pub(crate) fn unused(before: Option<&ChaosExperimentStatus>, after: &ChaosExperimentStatus) -> BTreeSet<String> {
+    let names = |status: &ChaosExperimentStatus| -> BTreeSet<String> { status.pods.iter().filter_map(|pod| pod.plan.clone()).collect() };
+    let used = names(after);
+    before.map(names).unwrap_or_default().into_iter().filter(|name| !used.contains(name)).collect()
+}
+
+fn record(experiment: &ChaosExperiment, run: u32, pods: Vec<PlannedArguments>) -> ChaosExperimentPlan {
+    let (name, uid) = (experiment.name_any(), experiment.uid().unwrap_or_default());
+    let words: Vec<&str> =
+        pods.iter().flat_map(|pod| [pod.container.as_str(), &pod.uid].into_iter().chain(pod.argv.iter().map(String::as_str))).collect();
+    let hash = rank(&words);
+    let mut plan =
+        ChaosExperimentPlan::new(&format!("{uid}-r{run}-{hash:016x}"), ChaosExperimentPlanSpec { experiment: name.clone(), run, pods });
+    plan.metadata.namespace = experiment.namespace();
+    plan.metadata.labels = Some(BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), "netloss".to_owned())]));
+    // Gone with the experiment, whatever becomes of the controller.
+    plan.metadata.owner_references = Some(vec![OwnerReference {
+        api_version: ChaosExperiment::api_version(&()).into_owned(),
+        kind: ChaosExperiment::kind(&()).into_owned(),
+        name,
+        uid,
+        controller: Some(true),
+        block_owner_deletion: None,
+    }]);
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::fixtures::{entry, spec};
+
+    fn experiment() -> ChaosExperiment {
+        let mut experiment = ChaosExperiment::new("x", spec());
+        (experiment.metadata.namespace, experiment.metadata.uid) = (Some("n".to_owned()), Some("uid".to_owned()));
+        experiment
+    }
+
+    /// A status of so many pods whose agents get so many bytes of arguments each.
+    fn status(pods: usize, bytes: usize) -> ChaosExperimentStatus {
+        let pod =
+            |n: usize| PodStatus { uid: format!("pod-{n}"), argv: vec!["run".to_owned(), format!("{n}{}", "x".repeat(bytes))], ..entry() };
+        ChaosExperimentStatus { run: Some(3), pods: (0..pods).map(pod).collect(), ..ChaosExperimentStatus::default() }
+    }
+
+    #[test]
+    fn what_fits_is_kept_whole() {
+        let small = status(10, 100);
+        assert_eq!(split(&experiment(), small.clone()), (small, Vec::new()));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_found_in_the_records_that_it_names() {
+        let whole = status(100, 8000);
+        let (stored, plans) = split(&experiment(), whole.clone());
+        assert!(size(&stored) < 64 * 1024 && plans.len() == 4, "{} {}", size(&stored), plans.len());
+        assert!(plans.iter().all(|plan| serde_json::to_vec(plan).unwrap().len() < 256 * 1024));
+        let named = missing(&stored, |_| true);
+        assert_eq!(named, plans.iter().filter_map(|plan| plan.metadata.name.clone()).collect());
+        let mut read = stored.clone();
+        for plan in &plans {
+            fill_in(&mut read, plan);
+        }
+        assert_eq!(without_arguments(read.clone()), stored);
+        let argv = |status: &ChaosExperimentStatus| status.pods.iter().map(|pod| pod.argv.clone()).collect::<Vec<_>>();
+        assert_eq!(argv(&read), argv(&whole));
+        assert_eq!(split(&experiment(), read), (stored.clone(), Vec::new()), "what was read is written again as it was");
+        assert_eq!(split(&experiment(), whole), (stored, plans), "the same plan has the same records");
+    }
+
+    #[test]
+    fn one_pod_that_is_too_large_has_a_record_of_its_own() {
+        assert_eq!(split(&experiment(), status(2, LARGEST_RECORD)).1.len(), 2);
+    }
+
+    #[test]
+    fn another_run_leaves_the_records_of_the_one_before() {
+        let (before, plans) = split(&experiment(), status(100, 8000));
+        assert_eq!(unused(Some(&before), &before).len(), 0);
+        assert_eq!(unused(Some(&before), &status(1, 10)).len(), plans.len());
+        assert!(unused(None, &before).is_empty());
+    }
+}
