@@ -37,7 +37,7 @@ struct Kustomization {
     resources: Vec<PathBuf>,
 }
 
-/// Installs netloss (CRD, RBAC, controller; no webhook) and waits until the controller is available. `adjust` sees each object first, for
+/// Installs netloss (definitions, RBAC, controller; no webhook) and waits until the controller is available. `adjust` sees each object first, for
 /// other images or arguments.
 ///
 /// # Errors
@@ -95,7 +95,7 @@ pub async fn apply(client: &Client, object: &DynamicObject) -> Result<()> {
 /// stay as they are.
 pub fn set_images(object: &mut DynamicObject, controller: &str, agent: &str) {
     match (kind(object), object.name_any().as_str()) {
-        ("Deployment", _) => {
+        ("Deployment" | "Job", _) => {
             let containers = object.data.pointer_mut("/spec/template/spec/containers").and_then(Value::as_array_mut);
             containers.into_iter().flatten().for_each(|container| container["image"] = controller.into());
         }
@@ -169,7 +169,7 @@ mod tests {
     fn the_default_kustomization_is_plain_and_complete() {
         let files = files(&paths::workspace_root().join("config/default")).unwrap();
         let objects: Vec<DynamicObject> = files.iter().flat_map(|file| parse(&fs::read_to_string(file).unwrap()).unwrap()).collect();
-        for expected in ["Namespace", "CustomResourceDefinition", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Deployment"] {
+        for expected in ["Namespace", "Job", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Deployment"] {
             assert!(objects.iter().any(|object| kind(object) == expected), "no {expected}");
         }
     }

@@ -25,6 +25,7 @@ const CONTROLLERS: &[&str] = &[
     "root-ca-certificate-publisher-controller",
     "serviceaccount-controller",
     "statefulset-controller",
+    "ttl-after-finished-controller",
     "validatingadmissionpolicy-status-controller",
 ];
 

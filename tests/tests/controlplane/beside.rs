@@ -20,7 +20,7 @@ fn crd() -> CustomResourceDefinition {
 }
 
 /// The definition that k8s-chaos installs, by the fields that its API has.
-fn their_definition() -> CustomResourceDefinition {
+pub(crate) fn their_definition() -> CustomResourceDefinition {
     let of = |type_: &str, fields: &[&str]| fields.iter().map(|field| ((*field).to_owned(), json!({ "type": type_ }))).collect::<Vec<_>>();
     let texts = [
         "duration",

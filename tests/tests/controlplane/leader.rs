@@ -1,15 +1,19 @@
 //! Two controllers, as processes: one leads, the other takes over.
 
 use crate::lifecycle::eventually;
-use crate::world::{AGENT_IMAGE, World, spec};
+use crate::world::{AGENT_IMAGE, World, install_definitions, spec};
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use netloss_controller::api::PodState;
+use netloss_lab::controlplane::ControlPlane;
 use netloss_lab::host::cargo::{cargo, executables};
+use netloss_lab::host::paths::workspace_root;
 use netloss_lab::host::ports;
 use netloss_lab::host::process::{Daemon, Lifetime};
 use nix::sys::signal::Signal;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::Command;
@@ -188,4 +192,72 @@ async fn leaders_are_killed_and_no_pod_gets_two_agents() {
     }
     waits.sort_by(f64::total_cmp);
     println!("{kills} leaders killed, lease {SHORT} s: the other led after {:.1} s at most", waits.last().unwrap_or(&0.0));
+}
+
+/// A webhook that is asked by its Service's name, of which this authority is the certificate's.
+async fn ask_webhook(port: u16, host: &str, authority: &[u8]) -> String {
+    let mut config = kube::Config::new(format!("https://127.0.0.1:{port}").parse().unwrap());
+    let certificates = CertificateDer::pem_slice_iter(authority).map(|one| one.unwrap().to_vec());
+    (config.root_cert, config.tls_server_name) = (Some(certificates.collect()), Some(host.to_owned()));
+    let review = json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {
+            "uid": "1", "kind": { "group": "chaos.gushchin.dev", "version": "v1alpha1", "kind": "ChaosExperiment" },
+            "resource": { "group": "chaos.gushchin.dev", "version": "v1alpha1", "resource": "chaosexperiments" },
+            "operation": "CREATE", "namespace": "kube-system", "name": "x", "userInfo": {},
+            "object": {
+                "apiVersion": "chaos.gushchin.dev/v1alpha1", "kind": "ChaosExperiment", "metadata": { "name": "x" }, "spec": spec(json!({})),
+            },
+        },
+    });
+    let body = kube::client::Body::from(serde_json::to_vec(&review).unwrap());
+    let request = http::Request::post("/validate").header("content-type", "application/json").body(body).unwrap();
+    match Client::try_from(config).unwrap().send(request).await {
+        Ok(response) => String::from_utf8_lossy(&response.into_body().collect_bytes().await.unwrap()).into_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// With one certificate, which the one made and the other found; the API server may ask either.
+#[tokio::test]
+async fn both_replicas_serve_the_webhook() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    let client = control_plane.client().await.unwrap();
+    install_definitions(client.clone()).await;
+    let namespace = serde_json::from_value(json!({ "metadata": { "name": "netloss-system" } })).unwrap();
+    Api::<k8s_openapi::api::core::v1::Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+    for file in ["manager/lease.yaml", "webhook/secret.yaml", "webhook/webhook.yaml"] {
+        let text = std::fs::read_to_string(workspace_root().join("config").join(file)).unwrap();
+        for object in netloss_lab::cluster::parse(&text).unwrap() {
+            netloss_lab::cluster::apply(&client, &object).await.unwrap();
+        }
+    }
+    let program = program().await;
+    let start = |name: &str| {
+        let (webhook, health) = (ports::free().unwrap(), ports::free().unwrap());
+        let mut command = Command::new(&program);
+        command.env("KUBECONFIG", control_plane.kubeconfig_path()).args([
+            "run",
+            &format!("--agent-image={AGENT_IMAGE}"),
+            &format!("--pod-name={name}"),
+            "--leader-elect",
+            &format!("--webhook-listen=127.0.0.1:{webhook}"),
+            &format!("--health-listen=127.0.0.1:{health}"),
+        ]);
+        (Daemon::start(name, &command, &control_plane.dir().join(name), Lifetime::WithLab).unwrap(), webhook, health)
+    };
+    let replicas = [start("first"), start("second")];
+    for (_, _, health) in &replicas {
+        until("the replica is ready", async || get(*health, "/readyz").await.starts_with("HTTP/1.1 200")).await;
+    }
+    let configurations = Api::<ValidatingWebhookConfiguration>::all(client);
+    for (_, webhook, _) in &replicas {
+        until("it is trusted, and refuses what it has to", async || {
+            let configuration = configurations.get("netloss").await.unwrap();
+            let authority = configuration.webhooks.unwrap()[0].client_config.ca_bundle.clone().map(|bundle| bundle.0).unwrap_or_default();
+            let answer = ask_webhook(*webhook, "netloss-webhook.netloss-system.svc", &authority).await;
+            answer.contains("experiments in the namespace \\\"kube-system\\\" are refused")
+        })
+        .await;
+    }
 }

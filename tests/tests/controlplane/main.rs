@@ -8,6 +8,7 @@
 
 mod beside;
 mod crash;
+mod dashboard;
 mod ending;
 mod faults;
 mod history;
@@ -19,6 +20,7 @@ mod pods;
 mod policy;
 mod proxy;
 mod refusals;
+mod rights;
 mod schema;
 mod selection;
 mod weather;

@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 
 /// A program of Debian's package.
-async fn of_prometheus(program: &str) -> PathBuf {
+pub(crate) async fn of_prometheus(program: &str) -> PathBuf {
     let files = spawn_blocking(|| packages::unpacked("prometheus")).await.unwrap().expect("Debian has Prometheus");
     files.join("usr/bin").join(program)
 }
@@ -169,7 +169,7 @@ async fn prometheus_scrapes_what_promtool_finds_well_formed() {
 }
 
 /// Serves metrics on a port.
-async fn listen(metrics: &Arc<Metrics>, gate: Option<Arc<Gate>>) -> u16 {
+pub(crate) async fn listen(metrics: &Arc<Metrics>, gate: Option<Arc<Gate>>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(serve(listener, None, gate, Arc::clone(metrics), std::future::pending()));
