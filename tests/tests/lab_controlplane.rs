@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use kube::api::{Api, ObjectMeta, PostParams};
-use netloss_lab::controlplane::{ControlPlane, Extent};
+use netloss_lab::controlplane::{ControlPlane, Extent, Tool};
 use netloss_lab::host::process::Lifetime;
 use netloss_lab::host::state::StateDir;
 
@@ -57,6 +57,36 @@ async fn a_full_control_plane_has_service_accounts_and_ends_namespaces() {
     eventually("the default service account", async || accounts.get_opt("default").await.unwrap().is_some()).await;
     namespaces.delete("short-lived", &kube::api::DeleteParams::default()).await.unwrap();
     eventually("the end of the namespace", async || namespaces.get_opt("short-lived").await.unwrap().is_none()).await;
+}
+
+/// What tests of the installation build upon.
+#[tokio::test]
+async fn kubectl_and_helm_are_those_that_a_user_has() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    let kubectl = async |arguments: &[&str]| control_plane.run(Tool::Kubectl, arguments.iter().copied()).await;
+    let helm = async |arguments: &[&str]| control_plane.run(Tool::Helm, arguments.iter().copied()).await;
+    let version = kubectl(&["version"]).await.unwrap();
+    assert!(version.contains("Client Version: v1.37.2") && version.contains("Server Version: v1.37.2"), "{version}");
+    let rendered = kubectl(&["kustomize", "config/default"]).await.unwrap();
+    assert!(rendered.contains("kind: Deployment"), "{rendered}");
+    let applied = kubectl(&["apply", "-k", "config/default"]).await.unwrap();
+    assert!(applied.contains("deployment.apps/netloss-controller created"), "{applied}");
+    let error = kubectl(&["get", "deployment", "not-there"]).await.unwrap_err().to_string();
+    assert!(error.contains("\"not-there\" not found"), "{error}");
+
+    assert_eq!(helm(&["version", "--template", "{{.Version}}"]).await.unwrap(), "v4.3.1");
+    let chart = control_plane.dir().join("chart");
+    std::fs::create_dir_all(chart.join("templates")).unwrap();
+    std::fs::write(chart.join("Chart.yaml"), "apiVersion: v2\nname: chart\nversion: 0.1.0\n").unwrap();
+    let template =
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: {{ .Release.Name }} }\ndata: { server: {{ .Capabilities.KubeVersion }} }\n";
+    std::fs::write(chart.join("templates/config.yaml"), template).unwrap();
+    helm(&["install", "a-release", chart.to_str().unwrap()]).await.unwrap();
+    assert_eq!(helm(&["list", "--short"]).await.unwrap(), "a-release\n");
+    let api: Api<ConfigMap> = Api::namespaced(control_plane.client().await.unwrap(), "default");
+    assert_eq!(api.get("a-release").await.unwrap().data.unwrap()["server"], "v1.37.2");
+    helm(&["uninstall", "a-release"]).await.unwrap();
+    assert!(api.get_opt("a-release").await.unwrap().is_none());
 }
 
 async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {

@@ -6,8 +6,10 @@
 mod flags;
 mod go;
 mod kubeconfig;
+mod modules;
 mod pki;
 mod tools;
+mod user;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +23,7 @@ use tokio::time::{Instant, sleep};
 pub use self::kubeconfig::{CONTEXT, kubeconfig};
 pub use self::pki::{HOST_FROM_GUEST, Identity, KeyFiles, Pki, SERVICE_ADDRESS};
 pub use self::tools::Tool;
+pub use self::user::{run_as_user, user_command};
 use crate::host::process::{Daemon, Lifetime, Record};
 use crate::host::state::StateDir;
 use crate::host::{ports, progress};
@@ -133,6 +136,15 @@ impl ControlPlane {
     /// If the client cannot be built.
     pub async fn client(&self) -> Result<kube::Client> {
         client(&self.kubeconfig).await
+    }
+
+    /// Runs kubectl or Helm as an administrator and returns what it wrote to stdout.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be built or started, or does not succeed; the message has the end of what it printed.
+    pub async fn run<S: Into<String>>(&self, tool: Tool, arguments: impl IntoIterator<Item = S>) -> Result<String> {
+        run_as_user(tool, &self.kubeconfig, arguments).await
     }
 
     /// The API server's port on 127.0.0.1.

@@ -1,0 +1,145 @@
+//! The lab's own Go modules: each pins some programs, and all that goes into them, by its `go.mod` and `go.sum`.
+
+use std::fmt::Write;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::go::Go;
+use crate::host::{cache, paths, progress};
+
+/// A folder with a `go.mod`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Module {
+    /// Kubernetes and its store.
+    ControlPlane,
+    /// Helm. In one module with Kubernetes, either would decide the versions of what both use.
+    Helm,
+}
+
+impl Module {
+    fn folder(self) -> PathBuf {
+        let name = match self {
+            Self::ControlPlane => "tests/controlplane",
+            Self::Helm => "tests/helm",
+        };
+        paths::workspace_root().join(name)
+    }
+
+    /// The path of a program that one of its packages is, built unless it already was.
+    pub(super) fn built(self, name: &str, package: &str) -> Result<PathBuf> {
+        let go = Go::find()?;
+        let folder = self.folder();
+        let read = |name| std::fs::read_to_string(folder.join(name)).with_context(|| format!("cannot read {name}"));
+        let manifest = read("go.mod")?;
+        let flags = self.linker_flags(&manifest)?;
+        let sum = read("go.sum")?;
+        let inputs = [manifest.as_str(), &sum, &go.version, &flags];
+        let dir = cache::entry(name, &inputs, |dir| {
+            let mut command = go.command();
+            command.args(["build", "-v", "-trimpath", "-ldflags", &flags, "-o"]).arg(dir.join(name)).arg(package).current_dir(&folder);
+            build(name, &mut command)
+        })?;
+        Ok(dir.join(name))
+    }
+
+    /// The version is stamped in as the project's own build does: the API server reports it, and components compare theirs.
+    fn linker_flags(self, manifest: &str) -> Result<String> {
+        let mut flags = "-s -w".to_owned();
+        match self {
+            Self::ControlPlane => {
+                let version = required(manifest, "k8s.io/kubernetes")?;
+                let minor = version.split('.').nth(1).with_context(|| format!("{version} has no minor version"))?;
+                for package in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
+                    for (name, value) in [("gitVersion", version), ("gitMajor", "1"), ("gitMinor", minor), ("gitTreeState", "clean")] {
+                        write!(flags, " -X {package}.{name}={value}")?;
+                    }
+                }
+            }
+            Self::Helm => {
+                let module = "helm.sh/helm/v4";
+                for (name, value) in [("version", required(manifest, module)?), ("gitTreeState", "clean")] {
+                    write!(flags, " -X {module}/internal/version.{name}={value}")?;
+                }
+            }
+        }
+        Ok(flags)
+    }
+}
+
+/// The version of a module that a `go.mod` requires.
+fn required<'a>(manifest: &'a str, module: &str) -> Result<&'a str> {
+    let of_line = |line: &'a str| line.trim().strip_prefix(module)?.strip_prefix(' ')?.split_whitespace().next();
+    manifest.lines().find_map(of_line).with_context(|| format!("go.mod requires no {module}"))
+}
+
+fn build(name: &str, go: &mut Command) -> Result<()> {
+    let step = progress::step(format!("Building {name}"));
+    let mut child = go.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("cannot start go")?;
+    // With -v, go names each package on stderr as it compiles it, and what it downloads before that.
+    let mut lines = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        for line in BufReader::new(stderr).lines() {
+            let line = line.context("cannot read what go says")?;
+            step.detail(format!("{} ({line})", lines.len()));
+            lines.push(line);
+        }
+    }
+    let status = child.wait().context("cannot wait for go")?;
+    if !status.success() {
+        bail!("the build of {name} failed: {status}\n{}", lines[lines.len().saturating_sub(20)..].join("\n"));
+    }
+    step.done("");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn the_version_is_the_one_that_go_mod_pins() {
+        let flags = Module::ControlPlane.linker_flags("require (\n\tk8s.io/kubernetes v1.37.2 // indirect\n)\n").unwrap();
+        assert!(flags.contains("k8s.io/component-base/version.gitVersion=v1.37.2"), "{flags}");
+        assert!(flags.contains("k8s.io/client-go/pkg/version.gitMinor=37"), "{flags}");
+        let flags = Module::Helm.linker_flags("require (\n\thelm.sh/helm/v4 v4.3.1 // indirect\n)\n").unwrap();
+        assert!(flags.contains("-X helm.sh/helm/v4/internal/version.version=v4.3.1"), "{flags}");
+        assert!(Module::Helm.linker_flags("require (\n\thelm.sh/helm/v40 v40.0.0 // indirect\n)\n").is_err());
+        assert!(Module::ControlPlane.linker_flags("module x\n").is_err());
+    }
+
+    #[test]
+    fn each_module_is_committed_with_what_its_version_is_read_from() {
+        for module in [Module::ControlPlane, Module::Helm] {
+            let manifest = std::fs::read_to_string(module.folder().join("go.mod")).unwrap();
+            assert!(module.linker_flags(&manifest).unwrap().contains("=v"), "{module:?}");
+            assert!(module.folder().join("go.sum").is_file(), "{module:?}");
+        }
+    }
+
+    /// The modules and versions in the lines of so many words: two where one is excluded, four where it is an indirect requirement.
+    fn versions(module: Module, words: usize) -> BTreeMap<String, String> {
+        let manifest = std::fs::read_to_string(module.folder().join("go.mod")).unwrap();
+        let of_line = |line: &str| {
+            let line: Vec<&str> = line.split_whitespace().collect();
+            (line.len() == words && line[1].starts_with('v')).then(|| (line[0].to_owned(), line[1].to_owned()))
+        };
+        manifest.lines().filter_map(of_line).collect()
+    }
+
+    /// Go tells compiled packages apart by the versions that are required, whatever replaces them. Of what is at the bottom of
+    /// everything, one version that differs has nearly all of Helm compiled for itself alone.
+    #[test]
+    fn what_helm_shares_with_kubernetes_is_compiled_once() {
+        let (kubernetes, helm) = (versions(Module::ControlPlane, 4), versions(Module::Helm, 4));
+        let excluded = versions(Module::Helm, 2);
+        assert!(!excluded.is_empty());
+        let of_kubernetes = ["k8s.io/api", "k8s.io/apimachinery", "k8s.io/client-go"];
+        for name in excluded.keys().map(String::as_str).chain(of_kubernetes) {
+            assert!(helm.contains_key(name) && helm.get(name) == kubernetes.get(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! kubectl and Helm, as a user of the cluster runs them, and with nothing of the user of this machine.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use tokio::task::spawn_blocking;
+
+use super::Tool;
+use crate::host::{command, paths};
+
+/// What in the environment these programs go by: another cluster, another cache, plugins.
+const TAKEN_AWAY: &[&str] = &["HELM_", "KUBE", "XDG_"];
+
+/// A command of such a program, in the root of the workspace, as whoever the kubeconfig is for. What the program keeps from one run to
+/// the next is kept beside the kubeconfig.
+///
+/// # Errors
+///
+/// If the program has to be built and that fails.
+pub fn user_command(tool: Tool, kubeconfig: &Path) -> Result<Command> {
+    let folder = kubeconfig.parent().with_context(|| format!("{} is in no folder", kubeconfig.display()))?;
+    let mut command = Command::new(tool.binary()?);
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| TAKEN_AWAY.iter().any(|prefix| name.starts_with(prefix))) {
+            command.env_remove(name);
+        }
+    }
+    command.current_dir(paths::workspace_root()).env("KUBECONFIG", kubeconfig).env("HOME", folder.join("home"));
+    Ok(command)
+}
+
+/// Runs such a program to its end, while the caller's runtime goes on, and returns what it wrote to stdout.
+///
+/// # Errors
+///
+/// If it cannot be built or started, or does not succeed; the message has the end of what it printed.
+pub async fn run_as_user<S: Into<String>>(tool: Tool, kubeconfig: &Path, arguments: impl IntoIterator<Item = S>) -> Result<String> {
+    let kubeconfig = kubeconfig.to_owned();
+    let arguments: Vec<String> = arguments.into_iter().map(Into::into).collect();
+    spawn_blocking(move || command::output(user_command(tool, &kubeconfig)?.args(arguments))).await?
+}
