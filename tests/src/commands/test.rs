@@ -29,6 +29,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "controlplane", what: "the controller on a real API server", run: controlplane },
     Stage { name: "images", what: "the images for amd64 and arm64, and what is in them", run: images },
     Stage { name: "cluster", what: "all of it on a real node, in QEMU", run: cluster },
+    Stage { name: "install", what: "installed, upgraded and uninstalled on a node, by kubectl and by Helm", run: install },
 ];
 
 /// Run every check, or only some stages of them
@@ -121,7 +122,7 @@ fn deny() -> Result<Tally> {
 fn unit() -> Result<Tally> {
     let mut tally = cargo::test(cargo().args(["test", "--workspace", "--exclude", "netloss-lab", "--no-fail-fast"]))?;
     // The lab's integration tests are the other stages; its guest part is unit-tested here too.
-    let lab = ["test", "--package", "netloss-lab", "--features", "guest", "--lib", "--bins", "--no-fail-fast"];
+    let lab = ["test", "--package", "netloss-lab", "--features", "guest", "--lib", "--bins", "--test", "documents", "--no-fail-fast"];
     tally += cargo::test(cargo().args(lab))?;
     Ok(tally)
 }
@@ -153,6 +154,10 @@ fn cluster() -> Result<Tally> {
     let mut tally = lab_tests(&["lab_cluster"])?;
     tally += cargo::test(cargo().args(["test", "--package", "netloss-lab", "--test", "cluster", "--", "--test-threads=16"]))?;
     Ok(tally)
+}
+
+fn install() -> Result<Tally> {
+    lab_tests(&["install"])
 }
 
 fn lab_tests(names: &[&str]) -> Result<Tally> {

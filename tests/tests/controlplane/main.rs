@@ -12,6 +12,7 @@ mod dashboard;
 mod ending;
 mod faults;
 mod history;
+mod install;
 mod leader;
 mod lifecycle;
 mod metrics;

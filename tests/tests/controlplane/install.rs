@@ -1,0 +1,282 @@
+//! Installing, upgrading and uninstalling, with kubectl and Helm as a user has them.
+
+use crate::beside::their_definition;
+use crate::leader::program;
+use crate::lifecycle::eventually;
+use crate::world::{AGENT_IMAGE, World, spec};
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::core::DynamicObject;
+use kube::runtime::wait::{await_condition, conditions};
+use kube::{Api, Client, ResourceExt};
+use netloss_controller::api::{DEFINITIONS, PodState};
+use netloss_lab::cluster::{apply, parse};
+use netloss_lab::controlplane::{ControlPlane, Tool};
+use netloss_lab::host::process::{Daemon, Lifetime};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::process::Command;
+
+const EXPERIMENTS: &str = "chaosexperiments.chaos.gushchin.dev";
+
+/// Runs one of them and returns what it printed, or its complaint.
+async fn run(control_plane: &ControlPlane, tool: Tool, arguments: &[&str]) -> Result<String, String> {
+    control_plane.run(tool, arguments.iter().copied()).await.map_err(|error| format!("{error:#}"))
+}
+
+async fn kubectl(control_plane: &ControlPlane, arguments: &[&str]) -> Result<String, String> {
+    run(control_plane, Tool::Kubectl, arguments).await
+}
+
+async fn helm(control_plane: &ControlPlane, arguments: &[&str]) -> Result<String, String> {
+    run(control_plane, Tool::Helm, arguments).await
+}
+
+async fn definition(client: &Client) -> Option<CustomResourceDefinition> {
+    Api::<CustomResourceDefinition>::all(client.clone()).get_opt(EXPERIMENTS).await.unwrap()
+}
+
+/// Installs k8s-chaos's definition as its users do.
+async fn install_theirs(client: &Client) {
+    let api = Api::<CustomResourceDefinition>::all(client.clone());
+    let params = PostParams { field_manager: Some("kubectl-client-side-apply".to_owned()), ..PostParams::default() };
+    api.create(&params, &their_definition()).await.unwrap();
+    await_condition(api, EXPERIMENTS, conditions::is_crd_established()).await.unwrap();
+}
+
+/// Runs `netloss-controller definitions`, which `kubectl apply -k config/default` has a Job do, and returns its complaint if it has one.
+async fn definitions(control_plane: &ControlPlane, arguments: &[&str]) -> Result<(), String> {
+    let mut command = Command::new(program().await);
+    command.arg("definitions").args(arguments).env("KUBECONFIG", control_plane.kubeconfig_path());
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+/// Each object by its kind, namespace and name.
+fn by_name(yaml: &str) -> BTreeMap<String, DynamicObject> {
+    let key = |object: &DynamicObject| {
+        let kind = object.types.as_ref().map(|types| types.kind.clone()).unwrap_or_default();
+        format!("{kind} {}/{}", object.namespace().unwrap_or_default(), object.name_any())
+    };
+    parse(yaml).unwrap().into_iter().map(|object| (key(&object), object)).collect()
+}
+
+/// The same numbers in the same form: kustomize writes 100.0 as 100.
+fn plain(value: &mut Value) {
+    match value {
+        Value::Number(number) => *value = json!(number.as_f64()),
+        Value::Array(values) => values.iter_mut().for_each(plain),
+        Value::Object(fields) => fields.values_mut().for_each(plain),
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
+}
+
+/// What both ways of installing have to agree on.
+fn essence(object: &DynamicObject) -> Value {
+    let mut data = object.data.clone();
+    plain(&mut data);
+    if let Some(container) = data.pointer_mut("/spec/template/spec/containers/0") {
+        // These say what the defaults are, and who it is.
+        let said = ["--history-count=100", "--history-age=720h", "--log=info", "--log-format=json", "--timeout=10m"];
+        container["args"].as_array_mut().unwrap().retain(|word| !said.contains(&word.as_str().unwrap()));
+        container["env"].as_array_mut().unwrap().retain(|variable| variable["name"] != "NETLOSS_POD");
+        data["spec"]["template"]["metadata"].as_object_mut().unwrap().remove("annotations");
+    }
+    data
+}
+
+fn assert_same(helm: &BTreeMap<String, DynamicObject>, kustomize: &BTreeMap<String, DynamicObject>) {
+    for (name, object) in kustomize {
+        let same = helm.get(name).unwrap_or_else(|| panic!("the chart has no {name}: {:?}", helm.keys()));
+        assert_eq!(essence(same), essence(object), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn kubectl_installs_and_upgrades() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    let client = control_plane.client().await.unwrap();
+    kubectl(&control_plane, &["apply", "-k", "config/default"]).await.unwrap();
+    for _ in 0..2 {
+        definitions(&control_plane, &[]).await.unwrap();
+    }
+    assert!(definition(&client).await.is_some());
+    // What the controller has filled in stays, whoever applies it again, and in whichever way.
+    let filled = json!({ "webhooks": [{ "name": "chaosexperiments.chaos.gushchin.dev", "clientConfig": { "caBundle": "QQ==" } }] });
+    let configurations = Api::<k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration>::all(client.clone());
+    let params = PatchParams { field_manager: Some("netloss-controller".to_owned()), ..PatchParams::default() };
+    configurations.patch("netloss", &params, &Patch::Strategic(filled)).await.unwrap();
+    kubectl(&control_plane, &["apply", "-k", "config/default"]).await.unwrap();
+    let kept = configurations.get("netloss").await.unwrap().webhooks.unwrap()[0].client_config.ca_bundle.clone().unwrap();
+    assert_eq!(kept.0, b"A");
+    kubectl(&control_plane, &["apply", "--server-side", "--force-conflicts", "-k", "config/default"]).await.unwrap();
+    kubectl(&control_plane, &["apply", "--dry-run=server", "-k", "config/drain"]).await.unwrap();
+    // Nothing ends a namespace here.
+    kubectl(&control_plane, &["delete", "--wait=false", "-k", "config/default"]).await.unwrap();
+    assert!(definition(&client).await.is_some(), "definitions stay, with all that was recorded");
+}
+
+/// A definition that is not ours is taken over only where that is asked for, and nothing of it is lost then.
+#[tokio::test]
+async fn a_foreign_definition_is_adopted_only_on_request() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    let client = control_plane.client().await.unwrap();
+    install_theirs(&client).await;
+    let world = World::on(&control_plane, "theirs").await;
+    world.apply("theirs", json!({ "action": "pod-kill", "namespace": "theirs", "selector": { "app": "web" } })).await.unwrap();
+    let before = definition(&client).await.unwrap();
+
+    // What `kubectl apply -k config/default` has a Job do.
+    let refused = definitions(&control_plane, &[]).await.unwrap_err();
+    assert!(refused.contains("is there and is not netloss's: nothing was changed"), "{refused}");
+    kubectl(&control_plane, &["apply", "-k", "config/default"]).await.unwrap();
+    assert_eq!(definition(&client).await.unwrap().spec, before.spec);
+
+    let chart = "config/chart";
+    let install = ["install", "netloss", chart, "--namespace", "netloss-helm", "--create-namespace"];
+    let refused = helm(&control_plane, &install).await.unwrap_err();
+    assert!(
+        refused.contains("is not netloss's") && refused.contains("--set crds.adopt=true --take-ownership --force-conflicts"),
+        "{refused}"
+    );
+    assert_eq!(definition(&client).await.unwrap().spec, before.spec);
+
+    let adopted: Vec<&str> = install.iter().copied().chain(["--set", "crds.adopt=true", "--take-ownership", "--force-conflicts"]).collect();
+    helm(&control_plane, &adopted).await.unwrap();
+    assert_ne!(definition(&client).await.unwrap().spec, before.spec);
+    let object = world.experiments().get("theirs").await.unwrap();
+    assert_eq!(serde_json::to_value(&object.spec).unwrap()["action"], "pod-kill");
+    // The release may go, and what it has taken over stays.
+    helm(&control_plane, &["uninstall", "netloss", "--namespace", "netloss-helm", "--no-hooks"]).await.unwrap();
+    assert!(world.experiments().get_opt("theirs").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn the_chart_installs_what_kustomize_does() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    let chart = "config/chart";
+    helm(&control_plane, &["lint", "--strict", chart]).await.unwrap();
+    let template = ["template", "netloss", chart, "--namespace", "netloss-system"];
+    let rendered = by_name(&helm(&control_plane, &template).await.unwrap());
+    let mut kustomized = by_name(&kubectl(&control_plane, &["kustomize", "config/default"]).await.unwrap());
+    // Helm makes the namespace itself.
+    kustomized.retain(|name, _| !name.starts_with("Namespace ") && !name.contains("netloss-definitions"));
+    assert_same(&rendered, &kustomized);
+    assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/crd"]).await.unwrap()));
+    assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/drain"]).await.unwrap()));
+
+    let namespaced: Vec<&str> =
+        template.iter().copied().chain(["--set", "watchNamespaces={shop}", "--set", "crds.install=false"]).collect();
+    let rendered = by_name(&helm(&control_plane, &namespaced).await.unwrap());
+    assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/namespaced"]).await.unwrap()));
+    let cluster_wide: Vec<&String> = rendered
+        .keys()
+        .filter(|name| name.starts_with("Cluster") || name.starts_with("Validating") || name.contains("Definition"))
+        .collect();
+    assert!(cluster_wide.is_empty(), "{cluster_wide:?}");
+
+    for (values, words) in [
+        (&["--set", "replicas=0"] as &[&str], "replicas"),
+        (&["--set", "image.digest=latest"], "digest"),
+        (&["--set", "replica=2"], "replica"),
+        (&["--set", "history.age=soon"], "age"),
+        (&["--set", "metrics.authenticated=true,webhook.enabled=false"], "metrics.authenticated needs webhook.enabled"),
+        (&["--set", "watchNamespaces={shop}"], "crds.install=false"),
+        (&["--set", "watchNamespaces={netloss-system},crds.install=false"], "the release's own namespace"),
+    ] {
+        let arguments: Vec<&str> = template.iter().chain(values).copied().collect();
+        let refused = helm(&control_plane, &arguments).await.expect_err(words);
+        assert!(refused.contains(words), "{values:?}: {refused}");
+    }
+    let all = [
+        "--set",
+        "metrics.authenticated=true,metrics.serviceMonitor.enabled=true,metrics.rules.enabled=true,dashboards.enabled=true",
+        "--set",
+        "webhook.certificateSecret=certificate,webhook.annotations.cert-manager\\.io/inject-ca-from=netloss-system/webhook",
+        "--set",
+        "agent.image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000",
+    ];
+    let arguments: Vec<&str> = template.iter().chain(&all).copied().collect();
+    let rendered = by_name(&helm(&control_plane, &arguments).await.unwrap());
+    let data = |name: &str| &rendered.get(name).unwrap_or_else(|| panic!("no {name}: {:?}", rendered.keys())).data;
+    assert!(data("ConfigMap netloss-system/netloss-agent")["data"]["image"].as_str().unwrap().contains("@sha256:"));
+    assert!(data("ConfigMap netloss-system/netloss-dashboards")["data"]["netloss.json"].as_str().unwrap().contains("netloss_leader"));
+    assert_eq!(data("PrometheusRule netloss-system/netloss-controller")["spec"]["groups"][0]["name"], "netloss");
+    assert_eq!(data("ServiceMonitor netloss-system/netloss-controller")["spec"]["endpoints"][0]["scheme"], "https");
+    assert!(!rendered.contains_key("Secret netloss-system/netloss-webhook"));
+}
+
+#[tokio::test]
+async fn helm_installs_upgrades_and_refuses_to_stand_beside_k8s_chaos() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    let client = control_plane.client().await.unwrap();
+    let theirs = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": { "name": "controller-manager", "namespace": "k8s-chaos", "labels": { "app.kubernetes.io/name": "k8s-chaos" } },
+        "spec": {
+            "selector": { "matchLabels": { "a": "b" } },
+            "template": { "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "manager", "image": "manager" }] } },
+        },
+    });
+    let namespace = serde_json::from_value(json!({ "metadata": { "name": "k8s-chaos" } })).unwrap();
+    Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+    apply(&client, &serde_json::from_value(theirs).unwrap()).await.unwrap();
+    let deployments = Api::<k8s_openapi::api::apps::v1::Deployment>::namespaced(client.clone(), "k8s-chaos");
+    let ready = async |count: i32| {
+        let status = Patch::Merge(json!({ "status": { "replicas": count, "readyReplicas": count } }));
+        deployments.patch_status("controller-manager", &PatchParams::default(), &status).await.unwrap();
+    };
+    let chart = "config/chart";
+    let install = ["install", "netloss", chart, "--namespace", "netloss-system", "--create-namespace"];
+    ready(1).await;
+    let refused = helm(&control_plane, &install).await.unwrap_err();
+    assert!(refused.contains("k8s-chaos's controller is active (Deployment k8s-chaos/controller-manager)"), "{refused}");
+    ready(0).await;
+    let notes = helm(&control_plane, &install).await.unwrap();
+    assert!(notes.contains("runs experiments of all namespaces") && notes.contains("helm -n netloss-system test netloss"), "{notes}");
+    let own = Api::<k8s_openapi::api::apps::v1::Deployment>::namespaced(client.clone(), "netloss-system");
+    assert_eq!(own.get("netloss-controller").await.unwrap().spec.unwrap().replicas, Some(2));
+    helm(&control_plane, &["upgrade", "netloss", chart, "--namespace", "netloss-system", "--set", "replicas=3"]).await.unwrap();
+    assert_eq!(own.get("netloss-controller").await.unwrap().spec.unwrap().replicas, Some(3));
+    helm(&control_plane, &["uninstall", "netloss", "--namespace", "netloss-system", "--no-hooks"]).await.unwrap();
+    assert!(definition(&client).await.is_some(), "definitions stay, with all that was recorded");
+    // Again, over the definitions of the release before.
+    helm(&control_plane, &install).await.unwrap();
+}
+
+/// What an administrator prepares, and what the namespace's owner then applies, is enough.
+#[tokio::test]
+async fn a_controller_of_one_namespace_needs_no_right_beyond_it() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    let client = control_plane.client().await.unwrap();
+    kubectl(&control_plane, &["apply", "--server-side", "-k", "config/crd"]).await.unwrap();
+    for definition in DEFINITIONS {
+        let name = format!("{}.chaos.gushchin.dev", definition.plural);
+        let api = Api::<CustomResourceDefinition>::all(client.clone());
+        await_condition(api, &name, conditions::is_crd_established()).await.unwrap();
+    }
+    let world = World::on(&control_plane, "shop").await;
+    kubectl(&control_plane, &["create", "namespace", "netloss-system"]).await.unwrap();
+    kubectl(&control_plane, &["apply", "-k", "config/namespaced"]).await.unwrap();
+
+    let kubeconfig = control_plane.dir().join("as-controller");
+    let admin = std::fs::read_to_string(control_plane.kubeconfig_path()).unwrap();
+    let account = "system:serviceaccount:netloss-system:netloss-controller";
+    std::fs::write(&kubeconfig, admin.replace("  user:\n", &format!("  user:\n    as: {account}\n"))).unwrap();
+    let mut command = Command::new(program().await);
+    command.env("KUBECONFIG", &kubeconfig).args(["run", "--watch-namespace=shop", "--leader-elect"]);
+    command.arg(format!("--agent-image={AGENT_IMAGE}"));
+    let log = control_plane.dir().join("controller.log");
+    let controller = Daemon::start("netloss-controller", &command, &log, Lifetime::WithLab).unwrap();
+    world.pod("a").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    eventually("the agent is put in", async || world.status("x").await.pods.iter().any(|pod| pod.state >= PodState::Injected)).await;
+    let entry = world.status("x").await.pods[0].clone();
+    let report = world.removed(&crate::pods::run_of(&entry)).to_line();
+    world.set_state(&entry, json!({ "terminated": { "exitCode": 0, "message": report } })).await;
+    eventually("the run ends", async || world.status("x").await.completed_at.is_some()).await;
+    controller.ensure_running().unwrap();
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(!said.contains("is forbidden"), "{said}");
+}
