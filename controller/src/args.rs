@@ -274,10 +274,9 @@ impl VerifyArgs {
     #[tokio::main]
     async fn run(self) -> anyhow::Result<()> {
         self.common.log.init()?;
-        let config = operate::config().await?;
-        let client = client::client(config.clone(), self.common.limits(), Arc::default())?;
+        let client = client::client(operate::config().await?, self.common.limits(), Arc::default())?;
         let (settings, namespaces) = self.common.settings();
-        let verify = verify::Verify { config, client, own_namespace: settings.own_namespace, namespaces, webhook: self.webhook };
+        let verify = verify::Verify { client, own_namespace: settings.own_namespace, namespaces, webhook: self.webhook };
         verify.run(self.timeout).await
     }
 }

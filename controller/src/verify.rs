@@ -19,7 +19,6 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// What is asked.
 pub(crate) struct Verify {
-    pub(crate) config: Config,
     pub(crate) client: Client,
     /// The controller's own namespace.
     pub(crate) own_namespace: String,
@@ -84,15 +83,21 @@ impl Verify {
         let configuration = Api::<ValidatingWebhookConfiguration>::all(self.client.clone()).get(name).await;
         let configuration = configuration.context("reading the ValidatingWebhookConfiguration netloss")?;
         let hook = configuration.webhooks.into_iter().flatten().next().context("the ValidatingWebhookConfiguration has no webhook")?;
-        let authority = hook.client_config.ca_bundle.context("the webhook's certificate is not trusted yet (caBundle)")?;
-        let service = hook.client_config.service.context("the webhook is no Service")?;
-        let host = format!("{}.{}.svc", service.name, service.namespace);
-        let path = service.path.unwrap_or_default();
-        let mut config = Config::new(format!("https://{host}:{}", service.port.unwrap_or(443)).parse()?);
-        let certificates = CertificateDer::pem_slice_iter(&authority.0).map(|read| read.map(|one| one.to_vec()));
+        let trusted = hook.client_config.ca_bundle.context("the webhook's certificate is not trusted yet (caBundle)")?;
+        let url = match (hook.client_config.url, hook.client_config.service) {
+            (Some(url), _) => url,
+            (None, Some(service)) => {
+                let (name, namespace, port) = (service.name, service.namespace, service.port.unwrap_or(443));
+                format!("https://{name}.{namespace}.svc:{port}{}", service.path.unwrap_or_default())
+            }
+            (None, None) => bail!("the webhook has neither an address nor a Service"),
+        };
+        let address: http::Uri = url.parse().with_context(|| format!("the webhook's address {url}"))?;
+        let host = address.authority().with_context(|| format!("the webhook's address {url} names no host"))?;
+        let mut config = Config::new(format!("https://{host}").parse()?);
+        let certificates = CertificateDer::pem_slice_iter(&trusted.0).map(|read| read.map(|one| one.to_vec()));
         config.root_cert = Some(certificates.collect::<Result<_, _>>().context("caBundle holds no certificates")?);
         (config.connect_timeout, config.read_timeout) = (Some(Duration::from_secs(10)), Some(Duration::from_secs(10)));
-        config.proxy_url = self.config.proxy_url.clone();
         let review = json!({
             "apiVersion": "admission.k8s.io/v1",
             "kind": "AdmissionReview",
@@ -113,14 +118,14 @@ impl Verify {
                 },
             },
         });
-        let request = http::Request::post(&path).header("content-type", "application/json");
+        let request = http::Request::post(address.path()).header("content-type", "application/json");
         let request = request.body(Body::from(serde_json::to_vec(&review)?)).context("making a request")?;
-        let response = Client::try_from(config)?.send(request).await.with_context(|| format!("asking the webhook at {host}"))?;
-        let body = response.into_body().collect_bytes().await.with_context(|| format!("reading the answer of {host}"))?;
-        let answer: Value = serde_json::from_slice(&body).with_context(|| format!("{host} does not answer with JSON"))?;
+        let response = Client::try_from(config)?.send(request).await.with_context(|| format!("asking the webhook at {url}"))?;
+        let body = response.into_body().collect_bytes().await.with_context(|| format!("reading the answer of {url}"))?;
+        let answer: Value = serde_json::from_slice(&body).with_context(|| format!("{url} does not answer with JSON"))?;
         match (answer["response"]["allowed"].as_bool(), answer["response"]["status"]["message"].as_str()) {
             (Some(false), Some(words)) => Ok(words.to_owned()),
-            _ => bail!("the webhook at {host} did not refuse what it has to refuse: {answer}"),
+            _ => bail!("the webhook at {url} did not refuse what it has to refuse: {answer}"),
         }
     }
 }

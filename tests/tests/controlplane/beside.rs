@@ -1,6 +1,6 @@
 //! netloss where k8s-chaos is, or was: its definition, its objects, its manifests.
 
-use crate::world::{AGENT_IMAGE, World, spec};
+use crate::world::{AGENT_IMAGE, World, install_definitions, spec};
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
@@ -217,4 +217,25 @@ async fn a_manifest_of_k8s_chaos_applies_unchanged() {
     let entry = &status.pods[0];
     assert_eq!(status.affected_pods, [format!("beside-manifest/a:{}", entry.container)]);
     assert!(entry.container.starts_with("network-loss-"), "{}", entry.container);
+}
+
+/// While k8s-chaos's controller runs, both would act on the same experiments.
+#[tokio::test]
+async fn beside_k8s_chaoss_controller_nothing_is_begun() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    install_definitions(control_plane.client().await.unwrap()).await;
+    let theirs = World::on(&control_plane, "k8s-chaos-system").await;
+    let world = World::on(&control_plane, "beside").await;
+    let label = json!({ "labels": { "app.kubernetes.io/name": "k8s-chaos" } });
+    theirs.pod_with("controller-manager", label, json!({})).await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    world.pass("x", 0).await;
+    let said = world.message("x").await;
+    assert!(said.starts_with("k8s-chaos's controller is active (pod k8s-chaos-system/controller-manager)"), "{said}");
+    assert!(world.agents("a").await.is_empty());
+    theirs.delete_at_once("controller-manager").await;
+    world.apply("x", spec(json!({ "lossPercentage": 20 }))).await.unwrap();
+    world.pass("x", 5).await;
+    assert_eq!(world.agents("a").await.len(), 1);
 }

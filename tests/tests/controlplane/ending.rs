@@ -23,7 +23,7 @@ fn stopped(world: &World, entry: &PodStatus) -> Value {
 }
 
 /// The kubelet has ended the agent and what was sent to stop it.
-async fn stop(world: &World, entry: &PodStatus) {
+pub(crate) async fn stop(world: &World, entry: &PodStatus) {
     let sent = format!("{}-stop", entry.container);
     let done = json!({ "terminated": { "exitCode": 0 } });
     world.set_states(&entry.name, &[(entry.container.as_str(), stopped(world, entry)), (sent.as_str(), done)]).await;

@@ -14,6 +14,7 @@ mod faults;
 mod history;
 mod install;
 mod leader;
+mod leaving;
 mod lifecycle;
 mod metrics;
 mod node;

@@ -1,0 +1,161 @@
+//! `netloss-controller drain` and `verify`: what is done before netloss goes, and how it is known to be there.
+
+use crate::ending::stop;
+use crate::leader::{get, program};
+use crate::lifecycle::eventually;
+use crate::world::{AGENT_IMAGE, World, install_definitions, spec};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use netloss_controller::api::{Phase, Stopping};
+use netloss_lab::cluster::{apply, parse};
+use netloss_lab::controlplane::ControlPlane;
+use netloss_lab::host::paths::workspace_root;
+use netloss_lab::host::ports;
+use netloss_lab::host::process::{Daemon, Lifetime};
+use serde_json::json;
+use std::path::Path;
+use std::process::{Command, Output};
+use tokio::task::spawn_blocking;
+
+/// A world whose controller's own namespace has the freeze in it.
+async fn world(name: &str) -> World {
+    let world = World::new(name).await;
+    let own = serde_json::from_value(json!({ "metadata": { "name": own(&world) } })).unwrap();
+    Api::<Namespace>::all(world.client.clone()).create(&PostParams::default(), &own).await.unwrap();
+    let freeze = serde_json::from_value(json!({ "metadata": { "name": "netloss-freeze" } })).unwrap();
+    freezes(&world).create(&PostParams::default(), &freeze).await.unwrap();
+    world
+}
+
+fn own(world: &World) -> String {
+    format!("{}-own", world.namespace)
+}
+
+fn freezes(world: &World) -> Api<ConfigMap> {
+    Api::namespaced(world.client.clone(), &own(world))
+}
+
+/// One of the program's commands, to its end.
+async fn ended(kubeconfig: &Path, arguments: &[String]) -> (bool, String) {
+    let mut command = Command::new(program().await);
+    command.env("KUBECONFIG", kubeconfig).args(arguments).arg(format!("--agent-image={AGENT_IMAGE}"));
+    let Output { status, stderr, .. } = spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    (status.success(), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+async fn drain(world: &World, timeout: &str) -> (bool, String) {
+    let arguments = ["drain".to_owned(), format!("--namespace={}", own(world)), format!("--watch-namespace={}", world.namespace)];
+    let arguments: Vec<String> = arguments.into_iter().chain([format!("--timeout={timeout}")]).collect();
+    ended(&World::kubeconfig(), &arguments).await
+}
+
+#[tokio::test]
+async fn what_is_under_way_is_stopped_without_a_controller() {
+    let world = world("leaving-drained").await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({ "duration": "1h" }))).await.unwrap();
+    world.apply("later", spec(json!({ "schedule": "@hourly" }))).await.unwrap();
+    world.pass("later", 0).await;
+    let entry = world.running("x", "a").await;
+    let played = async {
+        eventually("the agent is asked to end", async || world.agents("a").await.len() == 2).await;
+        stop(&world, &entry).await;
+    };
+    let ((drained, said), ()) = tokio::join!(drain(&world, "2m"), played);
+    assert!(drained && said.contains("netloss can be uninstalled"), "{said}");
+    let experiment = world.experiments().get("x").await.unwrap();
+    assert!(experiment.finalizers().is_empty());
+    let status = experiment.status.unwrap();
+    assert_eq!((status.phase, status.stopping), (Some(Phase::Completed), Some(Stopping::Frozen)), "{status:?}");
+    let frozen = freezes(&world).get("netloss-freeze").await.unwrap();
+    assert_eq!(frozen.annotations().get("chaos.gushchin.dev/freeze").map(String::as_str), Some("true"));
+    // And once more, with nothing to do.
+    assert!(drain(&world, "2m").await.0);
+}
+
+#[tokio::test]
+async fn what_does_not_end_is_named() {
+    let world = world("leaving-stuck").await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({ "duration": "1h" }))).await.unwrap();
+    world.running("x", "a").await;
+    let (drained, said) = drain(&world, "3s").await;
+    assert!(!drained && said.contains("something is still under way in pods of leaving-stuck/x ("), "{said}");
+}
+
+#[tokio::test]
+async fn a_pod_in_which_loss_may_remain_is_named_as_long_as_it_is_there() {
+    let world = world("leaving-loss").await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    world.running("x", "a").await;
+    // As after a repair that could not be put in.
+    let mut status = world.status("x").await;
+    status.phase = Some(Phase::Completed);
+    let mut pod = serde_json::to_value(&status.pods[0]).unwrap();
+    for (field, value) in [("state", "ended"), ("outcome", "unknown"), ("message", "loss may remain until the pod ends")] {
+        pod[field] = json!(value);
+    }
+    let patch = Patch::Merge(json!({ "status": { "phase": "Completed", "pods": [pod] } }));
+    world.experiments().patch_status("x", &PatchParams::default(), &patch).await.unwrap();
+    let (drained, said) = drain(&world, "1m").await;
+    assert!(!drained && said.contains("loss may remain in the pods leaving-loss/a: restart or delete them"), "{said}");
+    world.delete_at_once("a").await;
+    let (drained, said) = drain(&world, "1m").await;
+    assert!(drained, "{said}");
+}
+
+/// A controller with a webhook on loopback, as `helm test` finds one in a cluster.
+#[tokio::test]
+async fn what_is_installed_is_verified() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    let client = control_plane.client().await.unwrap();
+    let verify = async |more: &[&str]| {
+        let arguments: Vec<String> = ["verify"].iter().chain(more).map(|word| (*word).to_owned()).collect();
+        ended(control_plane.kubeconfig_path(), &arguments).await
+    };
+    let (works, said) = verify(&["--timeout=1s"]).await;
+    assert!(!works && said.contains("are the definitions installed"), "{said}");
+    install_definitions(client.clone()).await;
+    let namespace = serde_json::from_value(json!({ "metadata": { "name": "netloss-system" } })).unwrap();
+    Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+    let webhook = ports::free().unwrap();
+    let identity = control_plane.pki().server("webhook", &["localhost"], &[std::net::Ipv4Addr::LOCALHOST]).unwrap();
+    let certificate = control_plane.dir().join("certificate");
+    std::fs::create_dir_all(&certificate).unwrap();
+    std::fs::write(certificate.join("tls.crt"), &identity.certificate).unwrap();
+    std::fs::write(certificate.join("tls.key"), &identity.key).unwrap();
+    for file in ["manager/lease.yaml", "webhook/webhook.yaml"] {
+        let text = std::fs::read_to_string(workspace_root().join("config").join(file)).unwrap();
+        for mut object in parse(&text).unwrap() {
+            if object.types.as_ref().is_some_and(|types| types.kind == "ValidatingWebhookConfiguration") {
+                let bundle = k8s_openapi::ByteString(control_plane.pki().ca().as_bytes().to_vec());
+                let url = format!("https://127.0.0.1:{webhook}/validate");
+                object.data["webhooks"][0]["clientConfig"] = json!({ "url": url, "caBundle": bundle });
+            }
+            apply(&client, &object).await.unwrap();
+        }
+    }
+    let (works, said) = verify(&["--timeout=1s"]).await;
+    assert!(!works && said.contains("no replica leads"), "{said}");
+
+    let health = ports::free().unwrap();
+    let mut command = Command::new(program().await);
+    command.env("KUBECONFIG", control_plane.kubeconfig_path()).args([
+        "run",
+        &format!("--agent-image={AGENT_IMAGE}"),
+        "--leader-elect",
+        "--lease-duration=9",
+        &format!("--webhook-listen=127.0.0.1:{webhook}"),
+        &format!("--webhook-certificate={}", certificate.display()),
+        &format!("--health-listen=127.0.0.1:{health}"),
+    ]);
+    let controller = Daemon::start("controller", &command, &control_plane.dir().join("log"), Lifetime::WithLab).unwrap();
+    eventually("it is ready", async || get(health, "/readyz").await.starts_with("HTTP/1.1 200")).await;
+    let (works, said) = verify(&["--webhook"]).await;
+    assert!(works && said.contains("the webhook answers") && said.contains("a replica leads"), "{said}");
+    controller.signal(nix::sys::signal::Signal::SIGKILL).unwrap();
+    let (works, said) = verify(&["--webhook", "--timeout=1s"]).await;
+    assert!(!works && said.contains("asking the webhook"), "{said}");
+}
