@@ -112,7 +112,7 @@ async fn each_query_of_the_dashboard_has_an_answer() {
     assert!(queries.len() > 20, "{queries:?}");
     for (panel, query) in queries {
         eventually(&format!("{panel}: an answer to {query}"), async || {
-            let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+            let encoded = query.bytes().fold(String::new(), |text, byte| text + &format!("%{byte:02X}"));
             let answer = get(port, &format!("/api/v1/query?query={encoded}")).await;
             let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
             let answer: Value = serde_json::from_str(&body).unwrap_or_default();
