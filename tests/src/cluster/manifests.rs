@@ -45,15 +45,10 @@ struct Kustomization {
 /// If something is refused or the controller does not become available.
 pub async fn install_netloss(client: &Client, adjust: impl Fn(&mut DynamicObject)) -> Result<()> {
     let step = progress::step("Installing netloss");
-    let mut objects = Vec::new();
-    for file in files(&paths::workspace_root().join("config/default"))? {
-        objects.extend(parse(&fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?)?);
-    }
+    let mut objects = default_objects()?;
     // The API server runs outside the node, and reaches no Service in it. tests/tests/controlplane has the webhook on loopback.
     objects.retain(|object| kind(object) != "ValidatingWebhookConfiguration");
     objects.iter_mut().for_each(adjust);
-    // Stable: within one rank the order of the files stays.
-    objects.sort_by_key(rank);
     for object in &objects {
         step.detail(format!("{} {}", kind(object), object.name_any()));
         apply(client, object).await?;
@@ -62,6 +57,21 @@ pub async fn install_netloss(client: &Client, adjust: impl Fn(&mut DynamicObject
     wait_available(client).await?;
     step.done("the controller is available");
     Ok(())
+}
+
+/// All that `kubectl apply -k config/default` applies, in an order in which it can be applied.
+///
+/// # Errors
+///
+/// If a file cannot be read, or holds something else.
+pub fn default_objects() -> Result<Vec<DynamicObject>> {
+    let mut objects = Vec::new();
+    for file in files(&paths::workspace_root().join("config/default"))? {
+        objects.extend(parse(&fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?)?);
+    }
+    // Stable: within one rank the order of the files stays.
+    objects.sort_by_key(rank);
+    Ok(objects)
 }
 
 /// Applies one object by server-side apply, waiting for its kind to be served if its definition was created just now.
@@ -167,8 +177,7 @@ mod tests {
 
     #[test]
     fn the_default_kustomization_is_plain_and_complete() {
-        let files = files(&paths::workspace_root().join("config/default")).unwrap();
-        let objects: Vec<DynamicObject> = files.iter().flat_map(|file| parse(&fs::read_to_string(file).unwrap()).unwrap()).collect();
+        let objects = default_objects().unwrap();
         for expected in ["Namespace", "Job", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Deployment"] {
             assert!(objects.iter().any(|object| kind(object) == expected), "no {expected}");
         }

@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
 pub use self::images::{Architecture, Image, build as build_images};
-pub use self::manifests::{apply, install_netloss, parse, set_images};
+pub use self::manifests::{apply, default_objects, install_netloss, parse, set_images};
 use crate::controlplane::{self, ControlPlane, Extent};
 use crate::host::process::{Lifetime, Record};
 use crate::host::progress;

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 
 pub use self::kubeconfig::{CONTEXT, kubeconfig};
 pub use self::pki::{HOST_FROM_GUEST, Identity, KeyFiles, Pki, SERVICE_ADDRESS};
-pub use self::tools::Tool;
+pub use self::tools::{Release, Tool};
 pub use self::user::{run_as_user, user_command};
 use crate::host::process::{Daemon, Lifetime, Record};
 use crate::host::state::StateDir;
@@ -78,7 +78,16 @@ impl ControlPlane {
     ///
     /// If a program cannot be built or does not come up.
     pub async fn start_for_tests() -> Result<Self> {
-        Self::start(Extent::ApiOnly, Lifetime::WithLab, StateDir::temporary()?).await
+        Self::start_for_tests_of(Release::Newest).await
+    }
+
+    /// The same, of this release.
+    ///
+    /// # Errors
+    ///
+    /// If a program cannot be built or does not come up.
+    pub async fn start_for_tests_of(release: Release) -> Result<Self> {
+        Self::start_of(release, Extent::ApiOnly, Lifetime::WithLab, StateDir::temporary()?).await
     }
 
     /// Starts a control plane and waits until its API server says that it is ready.
@@ -87,7 +96,11 @@ impl ControlPlane {
     ///
     /// If a program cannot be built or does not come up; the message holds the end of its log.
     pub async fn start(extent: Extent, lifetime: Lifetime, state: StateDir) -> Result<Self> {
-        let programs = spawn_blocking(move || Programs::build(extent)).await??;
+        Self::start_of(Release::Newest, extent, lifetime, state).await
+    }
+
+    async fn start_of(release: Release, extent: Extent, lifetime: Lifetime, state: StateDir) -> Result<Self> {
+        let programs = spawn_blocking(move || Programs::build(release, extent)).await??;
         let step = progress::step("Starting a control plane");
         let keys = Keys::create(state.path())?;
         let mut attempt = 1;
@@ -252,9 +265,9 @@ struct Programs {
 }
 
 impl Programs {
-    fn build(extent: Extent) -> Result<Self> {
+    fn build(release: Release, extent: Extent) -> Result<Self> {
         // The API server first: most of the others' packages are its packages too.
-        let apiserver = Tool::Apiserver.binary()?;
+        let apiserver = release.apiserver()?;
         let etcd = Tool::Etcd.binary()?;
         let clients = match extent {
             Extent::ApiOnly => None,

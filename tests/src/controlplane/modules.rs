@@ -15,6 +15,8 @@ use crate::host::{cache, paths, progress};
 pub(super) enum Module {
     /// Kubernetes and its store.
     ControlPlane,
+    /// The API server of the oldest Kubernetes that netloss supports.
+    Floor,
     /// Helm. In one module with Kubernetes, either would decide the versions of what both use.
     Helm,
 }
@@ -23,6 +25,7 @@ impl Module {
     fn folder(self) -> PathBuf {
         let name = match self {
             Self::ControlPlane => "tests/controlplane",
+            Self::Floor => "tests/controlplane/floor",
             Self::Helm => "tests/helm",
         };
         paths::workspace_root().join(name)
@@ -36,20 +39,27 @@ impl Module {
         let manifest = read("go.mod")?;
         let flags = self.linker_flags(&manifest)?;
         let sum = read("go.sum")?;
-        let inputs = [manifest.as_str(), &sum, &go.version, &flags];
+        let tags = self.tags();
+        let inputs: Vec<&str> = [manifest.as_str(), &sum, &go.version, &flags].into_iter().chain(tags).collect();
         let dir = cache::entry(name, &inputs, |dir| {
             let mut command = go.command();
-            command.args(["build", "-v", "-trimpath", "-ldflags", &flags, "-o"]).arg(dir.join(name)).arg(package).current_dir(&folder);
+            command.args(["build", "-v", "-trimpath", "-ldflags", &flags]).args(tags.map(|tags| format!("-tags={tags}")));
+            command.arg("-o").arg(dir.join(name)).arg(package).current_dir(&folder);
             build(name, &mut command)
         })?;
         Ok(dir.join(name))
+    }
+
+    /// Build tags. Without this one, a third of what the old API server is made of would be the clients of one cloud provider.
+    fn tags(self) -> Option<&'static str> {
+        (self == Self::Floor).then_some("providerless")
     }
 
     /// The version is stamped in as the project's own build does: the API server reports it, and components compare theirs.
     fn linker_flags(self, manifest: &str) -> Result<String> {
         let mut flags = "-s -w".to_owned();
         match self {
-            Self::ControlPlane => {
+            Self::ControlPlane | Self::Floor => {
                 let version = required(manifest, "k8s.io/kubernetes")?;
                 let minor = version.split('.').nth(1).with_context(|| format!("{version} has no minor version"))?;
                 for package in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
@@ -113,7 +123,7 @@ mod tests {
 
     #[test]
     fn each_module_is_committed_with_what_its_version_is_read_from() {
-        for module in [Module::ControlPlane, Module::Helm] {
+        for module in [Module::ControlPlane, Module::Floor, Module::Helm] {
             let manifest = std::fs::read_to_string(module.folder().join("go.mod")).unwrap();
             assert!(module.linker_flags(&manifest).unwrap().contains("=v"), "{module:?}");
             assert!(module.folder().join("go.sum").is_file(), "{module:?}");

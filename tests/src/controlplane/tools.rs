@@ -12,6 +12,25 @@ use super::modules::Module;
 /// Where other tools of this field (setup-envtest, controller-runtime) put and look for these binaries.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
+/// A release of Kubernetes whose API server the lab can start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// The newest that is known, of which all other programs are too.
+    Newest,
+    /// The oldest that netloss supports.
+    Floor,
+}
+
+impl Release {
+    /// The path of its API server.
+    pub(super) fn apiserver(self) -> Result<PathBuf> {
+        match self {
+            Self::Newest => Tool::Apiserver.binary(),
+            Self::Floor => Module::Floor.built(Tool::Apiserver.name(), &Tool::Apiserver.package()),
+        }
+    }
+}
+
 /// One program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tool {
