@@ -1,5 +1,6 @@
 //! A run from apply to its end.
 
+use crate::node::Node;
 use crate::pods::run_of;
 use crate::world::{AGENT_IMAGE, World, spec};
 use jiff::Timestamp;
@@ -234,7 +235,12 @@ pub(crate) async fn service_account(world: &World) -> Client {
 #[tokio::test]
 async fn the_whole_controller_runs_with_the_rights_of_its_role() {
     let world = World::new("lifecycle-controller").await;
-    let client = service_account(&world).await;
+    whole_run(&world, World::node()).await;
+}
+
+/// A run from apply to its end by a controller with the rights of its service account, which watches all that it watches.
+pub(crate) async fn whole_run(world: &World, node: &Node) {
+    let client = service_account(world).await;
     let settings = Settings::new(AGENT_IMAGE, "netloss-system");
     let context = Arc::new(Context::new(client.clone(), settings, Arc::new(Timestamp::now), None));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -247,7 +253,7 @@ async fn the_whole_controller_runs_with_the_rights_of_its_role() {
     eventually("that is written down", async || world.status("x").await.pods.iter().any(|pod| pod.state == PodState::Injected)).await;
     let entry = world.status("x").await.pods[0].clone();
 
-    World::node().set_log(&entry, world.applied(&run_of(&entry)).to_line());
+    node.set_log(&entry, world.applied(&run_of(&entry)).to_line());
     world.set_state(&entry, json!({ "running": {} })).await;
     eventually("the loss is in place", async || world.status("x").await.phase == Some(Phase::Running)).await;
 

@@ -11,6 +11,7 @@ mod crash;
 mod dashboard;
 mod ending;
 mod faults;
+mod floor;
 mod history;
 mod install;
 mod leader;

@@ -39,9 +39,8 @@ fn changed(container: &EphemeralContainer, changes: &[(&str, Value)]) -> Ephemer
 }
 
 /// A planned entry for the pod `a`, another ephemeral container of somebody's in it, and the controller's own client.
-async fn stage(name: &str) -> (World, PodStatus, Client) {
-    let world = World::new(name).await;
-    let client = service_account(&world).await;
+async fn stage(world: &World) -> (PodStatus, Client) {
+    let client = service_account(world).await;
     world.pod("a").await;
     let theirs = json!({ "spec": { "ephemeralContainers": [{ "name": "debugger", "image": "busybox", "command": ["sh"] }] } });
     let pods = world.pods();
@@ -53,12 +52,16 @@ async fn stage(name: &str) -> (World, PodStatus, Client) {
     let hostile = changed(&agent_container(&entry), &[("/name", json!("network-loss-probe")), ("/image", json!("busybox"))]);
     let in_force = async || ask(&client, &entry, &hostile).await.is_err_and(|words| words.contains("netloss-controller may only add"));
     eventually("the policy is in force", in_force).await;
-    (world, entry, client)
+    (entry, client)
 }
 
 #[tokio::test]
 async fn what_the_controller_sends_passes_and_nothing_else_does() {
-    let (_world, entry, client) = stage("policy-containers").await;
+    only_netloss_passes(&World::new("policy-containers").await).await;
+}
+
+pub(crate) async fn only_netloss_passes(world: &World) {
+    let (entry, client) = stage(world).await;
     // The one in the pod is the first attempt's.
     let entry = PodStatus { container: format!("{}0", entry.container), ..entry };
     let uid = entry.argv.iter().find_map(|word| word.strip_prefix("--run=")?.split('/').next()).unwrap().to_owned();
@@ -131,7 +134,11 @@ async fn what_the_controller_sends_passes_and_nothing_else_does() {
 
 #[tokio::test]
 async fn an_experiment_is_patched_for_its_finalizer_alone() {
-    let (world, _, client) = stage("policy-experiments").await;
+    only_the_finalizer_passes(&World::new("policy-experiments").await).await;
+}
+
+pub(crate) async fn only_the_finalizer_passes(world: &World) {
+    let (_, client) = stage(world).await;
     let experiments = Api::<ChaosExperiment>::namespaced(client, &world.namespace);
     let try_it = async |change: Value| experiments.patch("x", &PatchParams::default(), &Patch::Merge(change)).await;
     for (change, words) in [

@@ -7,6 +7,9 @@ use netloss_controller::api::RetryBackoff;
 use netloss_lab::host::paths::workspace_root;
 use serde_json::json;
 
+/// The namespace that the samples name.
+pub(crate) const OF_SAMPLES: &str = "netloss-demo";
+
 #[tokio::test]
 async fn the_definition_is_structural_and_served() {
     let world = World::new("schema-definition").await;
@@ -18,7 +21,10 @@ async fn the_definition_is_structural_and_served() {
 
 #[tokio::test]
 async fn what_is_out_of_range_is_refused_with_the_field_and_the_bound() {
-    let world = World::new("schema-refusals").await;
+    out_of_range_is_refused(&World::new("schema-refusals").await).await;
+}
+
+pub(crate) async fn out_of_range_is_refused(world: &World) {
     for (changes, words) in [
         (json!({ "lossPercentage": 0 }), "spec.lossPercentage: Invalid value: 0: spec.lossPercentage in body should be greater than 0"),
         (json!({ "lossPercentage": 40.1 }), "spec.lossPercentage above 40 needs your consent: lower it, or set spec.allowHighLoss: true"),
@@ -103,7 +109,10 @@ async fn nothing_that_k8s_chaos_knows_is_pruned() {
 /// A run of the other action could not be stopped by anybody.
 #[tokio::test]
 async fn the_action_of_a_packet_loss_stays() {
-    let world = World::new("schema-action").await;
+    the_action_is_kept(&World::new("schema-action").await).await;
+}
+
+pub(crate) async fn the_action_is_kept(world: &World) {
     world.apply("x", spec(json!({}))).await.unwrap();
     let error = world.apply("x", spec(json!({ "action": "pod-kill" }))).await.unwrap_err();
     assert!(error.contains("spec.action cannot be changed from pod-network-loss"), "{error}");
@@ -141,8 +150,10 @@ async fn a_typo_is_refused_on_creation() {
 /// By the API server, and by the controller, which finds no pod for them here.
 #[tokio::test]
 async fn the_committed_samples_are_taken_as_they_are() {
-    // The namespace that the samples name.
-    let world = World::new("netloss-demo").await;
+    samples_are_taken(&World::new(OF_SAMPLES).await).await;
+}
+
+pub(crate) async fn samples_are_taken(world: &World) {
     let mut taken = 0;
     for file in std::fs::read_dir(workspace_root().join("config/samples")).unwrap() {
         let text = std::fs::read_to_string(file.unwrap().path()).unwrap();

@@ -193,17 +193,20 @@ async fn another_namespace_is_for_those_who_may_act_there() {
 /// Whatever else happens to an experiment, nothing of it waits for netloss.
 #[tokio::test]
 async fn only_a_new_spec_is_asked_for() {
-    let world = World::new("webhook-away").await;
+    none_else_is_asked_for(&World::new("webhook-away").await).await;
+}
+
+pub(crate) async fn none_else_is_asked_for(world: &World) {
     world.pod("a").await;
     world.apply("x", spec(json!({}))).await.unwrap();
     world.pass("x", 0).await;
-    let asked = Asked::start(&world).await;
+    let asked = Asked::start(world).await;
     // Nobody answers any more.
     let gone = Patch::Strategic(json!({ "webhooks": [{
         "name": "chaosexperiments.chaos.gushchin.dev", "clientConfig": { "url": "https://127.0.0.1:1/validate" },
     }] }));
     asked.configurations.patch(&world.namespace, &PatchParams::default(), &gone).await.unwrap();
-    asked.until(&world, "nobody answers", |answer| answer.as_ref().is_err_and(|words| words.contains("failed calling webhook"))).await;
+    asked.until(world, "nobody answers", |answer| answer.as_ref().is_err_and(|words| words.contains("failed calling webhook"))).await;
 
     let label = Patch::Merge(json!({ "metadata": { "labels": { "team": "shop" }, "finalizers": ["example.com/held"] } }));
     world.experiments().patch("x", &PatchParams::default(), &label).await.unwrap();
