@@ -22,6 +22,7 @@ mod node;
 mod pods;
 mod policy;
 mod proxy;
+mod records;
 mod refusals;
 mod rights;
 mod schema;
