@@ -27,6 +27,7 @@ mod publish;
 pub mod reconcile;
 pub mod run;
 pub mod schedule;
+pub mod steps;
 mod stored;
 pub mod targets;
 mod verify;

@@ -1,10 +1,11 @@
 //! The one place that does what was decided.
 //!
 //! Each round reads the experiment, looks at what is needed, decides, writes the status with the version that it was read with, and
-//! only then patches pods and tells. A crash between any two steps leaves what the next round starts from.
+//! only then patches pods and tells ([`crate::steps`] has the order). A crash between any two steps leaves what the next round starts
+//! from.
 
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan, ChaosExperimentStatus, PREFLIGHT, PodState, PodStatus},
+    api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan, ChaosExperimentStatus, PodState, PodStatus},
     backoff::Backoff,
     container::{agent_container, image_to_send, patch, repair_container, stop_container},
     health::Health,
@@ -13,6 +14,7 @@ use crate::{
     metrics::{Metrics, Recorded},
     observe::{self, CONCURRENCY},
     publish::Publisher,
+    steps::{self, Step},
     stored,
 };
 use futures::{StreamExt, stream};
@@ -24,7 +26,7 @@ use kube::{
     runtime::controller::Action,
 };
 use serde_json::json;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 use tracing::{debug, info, warn};
 
 /// Who writes, in managedFields.
@@ -163,9 +165,11 @@ impl Context {
     }
 
     /// Writes the record of a run that is over, before its status says so: a crash in between leaves a record that is found there.
-    async fn write_record(&self, object: &ChaosExperiment, status: &ChaosExperimentStatus) -> Result<(), Error> {
-        let record = history::record(object, status, (self.clock)());
+    async fn write_record(&self, object: &ChaosExperiment, status: Option<&ChaosExperimentStatus>) -> Result<(), Error> {
+        let Some(mut status) = status.cloned() else { return Ok(()) };
         let namespace = object.namespace().unwrap_or_default();
+        self.fill_in(&namespace, &mut status, |_| true).await?;
+        let record = history::record(object, &status, (self.clock)());
         let api = Api::<ChaosExperimentHistory>::namespaced(self.client.clone(), &namespace);
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         match api.create(&params, &record).await {
@@ -307,6 +311,24 @@ impl Context {
         }
     }
 
+    /// Puts agents into pods: the refusals, by the pods' uids, and what has to be tried again.
+    async fn inject_all(&self, entries: Vec<PodStatus>, run: &str) -> (BTreeMap<String, PodView>, Option<Error>) {
+        let outcomes = stream::iter(entries).map(|entry| async move {
+            let outcome = self.inject(&entry, run).await;
+            (entry.uid, outcome)
+        });
+        let mut outcomes = outcomes.buffer_unordered(CONCURRENCY);
+        let (mut refused, mut retry) = (BTreeMap::new(), None);
+        while let Some((uid, outcome)) = outcomes.next().await {
+            match outcome {
+                Injected::LookAgain => {}
+                Injected::Refused(words) => drop(refused.insert(uid, PodView::Refused(words))),
+                Injected::Retry(error) => retry = Some(error),
+            }
+        }
+        (refused, retry)
+    }
+
     /// Puts in what was sent after agents. What is refused now is tried again as long as it may help, and is told meanwhile.
     async fn send_after(&self, stops: Vec<PodStatus>, repairs: Vec<PodStatus>) -> Result<BTreeMap<String, PodView>, Error> {
         let with_image =
@@ -390,84 +412,48 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
         let needs = machine::needs(&experiment, now, settings);
         let observed = observe::observe(&context.client, &experiment, &needs, settings).await;
         let mut observed = observed.map_err(Error::api("looking at pods"))?;
+        // What was heard in one round is for the next one alone: after that it may be of another attempt.
+        let (words, answer) = (mem::take(&mut refused), preflight.take());
         if let Observed::Pods(seen) = &mut observed {
             context.note_heard(&seen.views);
-            seen.views.extend(std::mem::take(&mut refused));
-            seen.preflight = preflight.take();
+            seen.views.extend(words);
+            seen.preflight = answer;
         }
-        let decision = machine::decide(&experiment, &observed, now, settings);
+        let mut decision = machine::decide(&experiment, &observed, now, settings);
         log(&experiment, &name, &decision);
-        let Decision { status, events, finalizer, preflight: asked, injections, stops, repairs, safety, requeue } = decision;
         let run = format!("{uid}/{}", current.status.as_ref().and_then(|status| status.run).unwrap_or_default());
-        // Something is to be done about what is about to be written: the next round does it.
-        let more = status.as_ref().is_some_and(|status| promises_more(status, experiment.status));
-        let wrote = status.is_some();
-        if let Some(status) = status {
-            if history::is_over(current.status.as_ref(), &status) {
-                let mut whole = status.clone();
-                context.fill_in(&namespace, &mut whole, |_| true).await?;
-                context.write_record(&current, &whole).await?;
-            }
-            if let Written::Stale = context.write_status(&current, status.clone()).await? {
-                debug!(%uid, "the experiment changed meanwhile: deciding again");
-                continue;
-            }
-            // What goes on is not to wait for what went wrong before it.
-            context.backoff.succeeded(&uid);
-            let recorded = Recorded { namespace: &namespace, events: &events, safety };
-            context.metrics.record(&recorded, current.status.as_ref(), &status, now);
-        }
-        context.publisher.publish(&current, events).await;
-        if let Some(error) = retry.take() {
-            return Err(error);
-        }
-        if let Some(wanted) = finalizer {
-            // The version that the status write made is not known here: the next round has it.
-            if !wrote {
-                context.set_finalizer(&current, wanted).await?;
-            }
-            continue;
-        }
-        let acts = !(asked.is_empty() && injections.is_empty() && stops.is_empty() && repairs.is_empty());
-        if !acts && !more {
-            return Ok(requeue.map_or_else(Action::await_change, Action::requeue));
-        }
-        if !asked.is_empty() {
-            preflight = Some(context.preflight(asked).await?);
-        }
-        refused = context.send_after(stops, repairs).await?;
-        let outcomes = stream::iter(injections).map(|entry| {
-            let run = &run;
-            async move {
-                let outcome = context.inject(&entry, run).await;
-                (entry.uid, outcome)
-            }
-        });
-        let mut outcomes = outcomes.buffer_unordered(CONCURRENCY);
-        while let Some((uid, outcome)) = outcomes.next().await {
-            match outcome {
-                Injected::LookAgain => {}
-                Injected::Refused(words) => drop(refused.insert(uid, PodView::Refused(words))),
-                Injected::Retry(error) => retry = Some(error),
+        for step in steps::steps(&decision, current.status.as_ref(), retry.is_some()) {
+            match step {
+                Step::Record => context.write_record(&current, decision.status.as_ref()).await?,
+                Step::WriteStatus => {
+                    let status = decision.status.clone().unwrap_or_default();
+                    if let Written::Stale = context.write_status(&current, status.clone()).await? {
+                        debug!(%uid, "the experiment changed meanwhile: deciding again");
+                        break;
+                    }
+                    // What goes on is not to wait for what went wrong before it.
+                    context.backoff.succeeded(&uid);
+                    let recorded = Recorded { namespace: &namespace, events: &decision.events, safety: decision.safety };
+                    context.metrics.record(&recorded, current.status.as_ref(), &status, now);
+                }
+                Step::Publish => context.publisher.publish(&current, mem::take(&mut decision.events)).await,
+                Step::GiveUp => return retry.map_or_else(|| Ok(Action::await_change()), Err),
+                Step::SetFinalizer(wanted) => context.set_finalizer(&current, wanted).await?,
+                Step::Rest => return Ok(decision.requeue.map_or_else(Action::await_change, Action::requeue)),
+                Step::Ask => preflight = Some(context.preflight(mem::take(&mut decision.preflight)).await?),
+                Step::SendAfter => {
+                    let (stops, repairs) = (mem::take(&mut decision.stops), mem::take(&mut decision.repairs));
+                    refused = context.send_after(stops, repairs).await?;
+                }
+                Step::Inject => {
+                    let (words, error) = context.inject_all(mem::take(&mut decision.injections), &run).await;
+                    refused.extend(words);
+                    retry = error;
+                }
             }
         }
     }
     Err(retry.unwrap_or(Error::Contended))
-}
-
-/// Whether what was just written has to be followed by something at once: an attempt was planned or answered for, or a container is to
-/// be sent after an agent.
-fn promises_more(status: &ChaosExperimentStatus, before: Option<&ChaosExperimentStatus>) -> bool {
-    let planned = |status: &ChaosExperimentStatus| (status.run, status.attempt);
-    let sent = |status: &ChaosExperimentStatus| {
-        status.pods.iter().map(|pod| pod.stop.as_ref().map_or(0, |stop| stop.number) + u32::from(pod.repair.is_some())).sum::<u32>()
-    };
-    let none = ChaosExperimentStatus::default();
-    let before = before.unwrap_or(&none);
-    status.is_under_way()
-        && (planned(status) != planned(before)
-            || sent(status) > sent(before)
-            || status.condition(PREFLIGHT).is_some() != before.condition(PREFLIGHT).is_some())
 }
 
 /// One line for each decision that changes something.

@@ -1,0 +1,123 @@
+//! The order in which a decision is done.
+//!
+//! The order is what makes a crash between any two steps harmless (docs/ARCHITECTURE.md, invariant 4), so it stands here alone: the
+//! executor ([`crate::reconcile`]) goes through these steps, and so does the model check (`tests/model`).
+
+use crate::{
+    api::{ChaosExperimentStatus, PREFLIGHT},
+    history,
+    machine::Decision,
+};
+
+/// One step. After the last one the experiment is read again and decided about again, unless that one ends the pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Write the record of a run that is over.
+    Record,
+    /// Write the status, with the version of the object that it was decided from. If that has changed, nothing else is done.
+    WriteStatus,
+    /// Tell what was written down.
+    Publish,
+    /// End the pass with what went wrong in the round before.
+    GiveUp,
+    /// Give the experiment our finalizer, or take it away, with the version of the object that this was decided from.
+    SetFinalizer(bool),
+    /// End the pass: there is nothing more to do now.
+    Rest,
+    /// Ask the API server whether it would admit the agent.
+    Ask,
+    /// Put in what stops an agent or takes away what it left.
+    SendAfter,
+    /// Put in agents.
+    Inject,
+}
+
+/// What to do about a decision that was made from the status `before`; `failed` if a patch of the round before has to be tried again.
+#[must_use]
+pub fn steps(decision: &Decision, before: Option<&ChaosExperimentStatus>, failed: bool) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if let Some(status) = &decision.status {
+        steps.extend(history::is_over(before, status).then_some(Step::Record));
+        steps.push(Step::WriteStatus);
+    }
+    steps.push(Step::Publish);
+    if failed {
+        steps.push(Step::GiveUp);
+        return steps;
+    }
+    if let Some(wanted) = decision.finalizer {
+        // The version that the status write made is not known here: the next round has it.
+        steps.extend(decision.status.is_none().then_some(Step::SetFinalizer(wanted)));
+        return steps;
+    }
+    let Decision { preflight, injections, stops, repairs, .. } = decision;
+    let (asks, sends, injects) = (!preflight.is_empty(), !(stops.is_empty() && repairs.is_empty()), !injections.is_empty());
+    // Something is to be done about what was just written: the next round does it.
+    let more = decision.status.as_ref().is_some_and(|status| promises_more(status, before));
+    if !(asks || sends || injects || more) {
+        steps.push(Step::Rest);
+    }
+    let acts = [(asks, Step::Ask), (sends, Step::SendAfter), (injects, Step::Inject)];
+    steps.extend(acts.into_iter().filter_map(|(acts, step)| acts.then_some(step)));
+    steps
+}
+
+/// Whether what was just written has to be followed by something at once: an attempt was planned or answered for, or a container is to
+/// be sent after an agent.
+fn promises_more(status: &ChaosExperimentStatus, before: Option<&ChaosExperimentStatus>) -> bool {
+    let planned = |status: &ChaosExperimentStatus| (status.run, status.attempt);
+    let sent = |status: &ChaosExperimentStatus| {
+        status.pods.iter().map(|pod| pod.stop.as_ref().map_or(0, |stop| stop.number) + u32::from(pod.repair.is_some())).sum::<u32>()
+    };
+    let none = ChaosExperimentStatus::default();
+    let before = before.unwrap_or(&none);
+    status.is_under_way()
+        && (planned(status) != planned(before)
+            || sent(status) > sent(before)
+            || status.condition(PREFLIGHT).is_some() != before.condition(PREFLIGHT).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::fixtures::{at, planned, spec};
+
+    #[test]
+    fn what_is_written_comes_first_and_patches_come_last() {
+        let before = planned(&spec(), 1);
+        let pods = before.pods.clone();
+        let after = ChaosExperimentStatus { message: Some("another".to_owned()), ..before.clone() };
+        let all = Decision {
+            status: Some(after),
+            preflight: pods.clone(),
+            injections: pods.clone(),
+            stops: pods.clone(),
+            repairs: pods,
+            ..Decision::default()
+        };
+        let order = [Step::WriteStatus, Step::Publish, Step::Ask, Step::SendAfter, Step::Inject];
+        assert_eq!(steps(&all, Some(&before), false), order);
+        // What went wrong is told after what was decided meanwhile is written down; no patch follows.
+        assert_eq!(steps(&all, Some(&before), true), [Step::WriteStatus, Step::Publish, Step::GiveUp]);
+    }
+
+    #[test]
+    fn the_finalizer_is_never_set_in_the_round_that_writes_the_status() {
+        let before = planned(&spec(), 1);
+        let alone = Decision { finalizer: Some(true), injections: before.pods.clone(), ..Decision::default() };
+        assert_eq!(steps(&alone, Some(&before), false), [Step::Publish, Step::SetFinalizer(true)]);
+        let with_status = Decision { status: Some(before.clone()), ..alone };
+        assert_eq!(steps(&with_status, Some(&before), false), [Step::WriteStatus, Step::Publish]);
+    }
+
+    #[test]
+    fn a_plan_is_followed_up_at_once_and_an_end_is_recorded_before_it_is_written() {
+        let plan = Decision { status: Some(planned(&spec(), 1)), ..Decision::default() };
+        assert_eq!(steps(&plan, None, false), [Step::WriteStatus, Step::Publish]);
+        let mut over = planned(&spec(), 0);
+        over.completed_at = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1)));
+        let over = Decision { status: Some(over), ..Decision::default() };
+        assert_eq!(steps(&over, None, false), [Step::Record, Step::WriteStatus, Step::Publish, Step::Rest]);
+        assert_eq!(steps(&Decision::default(), None, false), [Step::Publish, Step::Rest]);
+    }
+}
