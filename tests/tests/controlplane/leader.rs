@@ -29,11 +29,14 @@ const SHORT: u64 = 9;
 /// The program, built once.
 pub(crate) async fn program() -> PathBuf {
     static PROGRAM: OnceCell<PathBuf> = OnceCell::const_new();
-    let build = async || {
-        let built = || executables(cargo().args(["build", "--quiet", "--package", "netloss-controller", "--message-format", "json"]));
-        tokio::task::spawn_blocking(built).await.unwrap().expect("the controller builds").pop().expect("it has a program")
-    };
-    PROGRAM.get_or_init(build).await.clone()
+    PROGRAM.get_or_init(|| built("netloss-controller")).await.clone()
+}
+
+/// One of the programs of the controller's package.
+pub(crate) async fn built(program: &'static str) -> PathBuf {
+    let arguments = ["build", "--quiet", "--package", "netloss-controller", "--bin", program, "--message-format", "json"];
+    let build = move || executables(cargo().args(arguments));
+    tokio::task::spawn_blocking(build).await.unwrap().expect("it builds").pop().expect("it is a program")
 }
 
 /// A controller of one namespace's experiments.

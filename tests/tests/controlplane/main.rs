@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::large_futures)]
 
 mod beside;
+mod cli;
 mod crash;
 mod dashboard;
 mod ending;

@@ -1,0 +1,183 @@
+//! `kubectl netloss`: the program for people and for their pipelines.
+//!
+//! It asks the API server with its user's own rights and nothing else. What decides and formats is pure; each command has a file of its own.
+
+mod connect;
+mod error;
+mod exit;
+mod follow;
+mod freeze;
+mod history;
+mod live;
+mod look;
+mod loss;
+mod manifest;
+mod output;
+mod run;
+mod show;
+mod status;
+mod stop;
+mod verdict;
+mod view;
+mod watch;
+mod workload;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use connect::ConnectionArgs;
+use error::Error;
+pub use exit::Exit;
+
+/// The program, as it is installed.
+const PROGRAM: &str = "kubectl-netloss";
+
+/// Packet loss for pods that ends by itself: run it, see it, stop it.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-netloss", bin_name = "kubectl netloss", version, after_help = exit::HELP)]
+pub struct Cli {
+    #[command(flatten)]
+    connection: ConnectionArgs,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lose packets of a workload's pods, for a while
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Box<run::RunArgs>),
+    /// Show a run until it is over: what was asked for and what was seen in each pod, and the time left
+    #[command(after_help = WATCH_EXAMPLES)]
+    Watch(watch::WatchArgs),
+    /// Show experiments, or one of them with its pods
+    Status(status::StatusArgs),
+    /// End runs, and wait until the loss is gone from every pod
+    #[command(after_help = STOP_EXAMPLES)]
+    Stop(stop::StopArgs),
+    /// Show the runs that are over, the latest first
+    History(history::HistoryArgs),
+    /// Print the experiment as YAML, to keep and to apply
+    #[command(after_help = MANIFEST_EXAMPLES)]
+    Manifest(Box<loss::LossArgs>),
+    /// Stop every run in the cluster and begin none, until unfreeze
+    Freeze(freeze::FreezeArgs),
+    /// Let experiments begin again after freeze
+    Unfreeze,
+    /// Print a completion script for a shell
+    #[command(after_help = COMPLETION_EXAMPLES)]
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  Lose 10 % of the packets of one pod of a Deployment for two minutes, and see how it goes:
+      kubectl netloss run deploy/web --loss 10 --duration 2m --watch
+  See which pods that may be, and touch none:
+      kubectl netloss run deploy/web --loss 10 --duration 2m --dry-run
+  In a pipeline, all pods behind a service, never on the way to DNS; the exit code says how it went:
+      kubectl netloss run service/web --count all --loss 5 --duration 90s --spare any:53 --wait --yes";
+
+const WATCH_EXAMPLES: &str = "\
+Examples:
+  Until it is over:
+      kubectl netloss watch web-loss
+  Each change as a JSON object on a line of its own:
+      kubectl netloss watch web-loss -o json";
+
+const STOP_EXAMPLES: &str = "\
+Examples:
+  One experiment:
+      kubectl netloss stop web-loss
+  Everything, in all namespaces:
+      kubectl netloss stop --all";
+
+const MANIFEST_EXAMPLES: &str = "\
+Examples:
+  To keep it beside the workload:
+      kubectl netloss manifest deploy/web --loss 10 --duration 2m > web-loss.yaml";
+
+const COMPLETION_EXAMPLES: &str = "\
+Examples:
+  For bash, in this shell (completes kubectl-netloss):
+      source <(kubectl netloss completion bash)";
+
+impl Cli {
+    /// Does what was asked for, and says on standard error what went wrong.
+    #[must_use]
+    pub fn run(self) -> Exit {
+        match self.execute() {
+            Ok(()) => Exit::Done,
+            Err(error) => {
+                if !matches!(error, Error::Closed) {
+                    output::note(&format!("error: {error}"));
+                }
+                error.exit()
+            }
+        }
+    }
+
+    #[tokio::main(flavor = "current_thread")]
+    async fn execute(self) -> Result<(), Error> {
+        if let Command::Completion { shell } = self.command {
+            return completion(shell);
+        }
+        let cluster = self.connection.connect().await?;
+        match self.command {
+            Command::Run(args) => Box::pin(run::run(*args, &cluster)).await,
+            Command::Watch(args) => watch::run(args, &cluster).await,
+            Command::Status(args) => status::run(args, &cluster).await,
+            Command::Stop(args) => stop::run(args, &cluster).await,
+            Command::History(args) => history::run(args, &cluster).await,
+            Command::Manifest(args) => manifest::run(&args, &cluster).await,
+            Command::Freeze(args) => freeze::freeze(args, &cluster).await,
+            Command::Unfreeze => freeze::unfreeze(&cluster).await,
+            Command::Completion { shell } => completion(shell),
+        }
+    }
+}
+
+fn completion(shell: Shell) -> Result<(), Error> {
+    let mut script = Vec::new();
+    // Under the name of the file: as a word after kubectl no shell would know it.
+    clap_complete::generate(shell, &mut Cli::command().bin_name(PROGRAM), PROGRAM, &mut script);
+    output::print(&String::from_utf8_lossy(&script))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_the_readme_of_the_command_promises_is_understood() {
+        for line in [
+            "run deploy/web --loss 10 --duration 2m",
+            "run deploy/web --loss 10% --duration 2m --watch -n shop --context kind",
+            "run -l app=web --loss 10 --duration 2m --wait --timeout 5m -o json",
+            "watch web-loss",
+            "status -A -o wide",
+            "stop web-loss other --wait=false",
+            "stop --all",
+            "history -o yaml",
+            "manifest sts/db --loss 1 --duration 1h",
+            "freeze --reason sale",
+            "unfreeze",
+            "completion zsh",
+        ] {
+            let words = std::iter::once(PROGRAM).chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+        for line in ["run deploy/web --duration 2m", "run deploy/web --loss 101 --duration 2m", "stop", "stop x --all", "watch"] {
+            let words = std::iter::once(PROGRAM).chain(line.split(' '));
+            assert_eq!(Cli::try_parse_from(words).unwrap_err().exit_code(), i32::from(Exit::Usage.code()), "{line}");
+        }
+    }
+}
