@@ -56,6 +56,8 @@ pub(super) fn judge(
         pods: pods.to_vec(),
         others: Vec::new(),
         freeze: freeze.map(str::to_owned),
+        // Pods of all namespaces are more than a user may see; the webhook looks.
+        rival: None,
     };
     admission::judge(&experiment, Operation::Create, &seen, now, &Settings::new("", &cluster.own_namespace))
 }
