@@ -41,6 +41,11 @@ const ROUNDS: usize = 12;
 /// The longest that one pass may take. Being cut off is like a crash, which every step allows for.
 const PASS_TIMEOUT: Duration = Duration::from_mins(2);
 
+/// How long after its begin a round still puts in agents. One that was asleep for longer (a process that was stopped, a slow API server)
+/// reads again: the machine waits for `Settings::start_timeout` before it says of a pod that no agent comes into it any more, and the
+/// rest of that time is for the request itself.
+const ACT_WITHIN: SignedDuration = SignedDuration::from_mins(1);
+
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -311,10 +316,11 @@ impl Context {
         }
     }
 
-    /// Puts agents into pods: the refusals, by the pods' uids, and what has to be tried again.
-    async fn inject_all(&self, entries: Vec<PodStatus>, run: &str) -> (BTreeMap<String, PodView>, Option<Error>) {
+    /// Puts agents into pods, in a round that has begun then: the refusals, by the pods' uids, and what has to be tried again.
+    async fn inject_all(&self, entries: Vec<PodStatus>, run: &str, begun: Timestamp) -> (BTreeMap<String, PodView>, Option<Error>) {
         let outcomes = stream::iter(entries).map(|entry| async move {
-            let outcome = self.inject(&entry, run).await;
+            let is_too_late = (self.clock)().duration_since(begun) > ACT_WITHIN;
+            let outcome = if is_too_late { Injected::LookAgain } else { self.inject(&entry, run).await };
             (entry.uid, outcome)
         });
         let mut outcomes = outcomes.buffer_unordered(CONCURRENCY);
@@ -391,6 +397,7 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
     // What was heard in one round, for the next one.
     let (mut refused, mut preflight, mut retry) = (BTreeMap::new(), None, None);
     for _ in 0..ROUNDS {
+        let begun = (context.clock)();
         // Not from the watch's cache: a patch may follow only from the status that stands.
         let Some(mut current) = api.get_opt(&name).await.map_err(Error::api("reading the experiment"))? else {
             return Ok(Action::await_change());
@@ -446,7 +453,7 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
                     refused = context.send_after(stops, repairs).await?;
                 }
                 Step::Inject => {
-                    let (words, error) = context.inject_all(mem::take(&mut decision.injections), &run).await;
+                    let (words, error) = context.inject_all(mem::take(&mut decision.injections), &run, begun).await;
                     refused.extend(words);
                     retry = error;
                 }

@@ -126,10 +126,10 @@ async fn with_kubectl(user: &User<'_>) -> Result<()> {
     user.types("kubectl apply -k config/drain").await?;
     user.types("kubectl -n netloss-system wait --for=condition=complete --timeout=10m job/netloss-drain").await?;
     user.expect_nothing_left("by-kubectl").await?;
-    user.types("kubectl delete -k config/default").await?;
+    user.types("kubectl delete --ignore-not-found -k config/default").await?;
     user.wait_until_gone().await?;
     user.expect_nothing_left("by-kubectl").await?;
-    user.types("kubectl delete -k config/crd").await?;
+    user.types("kubectl delete --ignore-not-found -k config/crd").await?;
     Ok(())
 }
 

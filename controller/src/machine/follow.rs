@@ -36,8 +36,10 @@ pub(super) fn follow(
         after.observed_generation = Some(experiment.generation);
     }
     let refusal = preflight(&mut after, seen, now);
-    let follower =
-        Follower { now, grace: settings.grace, start: settings.start_timeout, stopping: after.stopping, refusal, uid: experiment.uid, run };
+    let (grace, start, stopping, uid) = (settings.grace, settings.start_timeout, after.stopping, experiment.uid);
+    // Nobody sends an agent under another status than one like this.
+    let on_its_way = experiment.finalized && before.condition(PREFLIGHT).is_some();
+    let follower = Follower { now, grace, start, stopping, refusal, on_its_way, uid, run };
     for (entry, pod) in before.pods.iter().zip(&mut after.pods).filter(|(entry, _)| entry.is_open()) {
         // What is not looked at now is looked at the next time.
         let step = match seen.views.get(&entry.uid) {

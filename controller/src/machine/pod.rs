@@ -95,6 +95,9 @@ pub(super) struct Follower<'a> {
     pub(super) stopping: Option<Stopping>,
     /// Why no agent is put in, if so: the API server's words.
     pub(super) refusal: Option<String>,
+    /// Whether somebody who read the status as it stood can have sent an agent that is not in its pod yet: this controller before it was
+    /// restarted, or another one that was slow.
+    pub(super) on_its_way: bool,
     pub(super) uid: &'a str,
     pub(super) run: u32,
 }
@@ -126,20 +129,43 @@ impl Follower<'_> {
                 self.end(pod, Outcome::NeverStarted, "its deadline passed before the agent could be put in")
             }
             (PodState::Planned, _) if let Some(why) = self.stopping => {
-                self.end(pod, Outcome::NeverStarted, &format!("{} before the agent could be put in", why.words()))
+                self.leave(pod, &format!("{} before the agent could be put in", why.words()))
             }
             (PodState::Planned, _) if let Some(words) = &self.refusal => {
                 self.end(pod, Outcome::Failed, &format!("the API server would refuse the agent, so no pod was touched: {words}"))
             }
-            (PodState::Planned, Some(skip)) => self.end(pod, Outcome::NeverStarted, &skip.to_string()),
+            (PodState::Planned, Some(skip)) => self.leave(pod, &skip.to_string()),
             (PodState::Planned, None) if pod.argv.is_empty() => {
                 let name = pod.plan.as_deref().unwrap_or_default();
                 let words = format!("the ChaosExperimentPlan {name}, which had the agent's arguments, is gone: nothing was put in");
-                self.end(pod, Outcome::NeverStarted, &words)
+                self.leave(pod, &words)
             }
             (PodState::Planned, None) => Step::put_in(PutIn::Agent),
             _ => self.end(pod, Outcome::Unknown, "the agent's container is no longer in the pod: loss may remain until the pod ends"),
         }
+    }
+
+    /// Ends the entry of a pod into which no agent is to be put any more. Where one may be on its way already, what is to stop it is written
+    /// down, and by that one's deadline either the agent is there, or nobody sends it any more (`reconcile::ACT_WITHIN`).
+    fn leave(&self, pod: &mut PodStatus, why: &str) -> Step {
+        let until = match &pod.stop {
+            _ if !self.on_its_way => return self.end(pod, Outcome::NeverStarted, why),
+            Some(stop) if self.now >= stop.deadline.0 => return self.end(pod, Outcome::NeverStarted, why),
+            Some(stop) => stop.deadline.0,
+            None => self.plan_stop(pod, 1),
+        };
+        Step { obstacle: Some(format!("{why}; one may be on its way until {until}")), ..Step::again(POLL_TROUBLE) }
+    }
+
+    /// Writes down what is to stop the agent, and returns until when it can.
+    fn plan_stop(&self, pod: &mut PodStatus, number: u32) -> Timestamp {
+        // Past the agent's own deadline there is nobody to stop.
+        let until = deadline(self.now, self.start).min(pod.deadline.0);
+        let meant = Meant { run: format!("{}/{}", self.uid, self.run).parse().ok(), deadline: Some(until) };
+        let container = stop_container_name(self.uid, self.run, pod.attempt, number);
+        let argv = StopArgs { meant, timeout: Ttl::STOP }.to_argv();
+        pod.stop = Some(SentContainer { container, argv, deadline: Time(until), number });
+        until
     }
 
     fn with_agent(&self, pod: &mut PodStatus, skip: Option<&Skip>, new_sandbox: bool, agent: &AgentView) -> Step {
@@ -233,12 +259,7 @@ impl Follower<'_> {
             Some(_) => 0,
         };
         if number > 0 {
-            // Past the agent's own deadline there is nobody to stop.
-            let until = deadline(self.now, self.start).min(pod.deadline.0);
-            let meant = Meant { run: format!("{}/{}", self.uid, self.run).parse().ok(), deadline: Some(until) };
-            let container = stop_container_name(self.uid, self.run, pod.attempt, number);
-            let argv = StopArgs { meant, timeout: Ttl::STOP }.to_argv();
-            pod.stop = Some(SentContainer { container, argv, deadline: Time(until), number });
+            self.plan_stop(pod, number);
             return Step::again(POLL_LOG);
         }
         match &agent.stop {

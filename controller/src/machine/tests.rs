@@ -248,6 +248,32 @@ fn an_edit_before_the_agent_is_in_begins_nothing() {
     assert!(message(&decision).contains("the spec was edited before the agent could be put in"), "{}", message(&decision));
 }
 
+/// A controller that was slow, or that is dead by now, may have sent it: found by the model check, with two controllers and a pause.
+#[test]
+fn an_agent_that_may_be_on_its_way_is_waited_for() {
+    let (spec, planned) = (changed(), planned(&spec(), 1));
+    let look = |status: &ChaosExperimentStatus, finalized, view: PodView, now| {
+        let edited = Experiment { generation: 2, finalized, ..experiment(&spec, Some(status)) };
+        decide(&edited, &pods(BTreeMap::from([(status.pods[0].uid.clone(), view)])), now, &settings())
+    };
+    let ended = |decision: &Decision| decision.status.as_ref().map(|status| status.pods[0].outcome);
+    let nobody_can = look(&planned, false, BARE, at(1));
+    assert_eq!(ended(&nobody_can), Some(Some(Outcome::NeverStarted)), "without the finalizer nobody sends one");
+
+    let first = look(&planned, true, BARE, at(1));
+    assert_eq!((ended(&first), first.finalizer, first.stops.len()), (Some(None), None, 0));
+    let waits = first.status.unwrap();
+    assert_eq!((waits.pods[0].state, waits.pods[0].stop.as_ref().map(|stop| stop.deadline.0)), (PodState::Planned, Some(at(121))));
+    assert!(waits.message.as_deref().unwrap().contains("one may be on its way until"), "{:?}", waits.message);
+    let again = look(&waits, true, BARE, at(120));
+    assert_eq!((again.status, again.requeue.is_some()), (None, true), "nothing has changed");
+
+    let arrived = look(&waits, true, agent(&waits.pods[0], AgentState::Running), at(100));
+    assert_eq!((arrived.stops.len(), arrived.status.unwrap().pods[0].state), (1, PodState::Injected), "adopted, and stopped");
+    let over = look(&waits, true, BARE, at(121));
+    assert_eq!((ended(&over), over.finalizer), (Some(Some(Outcome::NeverStarted)), Some(false)));
+}
+
 /// The outcome and the words of the only pod of a run, and the phase that follows. What is sent to repair it fails.
 fn end(view: impl Fn(&PodStatus) -> PodView, now: Timestamp) -> (Outcome, String, Phase) {
     let spec = spec();
@@ -382,7 +408,6 @@ fn a_pod_that_never_got_its_agent_has_a_reason() {
         (PodView::Gone, at(1), Outcome::PodEnded, "the pod is gone"),
         (PodView::Replaced, at(1), Outcome::PodEnded, "the pod is gone, and another has its name"),
         (present(Skip::Terminating), at(1), Outcome::PodEnded, "it is terminating"),
-        (present(Skip::Excluded), at(1), Outcome::NeverStarted, "it carries the label chaos.gushchin.dev/exclude"),
         (BARE, at(150), Outcome::NeverStarted, "its deadline passed before the agent could be put in"),
         (PodView::Refused("no\nNET_ADMIN".to_owned()), at(1), Outcome::Failed, "the API server refused the agent: no NET_ADMIN"),
         (
@@ -395,6 +420,12 @@ fn a_pod_that_never_got_its_agent_has_a_reason() {
         let (is, said, phase) = end(|_| view.clone(), now);
         assert_eq!((is, said.as_str(), phase), (outcome, words, Phase::Failed), "{view:?}");
     }
+    let (spec, planned) = (spec(), planned(&spec(), 1));
+    let views = BTreeMap::from([(planned.pods[0].uid.clone(), present(Skip::Excluded))]);
+    let nobody_can_have_sent_it = Experiment { finalized: false, ..experiment(&spec, Some(&planned)) };
+    let status = decide(&nobody_can_have_sent_it, &pods(views), at(1), &settings()).status.unwrap();
+    let words = Some("it carries the label chaos.gushchin.dev/exclude");
+    assert_eq!((status.pods[0].outcome, status.pods[0].message.as_deref()), (Some(Outcome::NeverStarted), words));
 }
 
 #[test]
@@ -425,7 +456,7 @@ fn a_deleted_experiment_begins_nothing_and_follows_what_it_began() {
     let decision = decide(&deleting(Some(&planned)), &pods(views), at(1), &settings());
     assert!(decision.injections.is_empty());
     let states: Vec<PodState> = decision.status.unwrap().pods.iter().map(|pod| pod.state).collect();
-    assert_eq!(states, [PodState::Ended, PodState::Injected]);
+    assert_eq!(states, [PodState::Planned, PodState::Injected], "the first may be on its way");
 }
 
 #[test]

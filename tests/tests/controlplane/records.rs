@@ -86,7 +86,8 @@ async fn without_its_record_nothing_is_put_in() {
     let dying = world.controller(world.faulty_client(Fault::CrashAfter(At::Patch(PODS + 1))), AGENT_IMAGE, 0);
     world.pass_of(dying, "x").await.expect_err("the controller dies");
     plans(&world).delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
-    for seconds in [5, 6] {
+    // Somebody who has read it may have sent an agent that is on its way: for so long it is waited for.
+    for seconds in [5, 140] {
         world.pass("x", seconds).await;
     }
     let entries = world.status("x").await.pods;
@@ -101,6 +102,6 @@ async fn without_its_record_nothing_is_put_in() {
     for entry in &put_in {
         world.set_state(entry, ended.clone()).await;
     }
-    world.pass("x", 10).await;
+    world.pass("x", 141).await;
     assert!(world.status("x").await.completed_at.is_some());
 }
