@@ -2,17 +2,24 @@
 //!
 //! It asks the API server with its user's own rights and nothing else. What decides and formats is pure; each command has a file of its own.
 
+mod agents;
 mod connect;
+mod direct;
+mod doctor;
 mod error;
 mod exit;
+mod explain;
 mod follow;
 mod freeze;
+mod hand;
 mod history;
 mod live;
 mod look;
 mod loss;
 mod manifest;
 mod output;
+mod presence;
+mod report;
 mod run;
 mod show;
 mod status;
@@ -60,6 +67,14 @@ enum Command {
     /// Print the experiment as YAML, to keep and to apply
     #[command(after_help = MANIFEST_EXAMPLES)]
     Manifest(Box<loss::LossArgs>),
+    /// Say why an experiment is pending, failed or whatever it is, and what to do next
+    Explain(explain::ExplainArgs),
+    /// Check the installation, rights, the namespace's Pod Security, and whether anything is left in pods
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(doctor::DoctorArgs),
+    /// Write a run up: what was asked for, what was seen with its 95 % interval, and how each pod was left
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report(report::ReportArgs),
     /// Stop every run in the cluster and begin none, until unfreeze
     Freeze(freeze::FreezeArgs),
     /// Let experiments begin again after freeze
@@ -79,7 +94,9 @@ Examples:
   See which pods that may be, and touch none:
       kubectl netloss run deploy/web --loss 10 --duration 2m --dry-run
   In a pipeline, all pods behind a service, never on the way to DNS; the exit code says how it went:
-      kubectl netloss run service/web --count all --loss 5 --duration 90s --spare any:53 --wait --yes";
+      kubectl netloss run service/web --count all --loss 5 --duration 90s --spare any:53 --wait --yes
+  In one pod and without netloss's controller, with your own rights:
+      kubectl netloss run pod/web-0 --loss 10 --duration 1m --direct";
 
 const WATCH_EXAMPLES: &str = "\
 Examples:
@@ -99,6 +116,20 @@ const MANIFEST_EXAMPLES: &str = "\
 Examples:
   To keep it beside the workload:
       kubectl netloss manifest deploy/web --loss 10 --duration 2m > web-loss.yaml";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  Whether experiments can run in a namespace:
+      kubectl netloss doctor -n shop
+  Stop agents that no experiment knows of, and take away what may be left, in all namespaces:
+      kubectl netloss doctor --fix";
+
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  A page to hand on:
+      kubectl netloss report web-loss -o html > web-loss.html
+  An earlier run:
+      kubectl netloss report web-loss --run 3";
 
 const COMPLETION_EXAMPLES: &str = "\
 Examples:
@@ -131,6 +162,9 @@ impl Cli {
             Command::Watch(args) => watch::run(args, &cluster).await,
             Command::Status(args) => status::run(args, &cluster).await,
             Command::Stop(args) => stop::run(args, &cluster).await,
+            Command::Explain(args) => explain::run(args, &cluster).await,
+            Command::Doctor(args) => doctor::run(args, &cluster).await,
+            Command::Report(args) => report::run(args, &cluster).await,
             Command::History(args) => history::run(args, &cluster).await,
             Command::Manifest(args) => manifest::run(&args, &cluster).await,
             Command::Freeze(args) => freeze::freeze(args, &cluster).await,
@@ -171,6 +205,11 @@ mod tests {
             "freeze --reason sale",
             "unfreeze",
             "completion zsh",
+            "explain web-loss -o json",
+            "doctor --fix -n shop",
+            "report web-loss -o html --run 2",
+            "run pod/web-0 --loss 10 --duration 1m --direct --agent-image agent:1",
+            "stop --all --direct",
         ] {
             let words = std::iter::once(PROGRAM).chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");

@@ -2,6 +2,7 @@
 
 use super::{
     connect::Cluster,
+    direct,
     error::Error,
     follow::{End, Follow},
     look,
@@ -10,6 +11,7 @@ use super::{
     show::Show,
     verdict,
     view::{ExperimentView, LiveFigures},
+    workload::{Labels, Workload},
 };
 use crate::{
     api::{ChaosExperiment, ChaosExperimentSpec},
@@ -17,6 +19,7 @@ use crate::{
 };
 use clap::Args;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::PostParams};
 use netloss_contract::Ttl;
 use serde::Serialize;
@@ -58,6 +61,14 @@ pub(super) struct RunArgs {
     #[arg(long, short)]
     yes: bool,
 
+    /// Put the loss into this one pod from here, with your own rights and without netloss's controller; Ctrl-C stops it
+    #[arg(long, conflicts_with_all = ["dry_run", "selector"])]
+    direct: bool,
+
+    /// The agent's image for --direct; left out it is the one that the cluster's ConfigMap netloss-agent names
+    #[arg(long, value_name = "IMAGE", requires = "direct")]
+    agent_image: Option<String>,
+
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -78,7 +89,11 @@ pub(super) async fn prepare(cluster: &Cluster, loss: &LossArgs) -> Result<Prepar
 }
 
 pub(super) async fn run(args: RunArgs, cluster: &Cluster) -> Result<(), Error> {
-    let mut prepared = prepare(cluster, &args.loss).await?;
+    let alone = if args.direct { Some(direct::check(args.loss.target.as_ref())?) } else { None };
+    let mut prepared = match alone {
+        Some(pod) => prepare_alone(cluster, &args.loss, pod).await?,
+        None => prepare(cluster, &args.loss).await?,
+    };
     if let Some(why) = prepared.namespace.production.clone() {
         if !args.yes && !args.dry_run {
             consent(cluster, &args.loss, &prepared, &why)?;
@@ -89,6 +104,10 @@ pub(super) async fn run(args: RunArgs, cluster: &Cluster) -> Result<(), Error> {
     let verdict = look::judge(cluster, &prepared.spec, &prepared.pods, &prepared.namespace, freeze.as_deref(), Timestamp::now());
     if let Some(refusal) = verdict.refusal {
         return Err(Error::Failed(format!("{}: {refusal}", args.loss.target_words())));
+    }
+    if let Some(pod) = alone {
+        verdict.warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
+        return run_direct(&args, cluster, pod, prepared).await;
     }
     let object = args.loss.experiment(prepared.spec.clone(), &cluster.namespace);
     if args.dry_run {
@@ -111,6 +130,29 @@ pub(super) async fn run(args: RunArgs, cluster: &Cluster) -> Result<(), Error> {
     let limit = args.timeout.map_or(args.loss.duration.duration() + AROUND, Ttl::duration);
     let show = if args.watch { Show::new(args.output.output) } else { Show::Silent };
     to_its_end(cluster, &created, Some(limit), show, args.output.output).await
+}
+
+/// Looks at one pod, whatever other pods have its labels.
+async fn prepare_alone(cluster: &Cluster, loss: &LossArgs, pod: &Workload) -> Result<Prepared, Error> {
+    let found = cluster.here::<Pod>().get_opt(&pod.name).await.map_err(Error::api(format!("reading {pod}")))?;
+    let found = found
+        .ok_or_else(|| Error::Failed(format!("there is no {pod} in namespace \"{}\": -n names another namespace", cluster.namespace)))?;
+    let pods = vec![Candidate::of(&found)];
+    // Nobody selects by it: a spec has to have one.
+    let labels = found.metadata.labels.filter(|labels| !labels.is_empty());
+    let labels = labels.unwrap_or_else(|| Labels::from([("app.kubernetes.io/name".to_owned(), "direct".to_owned())]));
+    Ok(Prepared { spec: loss.spec(&labels, &pods)?, pods, namespace: look::namespace(cluster).await? })
+}
+
+/// The loss in one pod, driven from here.
+async fn run_direct(args: &RunArgs, cluster: &Cluster, pod: &Workload, prepared: Prepared) -> Result<(), Error> {
+    let format = args.output.output;
+    let mut show = if args.wait { Show::Silent } else { Show::new(format) };
+    let object = direct::run(args, cluster, pod, prepared, args.agent_image.as_deref(), &mut show).await?;
+    if let Show::Silent = show {
+        print(&last_picture(&object, format)?)?;
+    }
+    verdict::of_run(&object)
 }
 
 /// An experiment as it was left.

@@ -1,11 +1,14 @@
 //! `stop`: ends runs, and waits until every pod is known to be free of them.
 
 use super::{
+    agents::{self, Agent},
     connect::{Cluster, Scope},
-    error::Error,
+    error::{Error, is_forbidden},
     follow::{End, Follow},
     freeze::STOP_LIMIT,
+    hand::{self, Hand, agent_image},
     output::{note, print},
+    presence,
     run::FIELD_MANAGER,
     show::Show,
     status::experiments,
@@ -18,6 +21,8 @@ use crate::{
 };
 use clap::Args;
 use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
@@ -31,6 +36,7 @@ const CONCURRENCY: usize = 16;
 
 /// End runs, and wait until the loss is gone from every pod
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // flags of a command line are what they are
 pub(super) struct StopArgs {
     /// Names of experiments
     #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
@@ -44,6 +50,14 @@ pub(super) struct StopArgs {
     #[arg(long)]
     pause: bool,
 
+    /// Stop the agents with your own rights, without waiting for netloss's controller; done by itself where that is down
+    #[arg(long, conflicts_with = "pause")]
+    direct: bool,
+
+    /// The agent's image for what is sent after agents; left out it is the one that runs already
+    #[arg(long, value_name = "IMAGE")]
+    agent_image: Option<String>,
+
     /// Wait until the loss is gone
     #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     wait: bool,
@@ -55,6 +69,13 @@ pub(super) struct StopArgs {
 
 pub(super) async fn run(args: StopArgs, cluster: &Cluster) -> Result<(), Error> {
     let objects = if args.all { everything(cluster).await? } else { named(cluster, &args.names).await? };
+    let presence = presence::look(cluster, Timestamp::now()).await;
+    let by_hand = args.direct || presence.is_down() && !args.pause;
+    if by_hand && !args.direct {
+        note(&format!("netloss's controller is {}: agents are stopped with your own rights", presence.words()));
+    }
+    // Agents of no experiment are there after a direct run, or when an experiment was taken away by force.
+    let orphans = if args.all { orphans(cluster, &objects).await? } else { Vec::new() };
     let (to_stop, over): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| !verdict::is_over(object));
     let mut worst = Ok(());
     for object in &over {
@@ -63,14 +84,40 @@ pub(super) async fn run(args: StopArgs, cluster: &Cluster) -> Result<(), Error> 
         }
         worst = worse(worst, verdict::clean(&object.name_any(), &object.status.clone().unwrap_or_default()));
     }
-    if to_stop.is_empty() && args.all {
+    if to_stop.is_empty() && orphans.is_empty() && args.all {
         note("nothing is under way");
     }
     let limit = args.timeout.map_or(STOP_LIMIT, Ttl::duration);
-    let args = &args;
-    let ends = stream::iter(to_stop).map(|object| async move { stop(cluster, args, &object, limit).await });
+    let image = agent_image(cluster, args.agent_image.as_deref()).await?;
+    let (args, image) = (&args, &image);
+    let ends = stream::iter(to_stop).map(|object| async move { stop(cluster, args, &object, by_hand.then_some(image), limit).await });
     let ends: Vec<Result<(), Error>> = ends.buffer_unordered(CONCURRENCY).collect().await;
-    ends.into_iter().fold(worst, worse)
+    let gone = stream::iter(orphans).map(|agent| async move { stop_orphan(cluster, &agent, image.clone(), limit).await });
+    let gone: Vec<Result<(), Error>> = gone.buffer_unordered(CONCURRENCY).collect().await;
+    ends.into_iter().chain(gone).fold(worst, worse)
+}
+
+/// The agents of no experiment, as far as pods may be listed.
+async fn orphans(cluster: &Cluster, objects: &[ChaosExperiment]) -> Result<Vec<Agent>, Error> {
+    let scope = cluster.scope(!cluster.is_namespace_given);
+    match cluster.api::<Pod>(&scope).list(&ListParams::default()).await {
+        Ok(list) => Ok(agents::orphans(agents::at_work(&list.items), objects)),
+        Err(error) if is_forbidden(&error) => Ok(Vec::new()),
+        Err(error) => Err(Error::api("listing pods")(error)),
+    }
+}
+
+/// Stops an agent of no experiment, with the user's rights.
+pub(super) async fn stop_orphan(cluster: &Cluster, agent: &Agent, image: Option<String>, limit: Duration) -> Result<(), Error> {
+    let words = agent.words();
+    let Some(object) = agent.experiment(Timestamp::now()) else {
+        let ends = agent.deadline().map_or_else(|| "at its time".to_owned(), |at| format!("at {at} at the latest"));
+        return Err(Error::Failed(format!("{words} was not put in by netloss's controller, and is left alone: its loss ends {ends}")));
+    };
+    let mut hand = Hand::stop(cluster, image, object);
+    let status = hand::to_the_end(&mut hand, limit).await?;
+    verdict::clean(&words, &status)?;
+    print(&format!("{words}, of no experiment: stopped: {}\n", outcomes(&status)))
 }
 
 /// The end that matters more; the other is told.
@@ -126,7 +173,13 @@ fn phase(object: &ChaosExperiment) -> String {
     object.status.as_ref().and_then(|status| status.phase).map_or_else(|| "not begun".to_owned(), |phase| format!("{phase:?}"))
 }
 
-async fn stop(cluster: &Cluster, args: &StopArgs, object: &ChaosExperiment, limit: Duration) -> Result<(), Error> {
+async fn stop(
+    cluster: &Cluster,
+    args: &StopArgs,
+    object: &ChaosExperiment,
+    by_hand: Option<&Option<String>>,
+    limit: Duration,
+) -> Result<(), Error> {
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     let api = cluster.api::<ChaosExperiment>(&Scope::One(namespace.clone()));
     let what = format!("stopping experiment \"{name}\" in namespace \"{namespace}\"");
@@ -146,6 +199,9 @@ async fn stop(cluster: &Cluster, args: &StopArgs, object: &ChaosExperiment, limi
     if !args.wait {
         return print(&format!("{namespace}/{name}: told to stop\n"));
     }
+    if let Some(image) = by_hand {
+        return stop_by_hand(cluster, object, image.clone(), limit).await;
+    }
     let uid = object.uid();
     let follow = Follow { cluster, namespace: &namespace, name: &name, uid: uid.as_deref(), limit: Some(limit) };
     let is_paused = |object: &ChaosExperiment| {
@@ -161,6 +217,22 @@ async fn stop(cluster: &Cluster, args: &StopArgs, object: &ChaosExperiment, limi
     let status = how_it_ended(cluster, object, last.and_then(|object| object.status)).await;
     verdict::clean(&name, &status)?;
     print(&format!("{namespace}/{name}: {}: {}\n", if args.pause { "paused" } else { "stopped" }, outcomes(&status)))
+}
+
+/// Stops what of an experiment is under way, with the user's rights. The experiment itself goes when the controller is back.
+async fn stop_by_hand(cluster: &Cluster, object: &ChaosExperiment, image: Option<String>, limit: Duration) -> Result<(), Error> {
+    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+    let current = cluster.api::<ChaosExperiment>(&Scope::One(namespace.clone())).get_opt(&name).await;
+    let current = current.map_err(Error::api(format!("reading experiment \"{name}\"")))?;
+    // The controller may have written more before it went.
+    let object = current.filter(|current| current.uid() == object.uid()).unwrap_or_else(|| object.clone());
+    let status = if verdict::is_at_rest(&object) {
+        object.status.clone().unwrap_or_default()
+    } else {
+        hand::to_the_end(&mut Hand::stop(cluster, image, object), limit).await?
+    };
+    verdict::clean(&name, &status)?;
+    print(&format!("{namespace}/{name}: stopped with your own rights: {}\n", outcomes(&status)))
 }
 
 /// The status that a run was left with. Where the last change was missed, its record has it.

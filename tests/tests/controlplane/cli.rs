@@ -11,6 +11,8 @@ use kube::api::{Patch, PatchParams, PostParams};
 use netloss_contract::{Event, Heartbeat, PerDirection, Traffic};
 use netloss_controller::api::{Phase, PodState, PodStatus};
 use netloss_lab::host::process::{Daemon, Lifetime};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -80,6 +82,12 @@ impl Running {
     /// What it has printed so far.
     pub(crate) fn said(&self) -> String {
         std::fs::read_to_string(&self.stdout).unwrap()
+    }
+
+    /// Sends it a signal, as a terminal does.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().expect("it runs").cast_signed());
+        nix::sys::signal::kill(pid, signal).unwrap();
     }
 
     /// Waits for its end.
@@ -261,8 +269,8 @@ async fn who_waits_hears_how_it_went_by_the_exit_code() {
     assert_eq!((bad.code, &bad.json()["phase"]), (3, &json!("Failed")), "{bad:?}");
     assert!(bad.stderr.contains("the agent refused to act on this pod"), "{bad:?}");
 
-    // As the controller itself does while a repair is under way, it is waited for no longer than it was said.
-    let late = netloss(&world, &["run", "deploy/web", "--loss=10", "--duration=30s", "--wait", "--timeout=2s", "--name=late"]).await;
+    world.pod_with("b", json!({ "labels": { "app": "late" } }), json!({})).await;
+    let late = netloss(&world, &["run", "-l=app=late", "--loss=10", "--duration=30s", "--wait", "--timeout=2s", "--name=late"]).await;
     assert_eq!(late.code, 4, "{late:?}");
     assert!(late.stderr.contains("late is not over after 2 s"), "{late:?}");
     let entry = brought(&world, "late").await;
@@ -393,5 +401,5 @@ async fn completion_needs_no_cluster() {
     let world = World::new("cli-completion").await;
     let script = netloss(&world, &["completion", "bash", "--kubeconfig=/nowhere"]).await;
     assert_eq!(script.code, 0, "{script:?}");
-    assert!(script.stdout.contains("_kubectl-netloss") && script.stdout.contains("--all-namespaces"), "{script:?}");
+    assert!(script.stdout.contains("complete -F _kubectl__netloss") && script.stdout.contains("--all-namespaces"), "{script:?}");
 }

@@ -8,6 +8,7 @@
 
 mod beside;
 mod cli;
+mod cli_care;
 mod crash;
 mod dashboard;
 mod ending;

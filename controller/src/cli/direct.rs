@@ -1,0 +1,129 @@
+//! `run pod/NAME --direct`: the loss in one pod, with the user's own rights and without any controller.
+
+use super::{
+    connect::Cluster,
+    error::Error,
+    hand::{Hand, agent_image},
+    live, look,
+    output::note,
+    run::{Prepared, RunArgs},
+    show::Show,
+    view::{ExperimentView, LiveFigures},
+    workload::{Kind, Workload},
+};
+use crate::{
+    api::{ChaosExperiment, PodState},
+    machine::Surroundings,
+};
+use jiff::Timestamp;
+use kube::ResourceExt;
+use std::{
+    hash::{BuildHasher, RandomState},
+    time::{Duration, Instant},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+};
+
+/// Between looks at the agent's figures.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Runs it to its end, shown as it goes.
+pub(super) async fn run(
+    args: &RunArgs,
+    cluster: &Cluster,
+    workload: &Workload,
+    prepared: Prepared,
+    image: Option<&str>,
+    show: &mut Show,
+) -> Result<ChaosExperiment, Error> {
+    let image = agent_image(cluster, image).await?.ok_or_else(|| {
+        Error::Failed(format!(
+            "the agent's image is not known: ConfigMap {}/netloss-agent does not name it, or may not be read: give --agent-image",
+            cluster.own_namespace
+        ))
+    })?;
+    let freeze = look::freeze(cluster).await?;
+    let mut object = args.loss.experiment(prepared.spec, &cluster.namespace);
+    object.metadata.name = Some(args.loss.name.clone().unwrap_or_else(|| format!("direct-{}", workload.name)));
+    object.metadata.uid = Some(uid());
+    object.metadata.generation = Some(1);
+    let surroundings = Surroundings { freeze, namespace: prepared.namespace, pods: prepared.pods, ..Surroundings::default() };
+    let mut hand = Hand::begin(cluster, image, object, surroundings);
+    let end = drive(&mut hand, cluster, show).await;
+    show.end();
+    end?;
+    Ok(hand.object().clone())
+}
+
+/// Whether this is what it is for: one pod.
+pub(super) fn check(target: Option<&Workload>) -> Result<&Workload, Error> {
+    target.filter(|workload| workload.kind == Kind::Pod).ok_or_else(|| {
+        Error::Failed("--direct is for one pod, whose agent is watched from here: name it as pod/NAME, or leave --direct out".to_owned())
+    })
+}
+
+async fn drive(hand: &mut Hand<'_>, cluster: &Cluster, show: &mut Show) -> Result<(), Error> {
+    let mut figures = LiveFigures::new();
+    let mut reading: Option<JoinHandle<LiveFigures>> = None;
+    let mut read_at: Option<Instant> = None;
+    // One for all rounds: what comes while a round is under way is not missed.
+    let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| Error::Failed(format!("listening to Ctrl-C: {error}")))?;
+    let mut is_stopping = false;
+    loop {
+        let now = Timestamp::now();
+        let wait = hand.step(now).await?;
+        if let Some(read) = reading.take_if(|reading| reading.is_finished()) {
+            figures = read.await.unwrap_or_default();
+        }
+        let is_applied = hand.object().status.iter().flat_map(|status| &status.pods).any(|pod| pod.state == PodState::Applied);
+        if reading.is_none() && is_applied && read_at.is_none_or(|at| at.elapsed() >= LOOK) {
+            read_at = Some(Instant::now());
+            reading = Some(tokio::spawn(live::figures(cluster.client.clone(), vec![hand.object().clone()])));
+        }
+        show.show(&ExperimentView::new(hand.object(), &figures, now), now)?;
+        if hand.is_over() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = interrupts.recv() => {
+                if std::mem::replace(&mut is_stopping, true) {
+                    return Err(Error::Interrupted(format!("{}: not waited for: the agent ends its loss at its time", hand.object().name_any())));
+                }
+                note("stopping the agent (Ctrl-C again: do not wait for it)");
+                hand.set_stopping();
+            }
+        }
+    }
+}
+
+/// Like that of an object: names of containers are made of it.
+fn uid() -> String {
+    let random = || RandomState::new().hash_one(Timestamp::now().as_nanosecond());
+    let (high, low) = (random(), random());
+    format!("{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}", high >> 32, (high >> 16) & 0xffff, high & 0xfff, low >> 52, low & 0xffff_ffff_ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_run_has_a_name_of_its_own() {
+        let (one, other) = (uid(), uid());
+        assert_ne!(one, other);
+        assert_eq!((one.len(), one.matches('-').count()), (36, 4), "{one}");
+        assert_ne!(netloss_contract::container_name(&one, 1, 1), netloss_contract::container_name(&other, 1, 1));
+    }
+
+    #[test]
+    fn it_is_for_one_pod() {
+        let pod: Workload = "pod/a".parse().unwrap();
+        assert!(check(Some(&pod)).is_ok());
+        let deployment: Workload = "deploy/a".parse().unwrap();
+        assert!(check(Some(&deployment)).unwrap_err().to_string().contains("name it as pod/NAME"));
+        assert!(check(None).is_err());
+    }
+}

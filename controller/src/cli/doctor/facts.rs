@@ -1,0 +1,412 @@
+//! What is looked at, with the user's rights and on past what those do not reach.
+
+use crate::{
+    api::{ChaosExperiment, ChaosExperimentHistory, DEFINITIONS, PodStatus},
+    cli::{
+        agents::{self, Agent},
+        connect::{Cluster, Scope},
+        error::{Error, is_forbidden},
+        hand::agent_image,
+        look,
+        presence::{self, Presence},
+        status::experiments,
+    },
+    reconcile::FINALIZER,
+};
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        admissionregistration::v1::ValidatingWebhookConfiguration,
+        apps::v1::Deployment,
+        authorization::v1::{
+            ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SubjectAccessReview, SubjectAccessReviewSpec,
+        },
+        core::v1::{Namespace, Pod},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, PostParams},
+};
+
+/// What the namespace's Pod Security standard refuses, as a label of it says.
+const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
+
+/// Everything that is known of an installation.
+pub(super) struct Facts {
+    pub(super) own_namespace: String,
+    pub(super) namespace: String,
+    /// The API server's version, and its minor number.
+    pub(super) server: Result<(String, u32), String>,
+    pub(super) definitions: Vec<Installed>,
+    pub(super) presence: Presence,
+    pub(super) controller_image: Option<String>,
+    pub(super) agent_image: Option<String>,
+    pub(super) freeze: Option<String>,
+    /// Whether it has an authority; none where it is not installed.
+    pub(super) webhook: Result<Option<bool>, String>,
+    pub(super) yours: Vec<Right>,
+    /// None where they may not be asked for.
+    pub(super) controllers: Option<Vec<Right>>,
+    pub(super) enforced: Option<String>,
+    pub(super) excluded: bool,
+    pub(super) production: Option<String>,
+    pub(super) orphans: Vec<Agent>,
+    pub(super) remains: Vec<Remains>,
+    pub(super) stuck: Vec<Stuck>,
+    /// What could not be looked at.
+    pub(super) unseen: Option<String>,
+}
+
+/// A definition in this cluster.
+pub(super) struct Installed {
+    pub(super) plural: &'static str,
+    /// Fields that this version has and it has not; none where it is not installed.
+    pub(super) missing: Result<Option<Vec<String>>, String>,
+}
+
+/// A right, and whether somebody has it.
+#[derive(Debug, Clone)]
+pub(super) struct Right {
+    pub(super) verb: &'static str,
+    /// With its subresource.
+    pub(super) resource: String,
+    pub(super) namespace: Option<String>,
+    pub(super) for_what: &'static str,
+    pub(super) allowed: bool,
+}
+
+impl Right {
+    /// As in `create chaosexperiments in shop (run)`.
+    pub(super) fn words(&self) -> String {
+        let place = self.namespace.as_deref().map(|namespace| format!(" in {namespace}")).unwrap_or_default();
+        format!("{} {}{place} ({})", self.verb, self.resource, self.for_what)
+    }
+}
+
+/// A pod in which loss may be left.
+#[derive(Debug, Clone)]
+pub(super) struct Remains {
+    pub(super) experiment: String,
+    pub(super) entry: PodStatus,
+}
+
+/// An experiment that is to go and does not.
+pub(super) struct Stuck(pub(super) ChaosExperiment);
+
+impl Stuck {
+    pub(super) fn name(&self) -> String {
+        format!("{}/{}", self.0.namespace().unwrap_or_default(), self.0.name_any())
+    }
+}
+
+/// Looks at all of it.
+pub(super) async fn look(cluster: &Cluster, now: Timestamp) -> Result<Facts, Error> {
+    let client = &cluster.client;
+    let (server, definitions, presence, deployment, agent_image, freeze) = futures::join!(
+        client.apiserver_version(),
+        definitions(cluster),
+        presence::look(cluster, now),
+        controller_image(cluster),
+        agent_image(cluster, None),
+        look::freeze(cluster),
+    );
+    let server = server.map_err(|error| said(&error)).map(|version| {
+        let minor: String = version.minor.chars().take_while(char::is_ascii_digit).collect();
+        (version.git_version, minor.parse().unwrap_or(0))
+    });
+    let (webhook, yours, controllers, namespace) =
+        futures::join!(webhook(cluster), yours(cluster), controllers(cluster), namespace(cluster));
+    let (metadata, facts) = namespace?;
+    let in_pods = InPods::look(cluster, &presence).await?;
+    Ok(Facts {
+        own_namespace: cluster.own_namespace.clone(),
+        namespace: cluster.namespace.clone(),
+        server,
+        definitions,
+        presence,
+        controller_image: deployment,
+        agent_image: agent_image?,
+        freeze: freeze?,
+        webhook,
+        yours,
+        controllers,
+        enforced: metadata.and_then(|mut labels| labels.remove(ENFORCE)),
+        excluded: facts.excluded,
+        production: facts.production,
+        orphans: in_pods.orphans,
+        remains: in_pods.remains,
+        stuck: in_pods.stuck,
+        unseen: in_pods.unseen,
+    })
+}
+
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+async fn definitions(cluster: &Cluster) -> Vec<Installed> {
+    let api = Api::<CustomResourceDefinition>::all(cluster.client.clone());
+    let mut installed = Vec::new();
+    for definition in DEFINITIONS {
+        let ours = (definition.make)();
+        let missing = match api.get_opt(&ours.name_any()).await {
+            Ok(theirs) => Ok(theirs.map(|theirs| missing_fields(&ours, &theirs))),
+            Err(error) => Err(said(&error)),
+        };
+        installed.push(Installed { plural: definition.plural, missing });
+    }
+    installed
+}
+
+/// Paths of fields that one definition has and the other lacks.
+fn missing_fields(ours: &CustomResourceDefinition, theirs: &CustomResourceDefinition) -> Vec<String> {
+    let theirs = fields(theirs);
+    fields(ours).into_iter().filter(|path| !theirs.contains(path)).collect()
+}
+
+fn fields(definition: &CustomResourceDefinition) -> Vec<String> {
+    let version = definition.spec.versions.iter().find(|version| version.served && version.name == "v1alpha1");
+    let schema = version.and_then(|version| version.schema.as_ref()?.open_api_v3_schema.as_ref());
+    let mut paths = Vec::new();
+    if let Some(schema) = schema {
+        of_schema(schema, "", &mut paths);
+    }
+    paths
+}
+
+fn of_schema(schema: &JSONSchemaProps, path: &str, paths: &mut Vec<String>) {
+    for (name, field) in schema.properties.iter().flatten() {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        of_schema(field, &path, paths);
+        paths.push(path);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
+        of_schema(items, &format!("{path}[]"), paths);
+    }
+}
+
+async fn controller_image(cluster: &Cluster) -> Option<String> {
+    let deployments = Api::<Deployment>::namespaced(cluster.client.clone(), &cluster.own_namespace);
+    let deployment = deployments.get_opt("netloss-controller").await.ok()??;
+    let containers = deployment.spec?.template.spec?.containers;
+    containers.into_iter().next()?.image
+}
+
+async fn webhook(cluster: &Cluster) -> Result<Option<bool>, String> {
+    let api = Api::<ValidatingWebhookConfiguration>::all(cluster.client.clone());
+    let configuration = api.get_opt("netloss").await.map_err(|error| said(&error))?;
+    let has_authority = |configuration: ValidatingWebhookConfiguration| {
+        configuration
+            .webhooks
+            .iter()
+            .flatten()
+            .all(|webhook| webhook.client_config.ca_bundle.as_ref().is_some_and(|bundle| !bundle.0.is_empty()))
+    };
+    Ok(configuration.map(has_authority))
+}
+
+type Labels = std::collections::BTreeMap<String, String>;
+
+async fn namespace(cluster: &Cluster) -> Result<(Option<Labels>, crate::targets::NamespaceFacts), Error> {
+    let facts = look::namespace(cluster).await?;
+    let object = Api::<Namespace>::all(cluster.client.clone()).get_opt(&cluster.namespace).await;
+    Ok((object.ok().flatten().and_then(|object| object.metadata.labels), facts))
+}
+
+/// What commands take, each in the namespace where it does.
+fn needed(cluster: &Cluster) -> Vec<(ResourceAttributes, Right)> {
+    const CHAOS: &str = "chaos.gushchin.dev";
+    let (here, own) = (cluster.namespace.as_str(), cluster.own_namespace.as_str());
+    [
+        ("list", CHAOS, "chaosexperiments", "", here, "status"),
+        ("watch", CHAOS, "chaosexperiments", "", here, "watch, stop"),
+        ("create", CHAOS, "chaosexperiments", "", here, "run"),
+        ("list", "", "pods", "", here, "run"),
+        ("get", "", "pods", "log", here, "live figures"),
+        ("delete", CHAOS, "chaosexperiments", "", here, "stop"),
+        ("list", CHAOS, "chaosexperimenthistories", "", here, "history, report"),
+        ("patch", "", "configmaps", "", own, "freeze"),
+        ("patch", "", "pods", "ephemeralcontainers", here, "run --direct, stop without a controller, doctor --fix"),
+    ]
+    .into_iter()
+    .map(right)
+    .collect()
+}
+
+/// What the controller takes where it runs experiments.
+fn needed_by_controller(cluster: &Cluster) -> Vec<(ResourceAttributes, Right)> {
+    const CHAOS: &str = "chaos.gushchin.dev";
+    let here = cluster.namespace.as_str();
+    [
+        ("watch", CHAOS, "chaosexperiments", "", here, "hearing of experiments"),
+        ("patch", CHAOS, "chaosexperiments", "", here, "its finalizer"),
+        ("update", CHAOS, "chaosexperiments", "status", here, "writing down what it does"),
+        ("create", CHAOS, "chaosexperimenthistories", "", here, "records"),
+        ("list", "", "pods", "", here, "choosing pods"),
+        ("patch", "", "pods", "ephemeralcontainers", here, "putting the agent in"),
+        ("get", "", "pods", "log", here, "hearing the agent"),
+    ]
+    .into_iter()
+    .map(right)
+    .collect()
+}
+
+fn right(
+    (verb, group, resource, subresource, namespace, for_what): (&'static str, &str, &str, &str, &str, &'static str),
+) -> (ResourceAttributes, Right) {
+    let attributes = ResourceAttributes {
+        verb: Some(verb.to_owned()),
+        group: Some(group.to_owned()),
+        resource: Some(resource.to_owned()),
+        subresource: (!subresource.is_empty()).then(|| subresource.to_owned()),
+        namespace: Some(namespace.to_owned()),
+        ..ResourceAttributes::default()
+    };
+    let resource = if subresource.is_empty() { resource.to_owned() } else { format!("{resource}/{subresource}") };
+    (attributes, Right { verb, resource, namespace: Some(namespace.to_owned()), for_what, allowed: false })
+}
+
+async fn yours(cluster: &Cluster) -> Vec<Right> {
+    let api = Api::<SelfSubjectAccessReview>::all(cluster.client.clone());
+    let mut rights = Vec::new();
+    for (attributes, right) in needed(cluster) {
+        let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..SelfSubjectAccessReviewSpec::default() };
+        let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
+        // Where nobody answers, others have said so already.
+        let Ok(answer) = api.create(&PostParams::default(), &review).await else { continue };
+        rights.push(Right { allowed: answer.status.is_some_and(|status| status.allowed), ..right });
+    }
+    rights
+}
+
+async fn controllers(cluster: &Cluster) -> Option<Vec<Right>> {
+    let api = Api::<SubjectAccessReview>::all(cluster.client.clone());
+    let account = format!("system:serviceaccount:{}:netloss-controller", cluster.own_namespace);
+    let mut rights = Vec::new();
+    for (attributes, right) in needed_by_controller(cluster) {
+        let spec = SubjectAccessReviewSpec {
+            user: Some(account.clone()),
+            groups: Some(vec!["system:serviceaccounts".to_owned(), "system:authenticated".to_owned()]),
+            resource_attributes: Some(attributes),
+            ..SubjectAccessReviewSpec::default()
+        };
+        let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
+        let answer = api.create(&PostParams::default(), &review).await.ok()?;
+        rights.push(Right { allowed: answer.status.is_some_and(|status| status.allowed), ..right });
+    }
+    Some(rights)
+}
+
+/// What is in pods.
+#[derive(Default)]
+struct InPods {
+    orphans: Vec<Agent>,
+    remains: Vec<Remains>,
+    stuck: Vec<Stuck>,
+    unseen: Option<String>,
+}
+
+impl InPods {
+    /// In all namespaces, or in the one that was named.
+    async fn look(cluster: &Cluster, presence: &Presence) -> Result<Self, Error> {
+        let scope = cluster.scope(!cluster.is_namespace_given);
+        match Self::of(cluster, &scope, presence).await {
+            Err(Error::Forbidden(words)) if scope == Scope::All => {
+                let own = cluster.scope(false);
+                let unseen = Some(format!("only namespace \"{}\" was looked at: {words}", cluster.namespace));
+                match Self::of(cluster, &own, presence).await {
+                    Err(Error::Forbidden(_)) => Ok(Self { unseen: Some(words), ..Self::default() }),
+                    other => Ok(Self { unseen, ..other? }),
+                }
+            }
+            Err(Error::Forbidden(words)) => Ok(Self { unseen: Some(words), ..Self::default() }),
+            // Without the definition there is no experiment either, which is told of elsewhere.
+            Err(Error::Failed(words)) if words.contains("no definition of ChaosExperiment") => Ok(Self::default()),
+            other => other,
+        }
+    }
+
+    async fn of(cluster: &Cluster, scope: &Scope, presence: &Presence) -> Result<Self, Error> {
+        let objects = experiments(cluster, scope).await?;
+        let pods = cluster.api::<Pod>(scope).list(&ListParams::default()).await.map_err(Error::api("listing pods"))?.items;
+        let records = match cluster.api::<ChaosExperimentHistory>(scope).list(&ListParams::default()).await {
+            Ok(list) => list.items,
+            Err(error) if is_forbidden(&error) => Vec::new(),
+            Err(error) => return Err(Error::api("listing history records")(error)),
+        };
+        let of_objects = objects.iter().flat_map(|object| {
+            let name = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
+            object.status.iter().flat_map(|status| &status.pods).map(move |entry| (name.clone(), entry.clone()))
+        });
+        let of_records = records.iter().flat_map(|record| {
+            let name = format!("{}/{}", record.namespace().unwrap_or_default(), record.spec.experiment_ref.name);
+            record.spec.pods.iter().map(move |entry| (name.clone(), entry.clone()))
+        });
+        let is_down = presence.is_down();
+        let stuck = objects.iter().filter(|object| is_down && is_stuck(object)).cloned().map(Stuck).collect();
+        let remains = remains(of_objects.chain(of_records), &pods);
+        Ok(Self { orphans: agents::orphans(agents::at_work(&pods), &objects), remains, stuck, unseen: None })
+    }
+}
+
+/// Where loss may be left: the pod is still the same, and nobody has cleaned up since.
+fn remains(entries: impl Iterator<Item = (String, PodStatus)>, pods: &[Pod]) -> Vec<Remains> {
+    let mut found: Vec<Remains> = Vec::new();
+    for (experiment, entry) in entries.filter(|(_, entry)| entry.may_keep_loss()) {
+        let since = entry.ended_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
+        let is_there = pods.iter().any(|pod| agents::is_same(pod, &entry) && !agents::is_cleaned_since(pod, since));
+        let is_known = found.iter().any(|known| known.entry.uid == entry.uid && known.entry.container == entry.container);
+        if is_there && !is_known {
+            found.push(Remains { experiment, entry });
+        }
+    }
+    found
+}
+
+/// Where nobody is there to take the finalizer away.
+fn is_stuck(object: &ChaosExperiment) -> bool {
+    object.metadata.deletion_timestamp.is_some() && object.finalizers().iter().any(|name| name == FINALIZER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{Outcome, PodState},
+        machine::fixtures::{at, entry},
+    };
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::json;
+
+    #[test]
+    fn a_definition_that_is_older_lacks_fields() {
+        let ours = (DEFINITIONS[0].make)();
+        assert!(missing_fields(&ours, &ours).is_empty());
+        let mut value = serde_json::to_value(&ours).unwrap();
+        let schema = &mut value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+        schema["spec"]["properties"].as_object_mut().unwrap().remove("spareNode");
+        schema["status"]["properties"]["pods"]["items"]["properties"].as_object_mut().unwrap().remove("repair");
+        let older = serde_json::from_value(value).unwrap();
+        let missing = missing_fields(&ours, &older);
+        assert!(missing.contains(&"spec.spareNode".to_owned()) && missing.contains(&"status.pods[].repair".to_owned()), "{missing:?}");
+    }
+
+    #[test]
+    fn what_may_be_left_is_told_once_and_not_of_pods_that_are_gone() {
+        let unknown = PodStatus { state: PodState::Ended, outcome: Some(Outcome::Unknown), ended_at: Some(Time(at(0))), ..entry() };
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": "p", "namespace": "n", "uid": "pod-uid" }, "spec": { "containers": [] }, "status": { "phase": "Running" },
+        }))
+        .unwrap();
+        let twice = || vec![("n/x".to_owned(), unknown.clone()), ("n/x".to_owned(), unknown.clone())].into_iter();
+        assert_eq!(remains(twice(), std::slice::from_ref(&pod)).len(), 1);
+        assert!(remains(twice(), &[]).is_empty());
+        let clean = PodStatus { outcome: Some(Outcome::Clean), ..unknown.clone() };
+        assert!(remains(vec![("n/x".to_owned(), clean)].into_iter(), &[pod]).is_empty());
+    }
+}

@@ -1,0 +1,137 @@
+//! What can be put right from here, with the user's rights.
+
+use super::facts::{Facts, Remains, Stuck};
+use crate::{
+    api::{ChaosExperiment, SentContainer},
+    cli::{
+        agents,
+        connect::{Cluster, Scope},
+        error::Error,
+        freeze::STOP_LIMIT,
+        hand::{self, Hand, send},
+        output::{note, print},
+        run::FIELD_MANAGER,
+        stop::stop_orphan,
+        verdict,
+    },
+    container::{image_to_send, repair_container},
+    reconcile::FINALIZER,
+};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use netloss_contract::{CONTAINER_PREFIX, CleanupArgs, Event, Meant, Record};
+use serde_json::json;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long a container may take to start and to end.
+const LIMIT: Duration = Duration::from_mins(3);
+
+/// Puts right what can be, and goes on past what cannot. Whether all of it could be.
+pub(super) async fn fix(cluster: &Cluster, facts: &Facts) -> Result<bool, Error> {
+    let mut all = true;
+    let mut told = |result: Result<(), Error>| match result {
+        Ok(()) => Ok(()),
+        Err(end @ (Error::Interrupted(_) | Error::Closed)) => Err(end),
+        Err(error) => {
+            all = false;
+            note(&format!("error: {error}"));
+            Ok(())
+        }
+    };
+    for agent in &facts.orphans {
+        told(stop_orphan(cluster, agent, facts.agent_image.clone(), STOP_LIMIT).await)?;
+    }
+    for remains in &facts.remains {
+        told(clean(cluster, remains, facts.agent_image.as_deref()).await)?;
+    }
+    for stuck in &facts.stuck {
+        told(release(cluster, stuck, facts.agent_image.clone()).await)?;
+    }
+    Ok(all)
+}
+
+/// Takes away what an agent may have left in a pod.
+async fn clean(cluster: &Cluster, remains: &Remains, ours: Option<&str>) -> Result<(), Error> {
+    let entry = &remains.entry;
+    let name = entry.display_name();
+    let pods = Api::<Pod>::namespaced(cluster.client.clone(), &entry.namespace);
+    let pod = pods.get_opt(&entry.name).await.map_err(Error::api(format!("reading pod {name}")))?;
+    let Some(pod) = pod.filter(|pod| agents::is_same(pod, entry)) else { return Ok(()) };
+    let image = ours.map(|ours| image_to_send(&entry.image, ours).to_owned()).or_else(|| image_in(&pod, &entry.container));
+    let image =
+        image.ok_or_else(|| Error::Failed(format!("pod {name}: the agent's image is not known: restart the pod in place of it")))?;
+    let now = Timestamp::now();
+    let until = now.saturating_add(SignedDuration::from_mins(2)).unwrap_or(now);
+    // Whichever agent it was: what is removed carries netloss's marks, and one that works is left alone.
+    let argv = CleanupArgs { meant: Meant { run: None, deadline: Some(until) }, force: false }.to_argv();
+    let container = format!("{CONTAINER_PREFIX}-doctor-{}-cleanup", now.as_second());
+    let sent = SentContainer { container: container.clone(), argv, deadline: Time(until), number: 1 };
+    let entry = crate::api::PodStatus { image, ..entry.clone() };
+    if let Some(words) = send(cluster, &entry, &repair_container(&entry, &sent), false).await? {
+        return Err(Error::Failed(format!("pod {name}: what was to clean up was refused: {words}: restart the pod in place of it")));
+    }
+    let found = wait(&pods, &entry.name, &container).await?;
+    print(&format!("{name}: cleaned up: {found}\n"))
+}
+
+fn image_in(pod: &Pod, container: &str) -> Option<String> {
+    let containers = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+    containers.into_iter().find(|there| there.name == container)?.image.clone()
+}
+
+/// Waits for a cleanup to end, and says what it found.
+async fn wait(pods: &Api<Pod>, name: &str, container: &str) -> Result<String, Error> {
+    let end = Instant::now() + LIMIT;
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    loop {
+        let Some(pod) = pods.get_opt(name).await.map_err(Error::api(format!("reading pod {name}")))? else {
+            return Ok("the pod is gone, and its network with it".to_owned());
+        };
+        if let Some(ended) = agents::state(&pod, container).and_then(|state| state.terminated.clone()) {
+            let message = ended.message.unwrap_or_default();
+            return match (ended.exit_code, message.lines().rev().find_map(Record::from_line).map(|record| record.event)) {
+                (0, Some(Event::Cleaned(cleaned))) if cleaned.removed.is_empty() => Ok("nothing was left".to_owned()),
+                (0, Some(Event::Cleaned(cleaned))) => Ok(cleaned.removed.join("; ")),
+                (0, _) => Ok("done".to_owned()),
+                (code, event) => {
+                    let words = if let Some(Event::Failed(failed)) = event { format!(": {}", failed.message) } else { String::new() };
+                    Err(Error::LossMayRemain(format!(
+                        "pod {name}: the cleanup ended with exit code {code}{words}: restart the pod in place of it"
+                    )))
+                }
+            };
+        }
+        if Instant::now() >= end {
+            return Err(Error::TimedOut(format!(
+                "pod {name}: container {container} has not ended after {} s: kubectl describe pod {name}",
+                LIMIT.as_secs()
+            )));
+        }
+        tokio::select! {
+            () = sleep(Duration::from_secs(1)) => {}
+            _ = &mut interrupt => return Err(Error::Interrupted("not waited for".to_owned())),
+        }
+    }
+}
+
+/// Stops what is left of an experiment that is to go, and takes the finalizer away when its pods are clean.
+async fn release(cluster: &Cluster, Stuck(object): &Stuck, image: Option<String>) -> Result<(), Error> {
+    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+    if !verdict::is_at_rest(object) {
+        let status = hand::to_the_end(&mut Hand::stop(cluster, image, object.clone()), STOP_LIMIT).await?;
+        verdict::clean(&name, &status)?;
+    }
+    let finalizers: Vec<&String> = object.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();
+    // Of this version: whatever happens to it meanwhile makes this fail.
+    let metadata = json!({ "uid": object.uid(), "resourceVersion": object.resource_version(), "finalizers": finalizers });
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let api = cluster.api::<ChaosExperiment>(&Scope::One(namespace.clone()));
+    let what = format!("taking the finalizer from {namespace}/{name}");
+    api.patch(&name, &params, &Patch::Merge(json!({ "metadata": metadata }))).await.map_err(Error::api(what))?;
+    print(&format!("{namespace}/{name}: released: it is deleted now\n"))
+}
