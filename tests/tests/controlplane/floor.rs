@@ -91,7 +91,7 @@ async fn everything_that_an_installation_applies_is_taken() {
 
 #[tokio::test]
 async fn the_policies_hold_the_controller_to_its_containers() {
-    policy::only_netloss_passes(&Floor::get().await.world("floor-containers").await).await;
+    Box::pin(policy::only_netloss_passes(&Floor::get().await.world("floor-containers").await)).await;
 }
 
 #[tokio::test]

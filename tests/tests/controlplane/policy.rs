@@ -1,16 +1,26 @@
 //! What whoever has the controller's token can do with it: nothing but what netloss does.
 
 use crate::lifecycle::{eventually, service_account};
-use crate::world::{World, spec};
+use crate::world::{World, install_definitions, spec};
 use jiff::Timestamp;
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
+use kube::runtime::wait::await_condition;
+use kube::{Api, Client, ResourceExt};
 use netloss_contract::{repair_container_name, stop_container_name};
 use netloss_controller::api::{ChaosExperiment, PodStatus, SentContainer};
 use netloss_controller::container::{agent_container, patch, repair_container, stop_container};
+use netloss_lab::cluster::{apply, default_objects};
+use netloss_lab::controlplane::{ControlPlane, Extent};
+use netloss_lab::host::process::Lifetime;
+use netloss_lab::host::state::StateDir;
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Longer than a controller of Kubernetes takes to look at a policy, beside builds and booting VMs.
+const LIMIT: Duration = Duration::from_mins(3);
 
 /// The answer to adding this container, which is not really added.
 async fn ask(client: &Client, entry: &PodStatus, container: &EphemeralContainer) -> Result<(), String> {
@@ -57,7 +67,7 @@ async fn stage(world: &World) -> (PodStatus, Client) {
 
 #[tokio::test]
 async fn what_the_controller_sends_passes_and_nothing_else_does() {
-    only_netloss_passes(&World::new("policy-containers").await).await;
+    Box::pin(only_netloss_passes(&World::new("policy-containers").await)).await;
 }
 
 pub(crate) async fn only_netloss_passes(world: &World) {
@@ -152,4 +162,50 @@ pub(crate) async fn only_the_finalizer_passes(world: &World) {
     }
     try_it(json!({ "metadata": { "finalizers": ["chaos.gushchin.dev/netloss"] } })).await.unwrap();
     try_it(json!({ "metadata": { "finalizers": [] } })).await.unwrap();
+}
+
+/// A field that is misspelt is an error only when its expression is evaluated, and then it refuses everything: Kubernetes' own controllers
+/// compare the expressions with the types beforehand.
+#[tokio::test]
+async fn the_expressions_fit_the_types_that_they_are_about() {
+    let control_plane = ControlPlane::start(Extent::Full, Lifetime::WithLab, StateDir::temporary().unwrap()).await.unwrap();
+    let client = control_plane.client().await.unwrap();
+    install_definitions(client.clone()).await;
+    let policies = Api::<ValidatingAdmissionPolicy>::all(client.clone());
+    let warnings = async |name: &str| {
+        let checked = |policy: Option<&ValidatingAdmissionPolicy>| {
+            policy
+                .is_some_and(|policy| policy.status.as_ref().is_some_and(|status| status.observed_generation == policy.metadata.generation))
+        };
+        let checked = tokio::time::timeout(LIMIT, await_condition(policies.clone(), name, checked)).await.expect("it is checked").unwrap();
+        checked.unwrap().status.unwrap().type_checking.and_then(|checking| checking.expression_warnings).unwrap_or_default()
+    };
+    let committed = default_objects()
+        .unwrap()
+        .into_iter()
+        .filter(|object| object.types.as_ref().is_some_and(|types| types.kind == "ValidatingAdmissionPolicy"));
+    for mut policy in committed {
+        let name = policy.name_any();
+        let right = policy.data["spec"]["validations"].clone();
+        // They pass over a subresource; this one's object is a pod.
+        if let Some(resource) = policy.data.pointer_mut("/spec/matchConstraints/resourceRules/0/resources/0") {
+            *resource = json!(resource.as_str().unwrap().split('/').next().unwrap());
+        }
+        // Until they know a definition that was made just now, they have nothing to compare with.
+        let mut attempt = 0;
+        loop {
+            policy.data["spec"]["validations"] = json!([{ "expression": format!("object.spec.misspelt == {attempt}") }]);
+            apply(&client, &policy).await.unwrap();
+            if !warnings(&name).await.is_empty() {
+                break;
+            }
+            attempt += 1;
+            assert!(attempt < 60, "{name}: nothing is compared with anything");
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        policy.data["spec"]["validations"] = right;
+        apply(&client, &policy).await.unwrap();
+        let warnings = warnings(&name).await;
+        assert!(warnings.is_empty(), "{name}: {warnings:#?}");
+    }
 }
