@@ -3,8 +3,8 @@
 //!
 //! Time is the test's: every controller is given a clock, so that deadlines pass without waiting.
 
-// Helpers of tests are tests: clippy's own exception reaches only functions that carry #[test]. A test's future lives once.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::large_futures)]
+// Helpers of tests are tests: clippy's own exception reaches only functions that carry #[test].
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod beside;
 mod cli;
