@@ -13,12 +13,15 @@ mod follow;
 mod freeze;
 mod hand;
 mod history;
+#[cfg(test)]
+mod krew;
 mod live;
 mod look;
 mod loss;
 mod manifest;
 mod output;
 mod presence;
+mod reference;
 mod report;
 mod run;
 mod show;
@@ -79,6 +82,9 @@ enum Command {
     Freeze(freeze::FreezeArgs),
     /// Let experiments begin again after freeze
     Unfreeze,
+    /// Print docs/CLI.md
+    #[command(hide = true)]
+    Reference,
     /// Print a completion script for a shell
     #[command(after_help = COMPLETION_EXAMPLES)]
     Completion {
@@ -153,8 +159,10 @@ impl Cli {
 
     #[tokio::main(flavor = "current_thread")]
     async fn execute(self) -> Result<(), Error> {
-        if let Command::Completion { shell } = self.command {
-            return completion(shell);
+        match self.command {
+            Command::Completion { shell } => return completion(shell),
+            Command::Reference => return output::print(&reference::page()),
+            _ => {}
         }
         let cluster = self.connection.connect().await?;
         match self.command {
@@ -170,6 +178,7 @@ impl Cli {
             Command::Freeze(args) => freeze::freeze(args, &cluster).await,
             Command::Unfreeze => freeze::unfreeze(&cluster).await,
             Command::Completion { shell } => completion(shell),
+            Command::Reference => output::print(&reference::page()),
         }
     }
 }

@@ -26,7 +26,9 @@ impl Show {
     pub(super) fn new(format: Format) -> Self {
         match format {
             Format::Json | Format::Yaml => Self::Documents(None),
-            Format::Table | Format::Wide if std::io::stdout().is_terminal() => Self::Terminal(Terminal::new(format == Format::Wide)),
+            Format::Table | Format::Wide if std::io::stdout().is_terminal() => {
+                Self::Terminal(Terminal::new(ProgressDrawTarget::stdout(), format == Format::Wide))
+            }
             Format::Table | Format::Wide => Self::Lines(Lines::default()),
         }
     }
@@ -72,8 +74,8 @@ pub(super) struct Terminal {
 const PARTS: u64 = 1000;
 
 impl Terminal {
-    fn new(wide: bool) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(PARTS), ProgressDrawTarget::stdout());
+    fn new(target: ProgressDrawTarget, wide: bool) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(PARTS), target);
         // The template is a constant: were it wrong, the bar would have its own form.
         if let Ok(style) = ProgressStyle::with_template("{msg}\n[{bar:40}] {percent:>3}%  {prefix}") {
             bar.set_style(style.progress_chars("=> "));
@@ -267,6 +269,23 @@ mod tests {
         assert_eq!(lines.of(&view(vec![entry()], &LiveFigures::new(), -19), at(-19)), "", "the clock alone is no change");
         let next = lines.of(&view(vec![applied()], &live(1000, 98), 20), at(20));
         assert!(next.ends_with("applied  asked 10% both  egress 9.8% (8.1-11.8) 98/1000  ingress no packets 0/0  left 20s\n"), "{next}");
+    }
+
+    #[test]
+    fn on_a_terminal_the_table_is_redrawn_with_a_bar_below() {
+        let screen = indicatif::InMemoryTerm::new(20, 120);
+        let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
+        let show = Show::Terminal(Terminal::new(target, false));
+        let Show::Terminal(terminal) = &show else { panic!("it is one") };
+        terminal.show(&view(vec![entry()], &LiveFigures::new(), -20));
+        // Slower than the bar draws.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        terminal.show(&view(vec![applied()], &live(1000, 98), 25));
+        show.end();
+        let lines: Vec<String> = screen.contents().lines().map(str::to_owned).collect();
+        assert_eq!(lines.len(), 5, "the first picture is gone: {lines:?}");
+        assert_eq!(lines[3], "p     applied   10% both   9.8% (8.1-11.8)   no packets   15s");
+        assert_eq!(lines[4], "[====================>                   ]  50%  15s left at most");
     }
 
     #[test]
