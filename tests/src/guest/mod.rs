@@ -18,4 +18,4 @@ pub use state::NamespaceState;
 pub use traffic::Counted;
 
 /// How long anything is waited for. Emulated guests on busy machines are slow; what takes this long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_mins(5);
