@@ -1,7 +1,7 @@
 //! The command line, and all wiring from it.
 
 use crate::{
-    api::DEFINITIONS,
+    api::{self, DEFINITIONS},
     client::{self, Limits},
     definitions, drain,
     history::Retention,
@@ -44,6 +44,9 @@ enum Command {
         #[arg(default_value = DEFINITIONS[0].plural, value_parser = PossibleValuesParser::new(DEFINITIONS.map(|definition| definition.plural)))]
         plural: String,
     },
+    /// Print docs/API.md
+    #[command(hide = true)]
+    Reference,
 }
 
 /// What it acts on and how it speaks of it, whatever it does.
@@ -187,6 +190,9 @@ impl Args {
             Command::Drain(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Definitions(args) => args.run(),
+            Command::Reference => {
+                std::io::stdout().write_all(api::reference().as_bytes()).context("writing the reference to standard output")
+            }
             Command::Crd { plural } => {
                 let definition = DEFINITIONS.iter().find(|definition| definition.plural == plural).context("no such definition")?;
                 std::io::stdout().write_all(definition.yaml()?.as_bytes()).context("writing the definition to standard output")

@@ -8,6 +8,7 @@ mod crd;
 mod history;
 mod plan;
 mod pod;
+mod reference;
 mod spec;
 mod status;
 
@@ -19,5 +20,6 @@ pub use history::{
 };
 pub use plan::{ChaosExperimentPlan, ChaosExperimentPlanSpec, PlannedArguments};
 pub use pod::{AskedLoss, ObservedInterval, ObservedLoss, Outcome, PodState, PodStatus, SentContainer};
+pub use reference::page as reference;
 pub use spec::{ChaosExperiment, ChaosExperimentSpec, LossModelSpec, MAX_LOSS_PERCENTAGE, RetryBackoff, TimeWindow, WindowKind};
 pub use status::{ChaosExperimentStatus, PREFLIGHT, Phase, RECOVERED, Stopping};
