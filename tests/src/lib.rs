@@ -8,6 +8,8 @@ pub mod commands;
 pub mod controlplane;
 #[cfg(feature = "host")]
 pub mod demo;
+#[cfg(any(feature = "guest", feature = "host"))]
+pub mod documents;
 #[cfg(feature = "guest")]
 pub mod guest;
 #[cfg(feature = "host")]

@@ -27,6 +27,7 @@ mod proxy;
 mod records;
 mod refusals;
 mod rights;
+mod scenarios;
 mod schema;
 mod selection;
 mod weather;

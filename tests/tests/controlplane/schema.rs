@@ -4,11 +4,7 @@ use crate::world::{World, spec};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
 use netloss_controller::api::RetryBackoff;
-use netloss_lab::host::paths::workspace_root;
 use serde_json::json;
-
-/// The namespace that the samples name.
-pub(crate) const OF_SAMPLES: &str = "netloss-demo";
 
 #[tokio::test]
 async fn the_definition_is_structural_and_served() {
@@ -145,27 +141,4 @@ async fn a_typo_is_refused_on_creation() {
         }
         other => panic!("{other:?}"),
     }
-}
-
-/// By the API server, and by the controller, which finds no pod for them here.
-#[tokio::test]
-async fn the_committed_samples_are_taken_as_they_are() {
-    samples_are_taken(&World::new(OF_SAMPLES).await).await;
-}
-
-pub(crate) async fn samples_are_taken(world: &World) {
-    let mut taken = 0;
-    for file in std::fs::read_dir(workspace_root().join("config/samples")).unwrap() {
-        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
-        let sample: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
-        assert_eq!(sample["metadata"]["namespace"], json!(world.namespace));
-        let name = sample["metadata"]["name"].as_str().unwrap();
-        assert!(world.apply(name, sample["spec"].clone()).await.unwrap().spec.action.is_served());
-        world.pass(name, 0).await;
-        let message = world.message(name).await;
-        let expected = if sample["spec"]["schedule"].is_string() { "Scheduled: the next run is at " } else { "No eligible pods" };
-        assert!(message.starts_with(expected), "{name}: {message}");
-        taken += 1;
-    }
-    assert_eq!(taken, 3);
 }

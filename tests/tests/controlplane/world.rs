@@ -50,6 +50,7 @@ pub(crate) async fn install_definitions(client: Client) {
 }
 
 /// A namespace on the API server.
+#[derive(Clone)]
 pub(crate) struct World {
     /// An administrator.
     pub(crate) client: Client,
