@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
     plural = "chaosexperimenthistories",
     shortname = "cehist",
     shortname = "chaoshist",
-    category = "chaos",
+    category = "netloss",
     namespaced,
     status = "ChaosExperimentHistoryStatus",
     derive = "PartialEq",

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
     version = "v1alpha1",
     kind = "ChaosExperimentPlan",
     plural = "chaosexperimentplans",
-    category = "chaos",
+    category = "netloss",
     namespaced,
     derive = "PartialEq",
     doc = "What the agents of one run are told, where the experiment's status would be too large with it. Made, used and deleted by netloss.",

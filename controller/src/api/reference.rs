@@ -21,7 +21,7 @@ pub fn page() -> String {
          # API\n\n\
          The objects of the group `chaos.gushchin.dev`, version `v1alpha1`, with each field as the API server checks it: a value that is not within these limits \
          is refused with the field's name. `kubectl explain chaosexperiment.spec --recursive` shows the same for the cluster that you are on. `field[]` is an element \
-         of a list. What the fields are for, with examples: [SCENARIOS.md](SCENARIOS.md).\n{kinds}"
+         of a list; `kubectl get netloss` lists objects of all kinds. What the fields are for, with examples: [SCENARIOS.md](SCENARIOS.md).\n{kinds}"
     )
 }
 

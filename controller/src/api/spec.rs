@@ -23,7 +23,7 @@ pub const MAX_LOSS_PERCENTAGE: f64 = 40.0;
     plural = "chaosexperiments",
     shortname = "chaos",
     shortname = "chaosexp",
-    category = "chaos",
+    category = "netloss",
     namespaced,
     status = "ChaosExperimentStatus",
     derive = "PartialEq",
