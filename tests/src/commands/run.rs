@@ -18,7 +18,7 @@ use crate::host::state::StateDir;
 /// Builds and starts a one-node Kubernetes (control plane on this machine, the node in a QEMU guest), installs netloss, starts two
 /// pods that exchange packets, applies config/samples/chaos_v1alpha1_chaosexperiment_network_loss.yaml, and shows the loss that one
 /// pod's peer sees until it is gone again. Fails if no loss is seen or it does not end.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Run {
     /// Leave the cluster running, and say how to use it; `cargo lab down` ends it
@@ -81,7 +81,7 @@ async fn on_context(context: &str, images: &Images) -> Result<()> {
     let client = Client::try_from(config)?;
     let version = client.apiserver_version().await.with_context(|| format!("the cluster of the context {context} does not answer"))?;
     let minor: u32 = version.minor.trim_end_matches('+').parse().unwrap_or(0);
-    ensure!(minor >= 25, "{context} runs Kubernetes {}: ephemeral containers need 1.25 at least", version.git_version);
+    ensure!(minor >= 30, "{context} runs Kubernetes {}: netloss needs 1.30 at least", version.git_version);
     let installed = install_netloss(&client, |object| set_images(object, &images.controller, &images.agent));
     demo::run(&client, &images.traffic, installed).await
 }

@@ -53,7 +53,8 @@ pub fn test(cargo: &mut Command) -> Result<Tally> {
     Ok(tally)
 }
 
-/// A program that comes as a crate, installed below the target folder and not for the user.
+/// A program that comes as a crate, installed below the target folder and not for the user. Not optimised: on a machine of continuous
+/// integration, building it takes far longer than running it.
 ///
 /// # Errors
 ///
@@ -61,7 +62,7 @@ pub fn test(cargo: &mut Command) -> Result<Tally> {
 pub fn installed(program: &str, version: &str) -> Result<PathBuf> {
     let root = cache::entry(&format!("{program}-{version}"), &[version], |dir| {
         let step = progress::step(format!("Building {program} {version}"));
-        command::run(cargo().args(["install", "--quiet", "--locked", program, "--version", version, "--root"]).arg(dir))?;
+        command::run(cargo().args(["install", "--debug", "--quiet", "--locked", program, "--version", version, "--root"]).arg(dir))?;
         step.done("installed");
         Ok(())
     })?;

@@ -54,12 +54,22 @@ pub fn build(arch: Arch) -> Result<Payload> {
     let target = arch.target();
     let step = progress::step(format!("Building the agent and the kernel tests for {arch}"));
     let mut agent = cargo::cargo();
-    agent.args(["build", "--quiet", "--release", "--package", "netloss-agent", "--target", target, "--message-format", "json"]);
+    agent.args([
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "netloss-agent",
+        "--target",
+        target,
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
     let agent = one(cargo::executables(&mut agent)?, "agent")?;
     step.detail("kernel tests");
     let mut tests = cargo::cargo();
     tests.args(["test", "--quiet", "--no-run", "--package", "netloss-lab", "--test", "kernel", "--profile", "guest", "--target", target]);
-    tests.args(["--no-default-features", "--features", "guest", "--message-format", "json"]);
+    tests.args(["--no-default-features", "--features", "guest", "--message-format", "json-render-diagnostics"]);
     let binary = one(cargo::executables(&mut tests)?, "kernel test")?;
     let size = fs::metadata(&agent)?.len();
     step.done(format!("agent of {} KiB", size / 1024));

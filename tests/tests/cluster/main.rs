@@ -5,6 +5,7 @@
 
 mod controller;
 mod experiment;
+mod node;
 mod peers;
 mod scenarios;
 

@@ -34,7 +34,8 @@ pub(crate) async fn program() -> PathBuf {
 
 /// One of the programs of the controller's package.
 pub(crate) async fn built(program: &'static str) -> PathBuf {
-    let arguments = ["build", "--quiet", "--package", "netloss-controller", "--bin", program, "--message-format", "json"];
+    let arguments =
+        ["build", "--quiet", "--package", "netloss-controller", "--bin", program, "--message-format", "json-render-diagnostics"];
     let build = move || executables(cargo().args(arguments));
     tokio::task::spawn_blocking(build).await.unwrap().expect("it builds").pop().expect("it is a program")
 }

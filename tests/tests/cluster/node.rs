@@ -8,10 +8,12 @@ use futures::{Stream, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::DeleteParams;
+use netloss_lab::cluster::Image;
 use netloss_lab::cluster::traffic::{TrafficPod, create_namespace, lines, wait_ready};
-use netloss_lab::cluster::{Cluster, Image};
 use netloss_lab::node::Node;
 use netloss_lab::traffic::Line;
+
+use crate::controller::{self, CALM};
 
 const INTERVAL: Duration = Duration::from_millis(5);
 
@@ -40,7 +42,8 @@ async fn seconds(node: &Node, lines: &mut (impl Stream<Item = Result<Line>> + Un
 
 #[tokio::test]
 async fn loss_in_a_pod_is_seen_by_its_peer_and_ends() {
-    let cluster = Cluster::shared_with(&[Image::Traffic]).await.unwrap();
+    let cluster = controller::cluster().await;
+    let _calm = CALM.read().await;
     let test = async {
         let client = cluster.client().await?;
         let (namespace, image) = ("lab-loss", Image::Traffic.reference());
@@ -71,7 +74,8 @@ async fn loss_in_a_pod_is_seen_by_its_peer_and_ends() {
 
 #[tokio::test]
 async fn pods_reach_the_api_server_under_its_service_address() {
-    let cluster = Cluster::shared_with(&[Image::Traffic]).await.unwrap();
+    let cluster = controller::cluster().await;
+    let _calm = CALM.read().await;
     let test = async {
         let client = cluster.client().await?;
         let (namespace, image) = ("lab-service", Image::Traffic.reference());
@@ -86,7 +90,8 @@ async fn pods_reach_the_api_server_under_its_service_address() {
 
 #[tokio::test]
 async fn a_killed_kubelet_comes_back_and_a_slow_script_is_killed() {
-    let cluster = Cluster::shared_with(&[Image::Traffic]).await.unwrap();
+    let cluster = controller::cluster().await;
+    let _alone = CALM.write().await;
     let test = async {
         let node = cluster.node();
         let killed = node.run_within("sleep 60", Duration::from_secs(1)).await?;
