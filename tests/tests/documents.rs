@@ -4,20 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use netloss_lab::documents::Document;
 use netloss_lab::host::paths::workspace_root;
-
-/// The documents, each with its name.
-fn documents() -> Vec<(String, String)> {
-    let root = workspace_root();
-    let mut files: Vec<PathBuf> = ["README.md", "CHANGELOG.md"].map(|name| root.join(name)).to_vec();
-    for folder in ["docs", "docs/adr"] {
-        files.extend(fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path()));
-    }
-    let markdown = files.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "md"));
-    markdown.map(|path| (path.strip_prefix(&root).unwrap().display().to_string(), fs::read_to_string(&path).unwrap())).collect()
-}
 
 /// The texts between backticks on one line.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
@@ -39,7 +29,7 @@ fn is_there(test: &str) -> bool {
 #[test]
 fn each_test_that_a_document_names_is_there() {
     let mut named = 0;
-    for (document, text) in documents() {
+    for Document { name: document, text } in Document::all().unwrap() {
         for test in quoted(&text)
             .filter(|quoted| ["kernel::", "controlplane::", "cluster::", "install::"].iter().any(|binary| quoted.starts_with(binary)))
         {
@@ -50,18 +40,20 @@ fn each_test_that_a_document_names_is_there() {
     assert!(named > 60, "{named}");
 }
 
-/// The sources of the programs in one text, with lines that go on joined.
-fn sources() -> String {
-    fn read(folder: &Path, text: &mut String) {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                read(&path, text);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                text.push_str(&fs::read_to_string(path).unwrap());
-            }
+/// Adds the sources below a folder.
+fn read(folder: &Path, text: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&fs::read_to_string(path).unwrap());
         }
     }
+}
+
+/// The sources of the programs in one text, with lines that go on joined.
+fn sources() -> String {
     let mut text = String::new();
     for folder in ["controller/src", "agent/src", "agent/contract/src"] {
         read(&workspace_root().join(folder), &mut text);
@@ -88,7 +80,7 @@ fn each_message_that_is_explained_is_one_that_is_said() {
 /// Files of the repository that links lead to.
 #[test]
 fn each_link_leads_somewhere() {
-    for (document, text) in documents() {
+    for Document { name: document, text } in Document::all().unwrap() {
         let folder = workspace_root().join(&document).parent().unwrap().to_owned();
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let path = target.split('#').next().unwrap();
@@ -98,4 +90,37 @@ fn each_link_leads_somewhere() {
             assert!(folder.join(path).exists(), "{document} links to {target}, which is not there");
         }
     }
+}
+
+/// Sources of the tests, in one text.
+fn tests() -> String {
+    let mut text = String::new();
+    for folder in ["tests/tests", "tests/src"] {
+        read(&workspace_root().join(folder), &mut text);
+    }
+    text
+}
+
+/// What a document tells its readers to type is run by a test as it stands there, or says why not.
+#[test]
+fn each_block_of_commands_is_run() {
+    let (mut run, tests) = (0, tests());
+    for document in Document::all().unwrap() {
+        for block in document.blocks() {
+            let place = format!("{}:{}", document.name, block.line);
+            let is_output = matches!(block.language.as_str(), "text" | "yaml" | "json");
+            assert!(is_output || block.language == "console", "{place}: a block of {:?}", block.language);
+            let Some(mark) = block.mark else {
+                assert!(is_output, "{place}: commands, and no comment before them that says what runs them (tests/src/documents.rs)");
+                continue;
+            };
+            match mark.split_once(": ") {
+                Some(("run", name)) => assert!(tests.contains(&format!("\"{name}\"")), "{place}: no test runs {name:?}"),
+                Some(("run by" | "elsewhere", why)) => assert!(why.len() > 10, "{place}: {why}"),
+                _ => panic!("{place}: {mark:?}"),
+            }
+            run += 1;
+        }
+    }
+    assert!(run > 10, "{run}");
 }

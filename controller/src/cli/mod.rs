@@ -96,7 +96,7 @@ enum Command {
 const RUN_EXAMPLES: &str = "\
 Examples:
   Lose 10 % of the packets of one pod of a Deployment for two minutes, and see how it goes:
-      kubectl netloss run deploy/web --loss 10 --duration 2m --watch
+      kubectl netloss run deploy/web --loss 10 --duration 2m --name web-loss --watch
   See which pods that may be, and touch none:
       kubectl netloss run deploy/web --loss 10 --duration 2m --dry-run
   In a pipeline, all pods behind a service, never on the way to DNS; the exit code says how it went:

@@ -28,8 +28,10 @@ pub(super) fn page() -> String {
 }
 
 const INSTALL: &str = "\
-One static binary, `kubectl-netloss`: in a folder of `$PATH`, it is `kubectl netloss`. It asks the API server with your own rights, and needs none on the nodes.
+One static binary, `kubectl-netloss`: in a folder of `$PATH`, it is `kubectl netloss`. It asks the API server with your own rights, and needs none on the nodes. To build it
+takes a C compiler for musl (Debian's `musl-tools`):
 
+<!-- run: build kubectl netloss -->
 ```console
 cargo build --release --target x86_64-unknown-linux-musl -p netloss-controller --bin kubectl-netloss
 ```
@@ -47,7 +49,7 @@ fn of_command(command: &Command) -> String {
     let own = || command.get_arguments().filter(|arg| !arg.is_global_set() && !is_builtin(arg));
     let rows: String = own().map(row).collect();
     let flags = if rows.is_empty() { String::new() } else { format!("\n{HEAD}{rows}") };
-    let examples = command.get_after_help().map(|text| examples(&text.to_string())).unwrap_or_default();
+    let examples = command.get_after_help().map(|text| examples(name, &text.to_string())).unwrap_or_default();
     format!("## {name}\n\n{about}.\n\n```text\n{usage}\n```\n{flags}{examples}\n")
 }
 
@@ -82,14 +84,14 @@ fn row(arg: &Arg) -> String {
     format!("| `{name}` | {default} | {}{variable} |\n", help.replace('|', "\\|"))
 }
 
-/// The lines below "Examples:": what each does, and the command.
-fn examples(text: &str) -> String {
+/// The lines below "Examples:": what each does, and the command. The comment is for the test that runs them.
+fn examples(name: &str, text: &str) -> String {
     let Some((_, lines)) = text.split_once("Examples:\n") else { return String::new() };
     let line = |line: &str| match line.strip_prefix("      ") {
         Some(command) => format!("{command}\n"),
         None => format!("# {}\n", line.trim().trim_end_matches(':')),
     };
-    format!("\n```console\n{}```\n", lines.lines().map(line).collect::<String>())
+    format!("\n<!-- run: kubectl netloss {name} -->\n```console\n{}```\n", lines.lines().map(line).collect::<String>())
 }
 
 #[cfg(test)]

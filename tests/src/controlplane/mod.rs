@@ -8,6 +8,7 @@ mod go;
 mod kubeconfig;
 mod modules;
 mod pki;
+pub mod proxy;
 mod tools;
 mod user;
 
@@ -23,7 +24,7 @@ use tokio::time::{Instant, sleep};
 pub use self::kubeconfig::{CONTEXT, kubeconfig};
 pub use self::pki::{HOST_FROM_GUEST, Identity, KeyFiles, Pki, SERVICE_ADDRESS};
 pub use self::tools::{Release, Tool};
-pub use self::user::{run_as_user, user_command};
+pub use self::user::{run_as_user, shell, user_command};
 use crate::host::process::{Daemon, Lifetime, Record};
 use crate::host::state::StateDir;
 use crate::host::{ports, progress};

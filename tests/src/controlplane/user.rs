@@ -1,6 +1,6 @@
-//! kubectl and Helm, as a user of the cluster runs them, and with nothing of the user of this machine.
+//! kubectl, Helm and a shell with both, as a user of the cluster has them, and with nothing of the user of this machine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -19,8 +19,29 @@ const TAKEN_AWAY: &[&str] = &["HELM_", "KUBE", "XDG_"];
 ///
 /// If the program has to be built and that fails.
 pub fn user_command(tool: Tool, kubeconfig: &Path) -> Result<Command> {
+    of_user(Command::new(tool.binary()?), kubeconfig)
+}
+
+/// A shell in the root of the workspace that finds kubectl, Helm and `more` programs, and stops at the first command that fails.
+///
+/// # Errors
+///
+/// If a program has to be built and that fails.
+pub fn shell(kubeconfig: &Path, more: &[&Path]) -> Result<Command> {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    for program in [Tool::Kubectl.binary()?, Tool::Helm.binary()?].iter().map(PathBuf::as_path).chain(more.iter().copied()) {
+        let folder = program.parent().with_context(|| format!("{} is in no folder", program.display()))?;
+        path = std::env::join_paths(std::iter::once(folder.to_owned()).chain(std::env::split_paths(&path)))?;
+    }
+    let mut command = Command::new("bash");
+    command.args(["-euo", "pipefail", "-c"]);
+    let mut command = of_user(command, kubeconfig)?;
+    command.env("PATH", path);
+    Ok(command)
+}
+
+fn of_user(mut command: Command, kubeconfig: &Path) -> Result<Command> {
     let folder = kubeconfig.parent().with_context(|| format!("{} is in no folder", kubeconfig.display()))?;
-    let mut command = Command::new(tool.binary()?);
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| TAKEN_AWAY.iter().any(|prefix| name.starts_with(prefix))) {
             command.env_remove(name);

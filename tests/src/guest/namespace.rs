@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::{panic, thread};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::Value;
 
@@ -59,6 +60,19 @@ impl Namespace {
     /// A path by which other processes find it.
     pub(super) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+
+    /// Makes `ip netns` know it by this name, as long as the guest runs.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be mounted.
+    pub fn name(&self, name: &str) -> Result<()> {
+        let place = format!("/run/netns/{name}");
+        std::fs::create_dir_all("/run/netns").context("cannot make /run/netns")?;
+        File::create(&place).with_context(|| format!("cannot make {place}"))?;
+        mount(Some(self.path().as_str()), place.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .with_context(|| format!("cannot mount {place}"))
     }
 
     /// Does something inside: sockets and processes made by it belong to this namespace for good.

@@ -12,7 +12,8 @@ use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
 use netloss_controller::api::{DEFINITIONS, PodState};
 use netloss_lab::cluster::{apply, parse};
-use netloss_lab::controlplane::{ControlPlane, Tool};
+use netloss_lab::controlplane::{ControlPlane, Tool, shell};
+use netloss_lab::documents::commands;
 use netloss_lab::host::process::{Daemon, Lifetime};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -31,6 +32,14 @@ async fn kubectl(control_plane: &ControlPlane, arguments: &[&str]) -> Result<Str
 
 async fn helm(control_plane: &ControlPlane, arguments: &[&str]) -> Result<String, String> {
     run(control_plane, Tool::Helm, arguments).await
+}
+
+/// Types the commands that the documents have under this name.
+async fn follow(control_plane: &ControlPlane, name: &str) {
+    let mut shell = shell(control_plane.kubeconfig_path(), &[]).unwrap();
+    shell.arg(commands(name).unwrap());
+    let output = tokio::task::spawn_blocking(move || shell.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{name}: {output:?}");
 }
 
 async fn definition(client: &Client) -> Option<CustomResourceDefinition> {
@@ -250,15 +259,14 @@ async fn helm_installs_upgrades_and_refuses_to_stand_beside_k8s_chaos() {
 async fn a_controller_of_one_namespace_needs_no_right_beyond_it() {
     let control_plane = ControlPlane::start_for_tests().await.unwrap();
     let client = control_plane.client().await.unwrap();
-    kubectl(&control_plane, &["apply", "--server-side", "-k", "config/crd"]).await.unwrap();
+    follow(&control_plane, "prepare for one namespace").await;
     for definition in DEFINITIONS {
         let name = format!("{}.chaos.gushchin.dev", definition.plural);
         let api = Api::<CustomResourceDefinition>::all(client.clone());
         await_condition(api, &name, conditions::is_crd_established()).await.unwrap();
     }
-    let world = World::on(&control_plane, "shop").await;
-    kubectl(&control_plane, &["create", "namespace", "netloss-system"]).await.unwrap();
-    kubectl(&control_plane, &["apply", "-k", "config/namespaced"]).await.unwrap();
+    follow(&control_plane, "install for one namespace").await;
+    let world = World::of(&control_plane, "shop").await;
 
     let kubeconfig = control_plane.dir().join("as-controller");
     let admin = std::fs::read_to_string(control_plane.kubeconfig_path()).unwrap();

@@ -23,7 +23,6 @@ mod metrics;
 mod node;
 mod pods;
 mod policy;
-mod proxy;
 mod records;
 mod refusals;
 mod rights;

@@ -132,3 +132,17 @@ fn the_page_has_each_scenario_word_for_word() {
     samples.sort();
     assert!(shown == samples, "docs/SCENARIOS.md and config/samples differ:\n{shown:#?}\n{samples:#?}");
 }
+
+/// The README's manifests are taken too, the one that has only a spec included.
+#[tokio::test]
+async fn the_readmes_manifests_are_taken() {
+    let world = World::new("scenario-readme").await;
+    let documents = Document::all().unwrap();
+    let readme = documents.iter().find(|document| document.name == "README.md").unwrap();
+    let manifests: Vec<String> = readme.blocks().into_iter().filter(|block| block.language == "yaml").map(|block| block.text).collect();
+    assert_eq!(manifests.len(), 2);
+    for (name, text) in ["whole", "fields"].iter().zip(&manifests) {
+        let manifest: Value = serde_saphyr::from_str(text).unwrap();
+        world.apply(name, manifest["spec"].clone()).await.unwrap();
+    }
+}

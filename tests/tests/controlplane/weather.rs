@@ -2,10 +2,10 @@
 
 use crate::leader::{get, program};
 use crate::pods::run_of;
-use crate::proxy::{Proxy, Weather};
 use crate::world::{AGENT_IMAGE, World, install_definitions, spec};
 use netloss_controller::api::{Outcome, Phase, PodState};
 use netloss_lab::controlplane::ControlPlane;
+use netloss_lab::controlplane::proxy::{Proxy, Weather};
 use netloss_lab::host::ports;
 use netloss_lab::host::process::{Daemon, Lifetime};
 use serde_json::json;
@@ -64,7 +64,7 @@ async fn whatever_the_api_server_does_each_run_ends_once_and_nothing_piles_up() 
     let mut control_plane = ControlPlane::start_for_tests().await.unwrap();
     install_definitions(control_plane.client().await.unwrap()).await;
     let world = World::on(&control_plane, "weather").await;
-    let proxy = Proxy::start(control_plane.client().await.unwrap()).await;
+    let proxy = Proxy::start(control_plane.client().await.unwrap()).await.unwrap();
     let kubeconfig = control_plane.dir().join("proxy");
     std::fs::write(&kubeconfig, proxy.kubeconfig()).unwrap();
     let (metrics, health) = (ports::free().unwrap(), ports::free().unwrap());
@@ -87,7 +87,10 @@ async fn whatever_the_api_server_does_each_run_ends_once_and_nothing_piles_up() 
     until("no pods are watched", async || proxy.watches() == 2).await;
     let before = resident(&controller);
 
-    for (n, weather) in [Weather::Refusing(429), Weather::Refusing(503), Weather::Refusing(500), Weather::Cutting].into_iter().enumerate() {
+    for (n, weather) in [Weather::Refusing(429), Weather::Refusing(503), Weather::Refusing(500), Weather::Cutting, Weather::Truncating]
+        .into_iter()
+        .enumerate()
+    {
         let spoilt = proxy.spoilt();
         proxy.set(weather);
         // It clears up while the last of these is under way, or before.

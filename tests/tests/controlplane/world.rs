@@ -69,14 +69,19 @@ impl World {
 
     /// On this control plane, in which no kubelet answers for logs.
     pub(crate) async fn on(control_plane: &ControlPlane, name: &str) -> Self {
+        let world = Self::of(control_plane, name).await;
+        let namespace = serde_json::from_value(json!({ "metadata": { "name": name } })).unwrap();
+        Api::<Namespace>::all(world.client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+        world
+    }
+
+    /// The same in a namespace that is there.
+    pub(crate) async fn of(control_plane: &ControlPlane, name: &str) -> Self {
         let options = kube::config::KubeConfigOptions { context: Some(CONTEXT.to_owned()), ..Default::default() };
         let kubeconfig = kube::config::Kubeconfig::read_from(control_plane.kubeconfig_path()).unwrap();
         let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
         let client = Client::try_from(config.clone()).unwrap();
-        let world = Self { client, namespace: name.to_owned(), begin: Timestamp::now(), config };
-        let namespace = serde_json::from_value(json!({ "metadata": { "name": name } })).unwrap();
-        Api::<Namespace>::all(world.client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
-        world
+        Self { client, namespace: name.to_owned(), begin: Timestamp::now(), config }
     }
 
     /// What the node's kubelet answers when it is asked for logs.

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use netloss_contract::{Cause, Cleaned, Event, ExitCode, Status, Stopped};
+use netloss_lab::documents::Document;
 use netloss_lab::guest::{Agent, End, NamespaceState, Pod, Way};
 use nix::sys::signal::Signal;
 
@@ -216,4 +217,48 @@ fn a_person_reads_words() -> Result<()> {
     let nothing = words("stop")?;
     ensure!(nothing.contains("nothing to stop"), "{nothing}");
     Ok(())
+}
+
+/// The commands that docs/AGENT.md begins with, as they stand there.
+#[test]
+fn what_a_person_is_told_to_type_works() -> Result<()> {
+    let page = Document { name: "docs/AGENT.md".into(), text: include_str!("../../../docs/AGENT.md").into() };
+    let typed = |name| -> Result<Vec<String>> {
+        let text = page.commands(name).with_context(|| format!("no commands are marked {name:?}"))?;
+        text.lines().map(|line| line.strip_prefix("$ netloss-agent ").map(str::to_owned).context("another program")).collect()
+    };
+    let pod = Pod::new()?;
+    let before = NamespaceState::of(&pod.pod)?;
+    let succeeds = |arguments: &str| -> Result<()> {
+        let end = command(&pod, arguments)?;
+        ensure!(end.code == Some(0), "{arguments}: {end:?}");
+        Ok(())
+    };
+    for arguments in typed("agent asked before")? {
+        succeeds(&arguments)?;
+    }
+    let run = typed("agent by hand")?;
+    let mut agent = Agent::start(&pod.pod, run.first().context("no command")?)?;
+    agent.applied()?;
+    for arguments in typed("agent asked meanwhile")? {
+        succeeds(&arguments)?;
+    }
+    ensure!(agent.finish()?.removed()?.cause == Cause::Stopped, "it ended otherwise");
+    before.assert_unchanged(&pod.pod)
+}
+
+/// A namespace of a machine, by its name.
+#[test]
+fn a_named_namespace_is_served() -> Result<()> {
+    let page = Document { name: "docs/AGENT.md".into(), text: include_str!("../../../docs/AGENT.md").into() };
+    let typed = page.commands("agent in a namespace").context("no such commands")?.replace("NAME", "lossy").replace("--ttl 1m", "--ttl 3s");
+    let pod = Pod::new()?;
+    pod.pod.name("lossy")?;
+    let before = NamespaceState::of(&pod.pod)?;
+    // Not by the guest's shell, which has an `ip` of its own.
+    let mut words = typed.split_whitespace();
+    let output = std::process::Command::new(words.next().context("no command")?).args(words).output()?;
+    let [said, complaint] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    ensure!(output.status.success() && said.contains("\"event\":\"applied\"") && said.contains("\"cause\":\"ttl\""), "{said}\n{complaint}");
+    before.assert_unchanged(&pod.pod)
 }
