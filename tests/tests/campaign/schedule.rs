@@ -1,0 +1,371 @@
+//! One schedule: an experiment on fresh pods, one fault, and what has to hold afterwards.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use netloss_controller::api::{ChaosExperiment, ChaosExperimentHistory, Phase};
+use netloss_lab::cluster::Image;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::field::{Field, LIMIT};
+use crate::random::Random;
+
+/// The guard's lease, and what an emulated node takes to look.
+const LEASE: Duration = Duration::from_secs(10 + 5);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Nothing,
+    AgentKilled,
+    AgentAborted,
+    AgentStopped,
+    AgentOutOfMemory,
+    AppKilled,
+    AppCrashes,
+    PodDeleted,
+    SandboxKilled,
+    ExperimentDeleted,
+    ExperimentEdited,
+    ExperimentPaused,
+    SecondExperiment,
+    NodeDiskFull,
+}
+
+const FAULTS: [Fault; 14] = [
+    Fault::Nothing,
+    Fault::AgentKilled,
+    Fault::AgentAborted,
+    Fault::AgentStopped,
+    Fault::AgentOutOfMemory,
+    Fault::AppKilled,
+    Fault::AppCrashes,
+    Fault::PodDeleted,
+    Fault::SandboxKilled,
+    Fault::ExperimentDeleted,
+    Fault::ExperimentEdited,
+    Fault::ExperimentPaused,
+    Fault::SecondExperiment,
+    Fault::NodeDiskFull,
+];
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What is played.
+#[derive(Debug)]
+pub(crate) struct Schedule {
+    number: u64,
+    pods: u64,
+    seconds: u64,
+    backend: &'static str,
+    pub(crate) fault: Fault,
+    /// From the moment that the experiment is applied.
+    after: Duration,
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { number, pods, seconds, backend, fault, after } = self;
+        write!(f, "#{number} {fault} after {} ms, {pods} pod(s), {seconds} s, {backend}", after.as_millis())
+    }
+}
+
+impl Schedule {
+    pub(crate) fn draw(seed: u64, number: u64) -> Self {
+        let mut random = Random::new(seed, number);
+        Self {
+            number,
+            pods: random.within(1..3),
+            seconds: random.within(3..12),
+            backend: random.one_of(&["guarded", "guarded", "tc"]),
+            fault: FAULTS[usize::try_from(number).unwrap() % FAULTS.len()],
+            after: Duration::from_millis(random.within(0..15_000)),
+        }
+    }
+
+    fn label(&self) -> String {
+        format!("s{}", self.number)
+    }
+
+    /// Plays it in a lane, and returns what became of the pods.
+    pub(crate) async fn play(&self, field: &Field, lane: usize) -> Result<String> {
+        let stage = Stage { field, namespace: field.lane(lane).await?, label: self.label() };
+        for number in 0..self.pods {
+            stage.create(number, self.fault == Fault::AppCrashes).await?;
+        }
+        stage.apply(&self.label(), &self.spec(json!({}))).await?;
+        sleep(self.after).await;
+        self.strike(&stage).await?;
+        let experiments = self.settle(&stage).await?;
+        let said = self.judge(&stage, &experiments).await?;
+        stage.sweep().await?;
+        Ok(said)
+    }
+
+    fn spec(&self, changes: Value) -> Value {
+        let mut spec = json!({
+            "action": "pod-network-loss", "selector": { "schedule": self.label() }, "count": self.pods, "duration": format!("{}s", self.seconds),
+            "lossPercentage": 40, "backend": self.backend, "maxRetries": 0,
+        });
+        if let (Value::Object(fields), Value::Object(changes)) = (&mut spec, changes) {
+            fields.extend(changes);
+        }
+        spec
+    }
+
+    async fn strike(&self, stage: &Stage<'_>) -> Result<()> {
+        let name = self.label();
+        match self.fault {
+            Fault::Nothing | Fault::AppCrashes => {}
+            Fault::AgentKilled => stage.each_agent("kill -KILL $pid").await?,
+            Fault::AgentAborted => stage.each_agent("kill -ABRT $pid").await?,
+            Fault::AgentStopped => stage.each_agent("kill -STOP $pid").await?,
+            // Less than it has, and nothing that it could give back.
+            Fault::AgentOutOfMemory => {
+                stage.each_agent("group=$(sed -n 's/^0:://p' /proc/$pid/cgroup); echo 4096 >/sys/fs/cgroup$group/memory.max").await?;
+            }
+            Fault::AppKilled => {
+                let script = r#"sh -c 'own=$(readlink /proc/self/ns/net)
+                    for folder in /proc/[0-9]*; do
+                        [ "$(readlink $folder/ns/net)" = "$own" ] && case $(readlink $folder/exe) in */traffic) kill -KILL ${folder#/proc/} ;; esac
+                    done; true'"#;
+                stage.field.in_pod(&stage.namespace, &stage.pod(0), script).await?;
+            }
+            Fault::PodDeleted => insist(async || stage.pods().delete(&stage.pod(0), &DeleteParams::default()).await.map(drop)).await?,
+            Fault::SandboxKilled => {
+                // It may be on its way to another one.
+                drop(stage.field.node.kill_sandbox(&stage.namespace, &stage.pod(0)).await);
+            }
+            Fault::ExperimentDeleted => {
+                insist(async || stage.experiments().delete(&name, &DeleteParams::default()).await.map(drop)).await?
+            }
+            Fault::ExperimentEdited => stage.apply(&name, &self.spec(json!({ "lossPercentage": 30 }))).await?,
+            Fault::ExperimentPaused => {
+                stage.apply(&name, &self.spec(json!({ "paused": true }))).await?;
+                sleep(self.after).await;
+                stage.apply(&name, &self.spec(json!({ "paused": false }))).await?;
+            }
+            Fault::SecondExperiment => stage.apply(&format!("{name}-again"), &self.spec(json!({}))).await?,
+            Fault::NodeDiskFull => {
+                let fill = "busybox dd if=/dev/zero of=/var/fill bs=1M 2>/dev/null; sleep 4; rm -f /var/fill";
+                stage.field.node.run_within(fill, Duration::from_mins(2)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs that there may be of this schedule's experiments in one pod.
+    fn runs(&self) -> usize {
+        match self.fault {
+            Fault::ExperimentEdited | Fault::ExperimentPaused | Fault::SecondExperiment => 2,
+            _ => 1,
+        }
+    }
+
+    /// Whether the kernel ends the loss by itself, whatever happens to the agent.
+    fn is_bounded(&self) -> bool {
+        let agent_is_hurt = matches!(
+            self.fault,
+            Fault::AgentKilled | Fault::AgentAborted | Fault::AgentStopped | Fault::AgentOutOfMemory | Fault::NodeDiskFull
+        );
+        self.backend == "guarded" || !agent_is_hurt
+    }
+
+    /// Waits until everything is over, and looks meanwhile whether the loss is, once it has to be.
+    async fn settle(&self, stage: &Stage<'_>) -> Result<Vec<ChaosExperiment>> {
+        let limit = Instant::now() + LIMIT;
+        let mut looked = !self.is_bounded();
+        loop {
+            let experiments = insist(async || stage.experiments().list(&ListParams::default()).await.map(|list| list.items)).await?;
+            let own: Vec<_> = experiments.into_iter().filter(|experiment| stage.is_ours(&experiment.name_any())).collect();
+            if own.iter().all(is_over) {
+                return Ok(own);
+            }
+            let deadlines = own.iter().filter_map(|experiment| experiment.status.as_ref()).flat_map(|status| &status.pods);
+            let last = deadlines.map(|pod| pod.deadline.0).max();
+            if !looked && last.is_some_and(|last| Timestamp::now() > last + LEASE) {
+                stage.loses_nothing("past deadline and lease").await?;
+                looked = true;
+            }
+            if Instant::now() > limit {
+                let states: Vec<_> = own.iter().map(|experiment| (experiment.name_any(), experiment.status.clone())).collect();
+                bail!("not over after {} s: {states:#?}", LIMIT.as_secs());
+            }
+            sleep(Duration::from_millis(700)).await;
+        }
+    }
+
+    /// What has to hold when it is over.
+    async fn judge(&self, stage: &Stage<'_>, experiments: &[ChaosExperiment]) -> Result<String> {
+        stage.loses_nothing("when status says that it is over").await?;
+        let histories = Api::<ChaosExperimentHistory>::namespaced(stage.field.client.clone(), &stage.namespace);
+        let records = insist(async || histories.list(&ListParams::default()).await.map(|list| list.items)).await?;
+        let mut outcomes = Vec::new();
+        for experiment in experiments {
+            for entry in experiment.status.iter().flat_map(|status| &status.pods) {
+                outcomes.push(entry.outcome.with_context(|| format!("{} has no outcome: {entry:?}", entry.name))?);
+            }
+        }
+        for pod in stage.own_pods().await? {
+            let name = pod.name_any();
+            let agents = pod.spec.and_then(|spec| spec.ephemeral_containers).unwrap_or_default();
+            let runs: Vec<&str> = agents.iter().filter_map(run_of).collect();
+            let mut different = runs.clone();
+            different.sort_unstable();
+            different.dedup();
+            ensure!(different.len() == runs.len() && runs.len() <= self.runs(), "{name} was injected twice: {runs:?}");
+            let in_status = experiments.iter().filter_map(|experiment| experiment.status.as_ref()).flat_map(|status| &status.pods);
+            let is_known = in_status.into_iter().any(|entry| entry.name == name)
+                || records.iter().any(|record| record.spec.affected_resources.iter().any(|resource| resource.name == name));
+            ensure!(runs.is_empty() || is_known, "{name} has had an agent, and neither status nor a record knows of it");
+            for status in pod.status.and_then(|status| status.ephemeral_container_statuses).unwrap_or_default() {
+                let ended = status.state.and_then(|state| state.terminated).with_context(|| format!("{name}: {} works on", status.name))?;
+                let aborted = ended.exit_code == 134 || ended.exit_code == 101;
+                ensure!(!aborted || self.fault == Fault::AgentAborted, "{name}: {} has panicked: {ended:?}", status.name);
+            }
+        }
+        Ok(format!("{outcomes:?}"))
+    }
+}
+
+fn is_over(experiment: &ChaosExperiment) -> bool {
+    let Some(status) = &experiment.status else { return false };
+    status.observed_generation == experiment.metadata.generation
+        && status.phase.is_some_and(Phase::is_final)
+        && experiment.finalizers().is_empty()
+        && experiment.metadata.deletion_timestamp.is_none()
+}
+
+/// The run that an agent is of; none of one that only stops or cleans up.
+fn run_of(agent: &EphemeralContainer) -> Option<&str> {
+    let arguments = agent.args.as_ref().filter(|arguments| arguments.first().is_some_and(|first| first == "run"))?;
+    arguments.iter().find_map(|argument| argument.strip_prefix("--run="))
+}
+
+/// Asks an API server that may be away until it answers; that something is gone is an answer.
+async fn insist<T: Default>(ask: impl AsyncFn() -> Result<T, kube::Error>) -> Result<T> {
+    let limit = Instant::now() + LIMIT;
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(T::default()),
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => return Err(kube::Error::Api(status).into()),
+            Err(error) if Instant::now() > limit => return Err(error.into()),
+            Err(_) => sleep(Duration::from_millis(500)).await,
+        }
+    }
+}
+
+/// The pods and experiments of a schedule.
+struct Stage<'a> {
+    field: &'a Field,
+    namespace: String,
+    label: String,
+}
+
+impl Stage<'_> {
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.field.client.clone(), &self.namespace)
+    }
+
+    fn experiments(&self) -> Api<ChaosExperiment> {
+        Api::namespaced(self.field.client.clone(), &self.namespace)
+    }
+
+    fn pod(&self, number: u64) -> String {
+        format!("{}-{number}", self.label)
+    }
+
+    fn is_ours(&self, experiment: &str) -> bool {
+        experiment == self.label || experiment.strip_suffix("-again") == Some(&self.label)
+    }
+
+    async fn create(&self, number: u64, crashes: bool) -> Result<()> {
+        let name = self.pod(number);
+        let arguments = if crashes { "no-such-mode" } else { "pause" };
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": name, "labels": { "schedule": self.label } },
+            "spec": {
+                "terminationGracePeriodSeconds": 2,
+                "containers": [{ "name": "app", "image": Image::Traffic.reference(), "args": [arguments] }],
+            },
+        }))?;
+        insist(async || match self.pods().create(&PostParams::default(), &pod).await {
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+            other => other.map(drop),
+        })
+        .await?;
+        let limit = Instant::now() + LIMIT;
+        loop {
+            let pod = insist(async || self.pods().get(&name).await.map(Some)).await?;
+            let statuses = pod.and_then(|pod| pod.status?.container_statuses).unwrap_or_default();
+            if statuses.iter().any(|status| status.ready || (crashes && status.restart_count > 0)) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < limit, "{name} does not come up: {statuses:?}");
+            sleep(Duration::from_millis(700)).await;
+        }
+    }
+
+    async fn apply(&self, name: &str, spec: &Value) -> Result<()> {
+        let object = json!({
+            "apiVersion": "chaos.gushchin.dev/v1alpha1", "kind": "ChaosExperiment", "metadata": { "name": name }, "spec": spec,
+        });
+        let parameters = PatchParams::apply("campaign").force();
+        insist(async || self.experiments().patch(name, &parameters, &Patch::Apply(&object)).await.map(drop)).await
+    }
+
+    async fn own_pods(&self) -> Result<Vec<Pod>> {
+        let labelled = ListParams::default().labels(&format!("schedule={}", self.label));
+        Ok(insist(async || self.pods().list(&labelled).await.map(|list| list.items)).await?)
+    }
+
+    /// Runs a script for each agent of the experiment, `$pid` being its process. There may be none, or none any more.
+    async fn each_agent(&self, script: &str) -> Result<()> {
+        let Some(experiment) = insist(async || self.experiments().get_opt(&self.label).await).await? else { return Ok(()) };
+        let uid = experiment.uid().context("an experiment without a uid")?;
+        let script = format!(
+            r#"for folder in /proc/[0-9]*; do
+                case $(tr '\0' ' ' 2>/dev/null <"$folder/cmdline") in *netloss-agent*" run "*"--run={uid}/"*) pid=${{folder#/proc/}}; {script} ;; esac
+            done; true"#
+        );
+        self.field.node.run(&script).await.map(drop)
+    }
+
+    /// Packets of the pods that are there reach the node and come back, each of them.
+    async fn loses_nothing(&self, when: &str) -> Result<()> {
+        for pod in self.own_pods().await? {
+            let name = pod.name_any();
+            let is_there =
+                pod.metadata.deletion_timestamp.is_none() && pod.status.is_some_and(|status| status.phase.as_deref() == Some("Running"));
+            if !is_there {
+                continue;
+            }
+            // At 40 % in each direction, thirty of them would all arrive once in ten million times.
+            let ping = r#"sh -c 'busybox ping -q -c 30 -i 0.05 -W 5 $(ip route | sed -n "s/^default via \([^ ]*\).*/\1/p")'"#;
+            let said = self.field.in_pod(&self.namespace, &name, ping).await?;
+            ensure!(said.contains(" 0% packet loss"), "{name} loses packets {when}: {said}");
+        }
+        Ok(())
+    }
+
+    async fn sweep(&self) -> Result<()> {
+        for name in [self.label.clone(), format!("{}-again", self.label)] {
+            insist(async || self.experiments().delete(&name, &DeleteParams::default()).await.map(drop)).await?;
+        }
+        for pod in self.own_pods().await? {
+            let now = DeleteParams::default().grace_period(0);
+            insist(async || self.pods().delete(&pod.name_any(), &now).await.map(drop)).await?;
+        }
+        Ok(())
+    }
+}

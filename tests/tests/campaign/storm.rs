@@ -1,0 +1,126 @@
+//! Faults that pass over all schedules at once.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+use netloss_lab::controlplane::proxy::Weather;
+use nix::sys::signal::Signal;
+use tokio::time::sleep;
+
+use crate::field::Field;
+use crate::random::Random;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Gust {
+    Conflict,
+    TooManyRequests,
+    ServerError,
+    Cut,
+    Slow,
+    Truncated,
+    ControllerKilled,
+    ControllersKilled,
+    ControllerAsleep,
+    ApiServerRestarted,
+    EtcdRestarted,
+    KubeletKilled,
+    ContainerdKilled,
+    ClockAhead,
+    ClockBehind,
+}
+
+const GUSTS: [Gust; 15] = [
+    Gust::Conflict,
+    Gust::TooManyRequests,
+    Gust::ServerError,
+    Gust::Cut,
+    Gust::Slow,
+    Gust::Truncated,
+    Gust::ControllerKilled,
+    Gust::ControllersKilled,
+    Gust::ControllerAsleep,
+    Gust::ApiServerRestarted,
+    Gust::EtcdRestarted,
+    Gust::KubeletKilled,
+    Gust::ContainerdKilled,
+    Gust::ClockAhead,
+    Gust::ClockBehind,
+];
+
+/// Blows until it is over. Returns how often each came.
+pub(crate) async fn blow(field: &Field, seed: u64, is_over: &AtomicBool) -> BTreeMap<Gust, u32> {
+    let mut random = Random::new(seed, u64::MAX);
+    let mut passed = BTreeMap::new();
+    while !is_over.load(Ordering::SeqCst) {
+        sleep(Duration::from_millis(random.within(1000..6000))).await;
+        let gust = random.one_of(&GUSTS);
+        // What cannot be done to a program that is just not there is no fault of netloss's.
+        if let Err(error) = one(field, gust, &mut random).await {
+            println!("storm: {gust:?}: {error:#}");
+        }
+        *passed.entry(gust).or_default() += 1;
+    }
+    field.proxy.set(Weather::Fair);
+    drop(field.controllers.lock().await.bring_back());
+    passed
+}
+
+async fn one(field: &Field, gust: Gust, random: &mut Random) -> Result<()> {
+    let moment = Duration::from_millis(random.within(500..6000));
+    let which = usize::try_from(random.within(0..2))?;
+    match gust {
+        Gust::Conflict => weather(field, Weather::Refusing(409), moment).await,
+        Gust::TooManyRequests => weather(field, Weather::Refusing(429), moment).await,
+        Gust::ServerError => weather(field, Weather::Refusing(random.one_of(&[500, 502, 503, 504])), moment).await,
+        Gust::Cut => weather(field, Weather::Cutting, moment).await,
+        Gust::Slow => weather(field, Weather::Slow, moment).await,
+        Gust::Truncated => weather(field, Weather::Truncating, moment).await,
+        Gust::ControllerKilled | Gust::ControllersKilled => {
+            let mut controllers = field.controllers.lock().await;
+            controllers.kill(which)?;
+            if gust == Gust::ControllersKilled {
+                controllers.kill(1 - which)?;
+            }
+            sleep(moment).await;
+            controllers.bring_back()?;
+        }
+        Gust::ControllerAsleep => {
+            // Longer than its lease: another leads when it wakes up.
+            let controllers = field.controllers.lock().await;
+            controllers.signal(which, Signal::SIGSTOP)?;
+            sleep(Duration::from_secs(10) + moment).await;
+            controllers.signal(which, Signal::SIGCONT)?;
+        }
+        Gust::ApiServerRestarted => {
+            let mut control_plane = field.control_plane.lock().await;
+            control_plane.stop_apiserver()?;
+            control_plane.start_apiserver().await?;
+        }
+        Gust::EtcdRestarted => {
+            field.control_plane.lock().await.restart_etcd().await?;
+        }
+        Gust::KubeletKilled => drop(field.node.run("busybox killall -KILL kubelet").await?),
+        Gust::ContainerdKilled => drop(field.node.run("busybox killall -KILL containerd").await?),
+        Gust::ClockAhead => clock(field, random.within(2..30), "+").await?,
+        Gust::ClockBehind => clock(field, random.within(2..30), "-").await?,
+    }
+    Ok(())
+}
+
+async fn weather(field: &Field, weather: Weather, moment: Duration) {
+    field.proxy.set(weather);
+    sleep(moment).await;
+    field.proxy.set(Weather::Fair);
+}
+
+/// Steps the node's clock, and later steps it back.
+async fn clock(field: &Field, seconds: u64, sign: &str) -> Result<()> {
+    let back = if sign == "+" { "-" } else { "+" };
+    let step = |sign: &str| format!("date -s @$(($(date +%s){sign}{seconds}))");
+    field.node.run(&step(sign)).await?;
+    sleep(Duration::from_secs(3)).await;
+    field.node.run(&step(back)).await?;
+    Ok(())
+}
