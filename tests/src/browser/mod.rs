@@ -1,7 +1,9 @@
 //! A browser without a window: what a page looks like, and whom it asks for something.
 
+mod picture;
+
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
+pub use self::picture::Picture;
 use crate::host::{command, packages, paths};
 
 /// Debian's, without all that only a window needs; and letters.
@@ -77,17 +80,6 @@ pub struct Look {
     pub asked: BTreeSet<String>,
 }
 
-/// A picture's size, and how many colours it has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Picture {
-    /// In pixels.
-    pub width: u32,
-    /// In pixels.
-    pub height: u32,
-    /// How many colours there are.
-    pub colours: usize,
-}
-
 impl Browser {
     /// Installs it, unless it is there.
     ///
@@ -136,7 +128,7 @@ impl Browser {
         let mut browser = command(page, view);
         browser.arg(format!("--screenshot={}", picture.display())).arg(url(page));
         command::run(&mut browser)?;
-        Picture::of(picture)
+        Picture::read(picture)
     }
 }
 
@@ -164,19 +156,6 @@ fn command(page: &Path, view: &View) -> Command {
 
 fn url(page: &Path) -> String {
     format!("file://{}", page.display())
-}
-
-impl Picture {
-    fn of(file: &Path) -> Result<Self> {
-        let open = || File::open(file).with_context(|| format!("there is no picture {}", file.display()));
-        let mut decoder = png::Decoder::new(BufReader::new(open()?));
-        decoder.set_transformations(png::Transformations::EXPAND | png::Transformations::STRIP_16);
-        let mut reader = decoder.read_info()?;
-        let mut bytes = vec![0; reader.output_buffer_size().context("a picture too large for memory")?];
-        let info = reader.next_frame(&mut bytes)?;
-        let colours: BTreeSet<&[u8]> = bytes[..info.buffer_size()].chunks(info.color_type.samples()).collect();
-        Ok(Self { width: info.width, height: info.height, colours: colours.len() })
-    }
 }
 
 /// A folder for a moment.

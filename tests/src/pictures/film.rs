@@ -31,8 +31,8 @@ const LAST: Duration = Duration::from_secs(5);
 /// One screen.
 pub(super) fn still(frame: &Frame) -> String {
     let rows = rows(frame);
-    let lines: String =
-        rows.iter().enumerate().map(|(n, row)| format!("<g transform=\"translate(0 {:.0})\">{row}</g>\n", n as f64 * CELL.1)).collect();
+    let line = |(n, row): (usize, &String)| format!("<g transform=\"translate(0 {:.0})\">{row}</g>\n", n as f64 * CELL.1);
+    let lines: String = rows.iter().enumerate().map(line).collect();
     window(width(frame), rows.len(), "", &lines)
 }
 
@@ -47,7 +47,8 @@ pub(super) fn film(frames: &[Frame]) -> String {
         let next = names.len();
         names.entry(row).or_insert(next);
     }
-    let lines: String = names.iter().map(|(row, name)| format!("<g id=\"l{name}\">{row}</g>\n")).collect();
+    let definition = |(row, name): (&&str, &usize)| format!("<g id=\"l{name}\">{row}</g>\n");
+    let lines: String = names.iter().map(definition).collect();
     let reel = height as f64 * CELL.1;
     let total: Duration = scenes.iter().map(|(_, time)| *time).sum();
     let (mut strip, mut steps, mut at) = (String::new(), String::new(), Duration::ZERO);
@@ -79,7 +80,7 @@ pub(super) fn film(frames: &[Frame]) -> String {
 fn scenes(frames: &[Frame]) -> Vec<(Vec<String>, Duration)> {
     let mut scenes: Vec<(Vec<String>, Duration)> = Vec::new();
     for (n, frame) in frames.iter().enumerate() {
-        let shown = frames.get(n + 1).map_or(LAST, |next| ((next.at - frame.at) / SPEED).min(LONGEST));
+        let shown = frames.get(n + 1).map_or(LAST, |next| (next.at.saturating_sub(frame.at) / SPEED).min(LONGEST));
         let rows = rows(frame);
         match scenes.last_mut() {
             Some((last, time)) if *last == rows => *time = (*time + shown).min(LONGEST.max(shown)),

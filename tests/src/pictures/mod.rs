@@ -96,7 +96,7 @@ impl Programs {
         for (name, width, scheme, scale) in SCREENSHOTS {
             let height = self.browser.look(&page, &View { width, height: 800, scheme, scale })?.height;
             let file = folder.join(name);
-            self.browser.screenshot(&folder.join("report.html"), &View { width, height, scheme, scale }, &file)?;
+            self.browser.screenshot(&folder.join("report.html"), &View { width, height, scheme, scale }, &file)?.write_small(&file)?;
             let size = fs::metadata(&file)?.len();
             ensure!(size <= MOST_BYTES, "{name} has {size} bytes, and {MOST_BYTES} are enough");
         }

@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_program_finds_a_terminal_and_what_it_draws_is_kept() {
-        let script = r#"test -t 1 && stty size; printf '\033[31mone\033[m\n'; sleep 0.3; printf '\033[1Atwo\n'"#;
+        let script = r"test -t 1 && stty size; printf '\033[31mone\033[m\n'; sleep 0.3; printf '\033[1Atwo\n'";
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         let mut terminal = Terminal::new();
@@ -128,7 +128,7 @@ mod tests {
         let red = frames.iter().find(|frame| frame.shows("one")).unwrap();
         assert!(red.shows("14 100") && red.screen.cell(2, 0).unwrap().fgcolor() == vt100::Color::Idx(1));
         let last = frames.last().unwrap();
-        assert_eq!(last.screen.contents(), "$ sh it\n14 100\ntwo\n$");
+        assert_eq!(last.screen.contents(), "$ sh it\n14 100\ntwo\n$ ");
         assert!(last.at > red.at, "{:?}", last.at);
     }
 

@@ -74,16 +74,16 @@ fn tiles(report: &Report) -> String {
     let seen = |seen: Option<Seen>| match seen.map(|seen| (seen.loss_percentage, seen)) {
         None => ("-".to_owned(), "not counted".to_owned()),
         Some((None, _)) => ("-".to_owned(), "no packets".to_owned()),
-        Some((Some(share), seen)) => (format!("{share:.1} %"), format!("{} packets", counts(&seen))),
+        Some((Some(share), seen)) => (format!("{share:.1}%"), format!("{} packets", counts(&seen))),
     };
     let had = report.pods.iter().filter(|pod| pod.applied.is_some()).count();
     let egress = seen(report.total(|pod| pod.egress));
     let ingress = seen(report.total(|pod| pod.ingress));
     let tiles = [
-        ("Asked for", format!("{} %", report.asked.loss_percentage), format!("{way}{duration}")),
+        ("Asked for", format!("{}%", report.asked.loss_percentage), format!("{way}{duration}")),
         ("Lost of what was sent", egress.0, egress.1),
         ("Lost of what was received", ingress.0, ingress.1),
-        ("Pods that had it", format!("{had} of {}", report.pods.len()), took(report)),
+        ("Pods with the loss", format!("{had} of {}", report.pods.len()), took(report)),
     ];
     let tile = |(name, value, more): &(&str, String, String)| {
         format!("<div><dt>{name}</dt><dd>{}</dd><dd>{}</dd></div>", escaped(value), escaped(more))
@@ -106,8 +106,8 @@ fn facts(report: &Report) -> String {
     facts.extend(report.ended.map(|ended| ("ended", moment(ended))));
     facts.extend(report.message.clone().map(|message| ("said", message)));
     facts.extend(report.initiated_by.clone().map(|by| ("by", by)));
-    let facts: String = facts.iter().map(|(name, value)| format!("<dt>{name}</dt><dd>{}</dd>", escaped(value))).collect();
-    format!("<dl class=\"facts\">{facts}</dl>")
+    let fact = |(name, value): &(&str, String)| format!("<dt>{name}</dt><dd>{}</dd>", escaped(value));
+    format!("<dl class=\"facts\">{}</dl>", facts.iter().map(fact).collect::<String>())
 }
 
 /// When the loss was in place in each pod.
@@ -135,7 +135,7 @@ fn timeline(report: &Report) -> String {
                 } else {
                     "until it was seen to have ended"
                 };
-                (picture, format!("{:.1} s <span class=\"soft\">{words}, from {}</span>", line.seconds, line.from.strftime("%H:%M:%S")))
+                (picture, format!("{:.1} s {words}<br><span class=\"soft\">from {}</span>", line.seconds, line.from.strftime("%H:%M:%S")))
             }
         };
         format!("<div class=\"row\"><div>{}</div>{picture}<div class=\"value small\">{value}</div></div>\n", escaped(&pod.pod))
@@ -195,7 +195,7 @@ fn comparison(report: &Report) -> String {
         format!("<div class=\"row\"><div>{name}</div>{picture}<div class=\"value small\">{value}</div></div>\n")
     };
     let rows: String = lines.iter().map(row).collect();
-    let mut signs = vec![("asked", "asked for"), ("seen", "seen, with its 95 % interval (Wilson)")];
+    let mut signs = vec![("asked", "asked for"), ("seen", "seen, with its 95% interval (Wilson)")];
     if lines.iter().any(|(pod, _, _)| pod.asked.predicted_percentage.is_some()) {
         signs.insert(1, ("predicted", "what that loses in the long run, by the kernel's formula"));
     }
@@ -249,9 +249,9 @@ fn meaning(pod: &PodLine) -> &'static str {
         "stopping" => "The agent is being stopped.",
         "repairing" => "What the agent may have left is being looked for.",
         "clean" => "The loss lasted as asked, and the agent verified that it is gone.",
-        "shortened" => "The agent verified that the loss is gone. It lasted less than 90 % of the duration.",
+        "shortened" => "The agent verified that the loss is gone. It lasted less than 90% of the duration.",
         "degraded" => {
-            "The agent verified that the loss is gone. It was in force for less than 95 % of the time: the agent got too little of a processor."
+            "The agent verified that the loss is gone. It was in force for less than 95% of the time: the agent got too little of a processor."
         }
         "failed" => "There was an error. The pod is as it was before.",
         "never-started" => "The agent did nothing: it was not put into the pod, or did not start in time.",

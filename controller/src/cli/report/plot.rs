@@ -1,8 +1,6 @@
 //! The pictures of a report: lines of SVG whose places are in percent, so that they take the width that there is, and whose letters and lines
 //! keep their size. What they show stands beside them in words, so they are hidden from who has the page read aloud.
 
-use std::fmt::Write as _;
-
 /// Of a line, in pixels.
 const HEIGHT: u32 = 24;
 
@@ -20,7 +18,7 @@ impl Scale {
         let step = step(least / 4.0);
         let count = (least / step).ceil();
         let most = (step * count).min(100.0);
-        Self { most, ticks: ticks(step, most, |at| format!("{} %", short(at))) }
+        Self { most, ticks: ticks(step, most, |at| format!("{}%", short(at))) }
     }
 
     /// From 0 to so many seconds.
@@ -39,27 +37,24 @@ impl Scale {
     }
 
     fn grid(&self) -> String {
-        self.ticks.iter().fold(String::new(), |mut lines, (at, _)| {
+        let line = |(at, _): &(f64, String)| {
             let x = self.at(*at);
-            let _ = write!(lines, "<line class=\"grid\" x1=\"{x}\" x2=\"{x}\" y1=\"0\" y2=\"{HEIGHT}\"/>");
-            lines
-        })
+            format!("<line class=\"grid\" x1=\"{x}\" x2=\"{x}\" y1=\"0\" y2=\"{HEIGHT}\"/>")
+        };
+        self.ticks.iter().map(line).collect()
     }
 
     /// The line of figures below a picture.
     pub(super) fn labels(&self) -> String {
-        let texts: String = self
-            .ticks
-            .iter()
-            .map(|(at, words)| {
-                let anchor = match at / self.most {
-                    place if place < 0.04 => "start",
-                    place if place > 0.94 => "end",
-                    _ => "middle",
-                };
-                format!("<text x=\"{}\" y=\"13\" text-anchor=\"{anchor}\">{words}</text>", self.at(*at))
-            })
-            .collect();
+        let text = |(at, words): &(f64, String)| {
+            let anchor = match at / self.most {
+                place if place < 0.04 => "start",
+                place if place > 0.94 => "end",
+                _ => "middle",
+            };
+            format!("<text x=\"{}\" y=\"13\" text-anchor=\"{anchor}\">{words}</text>", self.at(*at))
+        };
+        let texts: String = self.ticks.iter().map(text).collect();
         format!("<svg height=\"18\" aria-hidden=\"true\"><line class=\"base\" x1=\"0\" x2=\"100%\" y1=\"0\" y2=\"0\"/>{texts}</svg>")
     }
 
@@ -140,9 +135,9 @@ mod tests {
 
     #[test]
     fn scales_have_figures_that_a_person_would_choose() {
-        assert_eq!(words(&Scale::percent(11.8)), ["0 %", "5 %", "10 %", "15 %"]);
-        assert_eq!(words(&Scale::percent(0.13)), ["0 %", "0.05 %", "0.1 %", "0.15 %"]);
-        assert_eq!(words(&Scale::percent(100.0)), ["0 %", "25 %", "50 %", "75 %", "100 %"]);
+        assert_eq!(words(&Scale::percent(11.8)), ["0%", "5%", "10%", "15%"]);
+        assert_eq!(words(&Scale::percent(0.13)), ["0%", "0.05%", "0.1%", "0.15%"]);
+        assert_eq!(words(&Scale::percent(100.0)), ["0%", "25%", "50%", "75%", "100%"]);
         assert_eq!(words(&Scale::seconds(41.0)), ["0s", "10s", "20s", "30s", "40s"]);
         assert_eq!(words(&Scale::seconds(0.0)), ["0s", "1s"]);
         assert_eq!(words(&Scale::seconds(7.0 * 86_400.0)).last(), Some(&"6d"));
