@@ -95,7 +95,7 @@ fn scenes(frames: &[Frame]) -> Vec<(Vec<String>, Duration)> {
 }
 
 fn width(frame: &Frame) -> f64 {
-    f64::from(frame.screen.size().1.get()) * CELL.0
+    f64::from(frame.screen.size().1) * CELL.0
 }
 
 /// A window as a person has it on the desk.
@@ -114,7 +114,7 @@ fn window(width: f64, rows: usize, style: &str, inside: &str) -> String {
 
 /// The lines of a screen, without the empty ones at its end.
 fn rows(frame: &Frame) -> Vec<String> {
-    let mut rows: Vec<String> = (0..frame.screen.size().0.get()).map(|row| line(&frame.screen, row)).collect();
+    let mut rows: Vec<String> = (0..frame.screen.size().0).map(|row| line(&frame.screen, row)).collect();
     while rows.last().is_some_and(String::is_empty) {
         rows.pop();
     }
@@ -149,7 +149,7 @@ impl Look {
 /// Each piece is told where it begins and how wide it is, so that columns are columns in whichever font there is.
 fn line(screen: &vt100::Screen, row: u16) -> String {
     let mut pieces: Vec<(u16, Look, String)> = Vec::new();
-    for column in 0..screen.size().1.get() {
+    for column in 0..screen.size().1 {
         let Some(cell) = screen.cell(row, column).filter(|cell| cell.has_contents() && cell.contents() != " ") else { continue };
         let look = Look::of(cell);
         match pieces.last_mut() {
@@ -181,13 +181,10 @@ fn width_of(text: &str) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU16;
-
     use super::*;
 
     fn frames(shown: &[(u64, &str)]) -> Vec<Frame> {
-        let size = |count| NonZeroU16::new(count).unwrap();
-        let mut parser = vt100::Parser::new(size(4), size(20), 0);
+        let mut parser = vt100::Parser::new(4, 20, 0);
         let mut frame = |&(millis, text): &(u64, &str)| {
             parser.process(text.as_bytes());
             Frame { at: Duration::from_millis(millis), screen: parser.screen().clone() }

@@ -82,9 +82,10 @@ impl Programs {
         let mut terminal = Terminal::new();
         terminal.run(&run, self.kubectl(kubeconfig, &run))?;
         let frames = terminal.frames();
-        // As much as there is to see: late in the run, with the loss in place.
-        let shown =
-            frames.iter().rev().find(|frame| frame.shows("left at most") && frame.shows("applied")).context("no frame shows the loss")?;
+        let is_lossy = |frame: &&terminal::Frame| frame.shows("applied") && frame.shows("left at most") && !frame.shows("- ");
+        let lossy: Vec<_> = frames.iter().filter(is_lossy).collect();
+        // Late enough for narrow intervals, and not over yet.
+        let shown = lossy.get(lossy.len() * 2 / 3).context("no frame shows the loss")?;
         write("watch.svg", &film::still(shown))?;
         write("session.svg", &film::film(&frames))?;
         step.done(format!("{} frames", frames.len()));

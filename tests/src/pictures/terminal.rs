@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::num::NonZeroU16;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -12,8 +11,8 @@ use anyhow::{Context, Result, ensure};
 use nix::pty::{Winsize, openpty};
 
 /// Wide enough for a pod of a Deployment with its figures.
-const COLUMNS: NonZeroU16 = NonZeroU16::new(100).unwrap();
-const ROWS: NonZeroU16 = NonZeroU16::new(14).unwrap();
+const COLUMNS: u16 = 100;
+const ROWS: u16 = 14;
 const PROMPT: &str = "\x1b[32m$\x1b[m ";
 /// A program that writes nothing for so long has drawn what it wanted to draw.
 const QUIET: Duration = Duration::from_millis(40);
@@ -63,7 +62,7 @@ impl Terminal {
         self.now += TYPING;
         self.show(b"\r\n");
 
-        let size = Winsize { ws_row: ROWS.get(), ws_col: COLUMNS.get(), ws_xpixel: 0, ws_ypixel: 0 };
+        let size = Winsize { ws_row: ROWS, ws_col: COLUMNS, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None).context("no pseudo-terminal")?;
         let end = || pty.slave.try_clone().map(Stdio::from);
         command.stdin(end()?).stdout(end()?).stderr(end()?).env("TERM", "xterm-256color").env_remove("NO_COLOR");

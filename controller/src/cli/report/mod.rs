@@ -117,7 +117,7 @@ fn of_object(object: &ChaosExperiment, live: &LiveFigures, now: Timestamp) -> Re
         ended: view.ended,
         written: now,
         message: view.message,
-        initiated_by: None,
+        initiated_by: history::writer(object),
         pods: view.pods,
     }
 }
