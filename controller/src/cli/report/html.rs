@@ -200,7 +200,7 @@ fn comparison(report: &Report) -> String {
         signs.insert(1, ("predicted", "what that loses in the long run, by the kernel's formula"));
     }
     format!(
-        "<p class=\"soft small\">Counted in the pods' kernels, of the packets that met the loss. One interval in twenty misses what was asked for by chance alone.</p>\n{}\n{rows}<div class=\"row axis\"><div></div>{}<div></div></div>",
+        "<p class=\"soft small\">Counted in the pods' kernels, of the packets that met the loss. One interval in twenty misses what was asked for by chance alone, and more do where losses come in bursts.</p>\n{}\n{rows}<div class=\"row axis\"><div></div>{}<div></div></div>",
         key(&signs),
         scale.labels()
     )
