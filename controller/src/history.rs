@@ -143,7 +143,7 @@ fn affected(pod: &PodStatus) -> AffectedResource {
 }
 
 /// The field manager that wrote the spec last.
-fn writer(object: &ChaosExperiment) -> Option<String> {
+pub(crate) fn writer(object: &ChaosExperiment) -> Option<String> {
     let writes_spec = |fields: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::FieldsV1>| {
         fields.is_some_and(|fields| fields.0.get("f:spec").is_some())
     };

@@ -1,6 +1,8 @@
 //! The lab: real kernels, a real control plane and a real node to try netloss on.
 
 #[cfg(feature = "host")]
+pub mod browser;
+#[cfg(feature = "host")]
 pub mod cluster;
 #[cfg(feature = "host")]
 pub mod commands;
@@ -18,6 +20,8 @@ pub mod host;
 pub mod kernel;
 #[cfg(feature = "host")]
 pub mod node;
+#[cfg(feature = "host")]
+pub mod pictures;
 #[cfg(any(feature = "guest", feature = "host"))]
 pub mod statistics;
 #[cfg(feature = "traffic")]

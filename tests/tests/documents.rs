@@ -124,3 +124,20 @@ fn each_block_of_commands_is_run() {
     }
     assert!(run > 10, "{run}");
 }
+
+/// A page of the documents loads each of them, from this repository alone.
+#[test]
+fn pictures_are_small_and_need_nothing_else() {
+    let mut found = 0;
+    for entry in fs::read_dir(workspace_root().join("docs/pictures")).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes.len() < 150_000, "{} has {} bytes: `tests/lab pictures` makes it anew", path.display(), bytes.len());
+        if path.extension().is_some_and(|extension| extension == "svg" || extension == "html") {
+            let text = String::from_utf8(bytes).unwrap().replace("http://www.w3.org/2000/svg", "");
+            assert!(!["http:", "https:", "<script", "@import", "url("].iter().any(|outside| text.contains(outside)), "{}", path.display());
+        }
+        found += 1;
+    }
+    assert_eq!(found, 6);
+}

@@ -59,6 +59,9 @@ pub(super) struct Asked {
     pub(super) loss_percentage: f64,
     pub(super) direction: Direction,
     pub(super) duration: Option<String>,
+    /// What that loses in the long run, by the kernel's formula, where it is not what is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) predicted_percentage: Option<f64>,
 }
 
 /// One pod.
@@ -78,7 +81,11 @@ pub(super) struct PodLine {
     /// Until the loss ends by itself; at the latest where it is not in place yet.
     pub(super) seconds_left: Option<i64>,
     pub(super) applied: Option<Timestamp>,
+    /// When it was seen to have ended.
     pub(super) ended: Option<Timestamp>,
+    /// How long the loss was in place, as the agent said at its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) loss_seconds: Option<f64>,
     pub(super) backend: Option<String>,
     /// True where a killed agent would leave the loss in place.
     pub(super) unguarded: Option<bool>,
@@ -115,6 +122,13 @@ impl Seen {
         }
     }
 
+    /// Of several together; nothing of none.
+    pub(super) fn sum(seen: impl Iterator<Item = Self>, asked: f64) -> Option<Self> {
+        let add = |(packets, dropped): (u64, u64), seen: Self| (packets.saturating_add(seen.packets), dropped.saturating_add(seen.dropped));
+        let sum = seen.fold(None, |sum, seen| Some(add(sum.unwrap_or_default(), seen)));
+        sum.map(|(packets, dropped)| Self::new(packets, dropped, asked))
+    }
+
     /// As in `9.8% (8.1-11.8)`.
     pub(super) fn words(&self) -> String {
         match (self.loss_percentage, self.low, self.high) {
@@ -142,11 +156,7 @@ impl ExperimentView {
         let none = ChaosExperimentStatus::default();
         let status = object.status.as_ref().unwrap_or(&none);
         let pods: Vec<PodLine> = status.pods.iter().map(|pod| PodLine::new(pod, live, now)).collect();
-        let sum = |of: fn(&PodLine) -> Option<Seen>| {
-            let seen: Vec<Seen> = pods.iter().filter_map(of).collect();
-            let total = |of: fn(&Seen) -> u64| seen.iter().map(of).fold(0_u64, u64::saturating_add);
-            (!seen.is_empty()).then(|| Seen::new(total(|seen| seen.packets), total(|seen| seen.dropped), object.spec.loss_percentage))
-        };
+        let sum = |of: fn(&PodLine) -> Option<Seen>| Seen::sum(pods.iter().filter_map(of), object.spec.loss_percentage);
         let time = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| time.as_ref().map(|time| time.0);
         Self {
             namespace: object.namespace().unwrap_or_default(),
@@ -157,6 +167,7 @@ impl ExperimentView {
                 loss_percentage: status.pods.first().map_or(object.spec.loss_percentage, |pod| pod.asked.loss_percentage),
                 direction: object.spec.direction,
                 duration: object.spec.duration.clone(),
+                predicted_percentage: status.pods.first().and_then(|pod| pod.asked.predicted_percentage),
             },
             planned: status.pods.len(),
             applied: status.pods.iter().filter(|pod| pod.was_applied()).count(),
@@ -203,12 +214,18 @@ impl PodLine {
             phase: pod_phase(pod),
             is_open: pod.is_open(),
             loss_may_remain: pod.may_keep_loss(),
-            asked: Asked { loss_percentage: asked, direction: pod.asked.direction, duration: Some(pod.asked.duration.clone()) },
+            asked: Asked {
+                loss_percentage: asked,
+                direction: pod.asked.direction,
+                duration: Some(pod.asked.duration.clone()),
+                predicted_percentage: pod.asked.predicted_percentage,
+            },
             egress: observed.egress.map(|traffic| Seen::new(traffic.packets, traffic.dropped, asked)),
             ingress: observed.ingress.map(|traffic| Seen::new(traffic.packets, traffic.dropped, asked)),
             seconds_left: pod.is_open().then(|| seconds_until(ends_at(pod), now)),
             applied: pod.applied_at.as_ref().map(|time| time.0),
             ended: pod.ended_at.as_ref().map(|time| time.0),
+            loss_seconds: pod.loss_seconds,
             backend: pod.backend.clone(),
             unguarded: pod.unguarded,
             container: pod.container.clone(),

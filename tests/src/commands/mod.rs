@@ -5,6 +5,7 @@
 pub mod guest;
 pub mod images;
 pub mod kernel;
+pub mod pictures;
 pub mod run;
 pub mod test;
 pub mod up;

@@ -21,6 +21,7 @@ mod leaving;
 mod lifecycle;
 mod metrics;
 mod node;
+mod page;
 mod pods;
 mod policy;
 mod records;

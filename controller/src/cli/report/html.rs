@@ -1,159 +1,285 @@
 //! A report as one page that needs nothing else: no script, no font, no image from anywhere.
 
-use super::Report;
-use crate::cli::view::{PodLine, Seen, span};
+use super::{
+    Report,
+    plot::{Scale, key},
+};
+use crate::{
+    api::RunResult,
+    cli::{
+        output::Tone,
+        show::tone,
+        view::{PodLine, Seen, span},
+    },
+};
 use jiff::Timestamp;
 
-const STYLE: &str = "\
-:root{color-scheme:light dark;--ink:#1b1f24;--soft:#59636e;--line:#d1d9e0;--back:#fff;--card:#f6f8fa;--seen:#0969da;--asked:#bf3989;--good:#1a7f37;--bad:#cf222e}\
-@media(prefers-color-scheme:dark){:root{--ink:#f0f6fc;--soft:#9198a1;--line:#3d444d;--back:#0d1117;--card:#151b23;--seen:#4493f8;--asked:#db61a2;--good:#3fb950;--bad:#f85149}}\
-*{box-sizing:border-box}body{margin:0 auto;max-width:60rem;padding:1rem;font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back)}\
-h1{font-size:1.4rem;overflow-wrap:anywhere}h2{font-size:1.1rem;margin-top:2rem}.result{padding:.1rem .6rem;border-radius:1rem;background:var(--card);border:1px solid var(--line)}\
-.success{color:var(--good)}.failure,.partial{color:var(--bad)}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}\
-.wide{overflow-x:auto}table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}th{color:var(--soft);font-weight:500}\
-svg{width:100%;height:auto;display:block}svg text{fill:var(--ink);font:12px system-ui,sans-serif}svg .soft{fill:var(--soft)}.axis{stroke:var(--line)}\
-.bar{fill:var(--seen)}.plan{fill:none;stroke:var(--line);stroke-dasharray:3}.interval{stroke:var(--seen);stroke-width:3}.dot{fill:var(--seen)}.asked{stroke:var(--asked);stroke-width:2}footer{margin-top:2rem;color:var(--soft);font-size:.85rem}";
+const STYLE: &str = include_str!("style.css");
 
-/// Of the pictures, in their own units.
-const WIDTH: f64 = 640.0;
-/// What is kept for names.
-const NAMES: f64 = 190.0;
-const ROW: f64 = 26.0;
-/// Below the rows, for the axis.
-const FOOT: f64 = 24.0;
+/// What a browser may do with the page, whatever is in it: show it.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 
 /// The whole page.
 pub(super) fn page(report: &Report) -> String {
-    let time = |time: Option<Timestamp>| time.map_or_else(|| "-".to_owned(), |time| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
-    let duration = report.asked.duration.as_deref().map(|duration| format!(" for {duration}")).unwrap_or_default();
-    let (title, result) = (escaped(&report.title()), report.result_word());
-    let mut facts = vec![
-        ("asked for", format!("{}{duration}", report.asked.words())),
-        ("phase", report.phase.clone()),
-        ("started", time(report.started)),
-        ("ended", time(report.ended)),
-    ];
-    facts.extend(report.message.clone().map(|message| ("said", message)));
-    facts.extend(report.initiated_by.clone().map(|by| ("by", by)));
-    let facts: Vec<String> = facts.iter().map(|(name, value)| format!("<dt>{name}</dt><dd>{}</dd>", escaped(value))).collect();
-    let facts = facts.concat();
-    let rows: String = report.pods.iter().map(row).collect();
+    let run = report.run.map(|run| format!(", run {run}")).unwrap_or_default();
+    let result = report.result_word();
+    let alert = (report.loss_may_remain() > 0).then(|| {
+        let (count, namespace) = (report.loss_may_remain(), escaped(&report.namespace));
+        format!("<p class=\"alert\"><strong class=\"bad\">Loss may remain in {count} pod(s).</strong> <code>kubectl netloss doctor --fix -n {namespace}</code> takes it away, and so does restarting them.</p>\n")
+    });
     format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n\
-         <title>{title}: {result}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title} <span class=\"result {class}\">{result}</span></h1>\n<dl>{facts}</dl>\n\
-         <h2>When</h2>\n{timeline}\n<h2>Asked and seen</h2>\n<p>The line is what was asked for, the point what was seen, and the bar its 95 % interval (Wilson).</p>\n{seen}\n\
-         <h2>Pods</h2>\n<div class=\"wide\"><table><tr><th>Pod<th>Node<th>Asked<th>Egress<th>Ingress<th>End<th></tr>{rows}</table></div>\n\
-         <footer>Written {written} by kubectl-netloss {version}.</footer>\n</body>\n</html>\n",
-        class = result.replace(' ', "-"),
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}: {result}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+         <header>\n<p class=\"soft\">Packet loss in namespace {namespace}{run}</p>\n<h1>{name} {badge}</h1>\n<p class=\"lead\">{lead}</p>\n{alert}</header>\n\
+         <main>\n{tiles}\n<section>\n<h2>The run</h2>\n{facts}\n</section>\n<section>\n<h2>When</h2>\n{timeline}\n</section>\n\
+         <section>\n<h2>Asked for and seen</h2>\n{comparison}\n</section>\n<section>\n<h2>How each pod was left</h2>\n{pods}\n</section>\n</main>\n\
+         <footer>Written {written} by kubectl-netloss {version}. Times of pods are by the clocks of their nodes.</footer>\n</body>\n</html>\n",
+        title = escaped(&report.title()),
+        namespace = escaped(&report.namespace),
+        name = escaped(&report.experiment),
+        badge = badge(result, tone(result)),
+        lead = lead(report),
+        alert = alert.unwrap_or_default(),
+        tiles = tiles(report),
+        facts = facts(report),
         timeline = timeline(report),
-        seen = comparison(report),
-        written = time(Some(report.written)),
+        comparison = comparison(report),
+        pods = pods(report),
+        written = moment(report.written),
         version = env!("CARGO_PKG_VERSION"),
     )
 }
 
-fn row(pod: &PodLine) -> String {
-    let seen = |seen: Option<Seen>| seen.map_or_else(|| "-".to_owned(), |seen| format!("{}<br>{}", seen.words(), seen.counts()));
-    let cells = [
-        escaped(&pod.pod),
-        escaped(pod.node.as_deref().unwrap_or("-")),
-        escaped(&pod.asked.words()),
-        seen(pod.egress),
-        seen(pod.ingress),
-        escaped(&pod.phase),
-        escaped(pod.message.as_deref().unwrap_or_default()),
+/// How it went, in a sentence.
+fn lead(report: &Report) -> String {
+    let (good, all) = (report.pods.iter().filter(|pod| pod.phase == "clean").count(), report.pods.len());
+    match report.result {
+        None => format!("It is under way in {} of {all} pod(s): figures are so far.", report.pods.iter().filter(|pod| pod.is_open).count()),
+        Some(RunResult::Success) => format!("In {good} of {all} pod(s) the loss lasted as asked, and is verified to be gone."),
+        Some(RunResult::Cancelled) => format!("It was stopped before its time. In {good} of {all} pod(s) the loss had lasted as asked."),
+        Some(RunResult::Failure) => "No pod had the loss as asked.".to_owned(),
+        Some(RunResult::Partial) => {
+            format!("In {good} of {all} pod(s) the loss lasted as asked, and is verified to be gone. The others are explained below.")
+        }
+    }
+}
+
+fn tiles(report: &Report) -> String {
+    let duration = report.asked.duration.as_deref().map(|duration| format!(" for {duration}")).unwrap_or_default();
+    let way = match report.asked.direction {
+        netloss_contract::Direction::Egress => "of what pods send",
+        netloss_contract::Direction::Ingress => "of what pods receive",
+        netloss_contract::Direction::Both => "each way",
+    };
+    let seen = |seen: Option<Seen>| match seen.map(|seen| (seen.loss_percentage, seen)) {
+        None => ("-".to_owned(), "not counted".to_owned()),
+        Some((None, _)) => ("-".to_owned(), "no packets".to_owned()),
+        Some((Some(share), seen)) => (format!("{share:.1}%"), format!("{} packets", counts(&seen))),
+    };
+    let had = report.pods.iter().filter(|pod| pod.applied.is_some()).count();
+    let egress = seen(report.total(|pod| pod.egress));
+    let ingress = seen(report.total(|pod| pod.ingress));
+    let tiles = [
+        ("Asked for", format!("{}%", report.asked.loss_percentage), format!("{way}{duration}")),
+        ("Lost of what was sent", egress.0, egress.1),
+        ("Lost of what was received", ingress.0, ingress.1),
+        ("Pods with the loss", format!("{had} of {}", report.pods.len()), took(report)),
     ];
-    format!("<tr>{}</tr>", cells.map(|cell| format!("<td>{cell}</td>")).concat())
+    let tile = |(name, value, more): &(&str, String, String)| {
+        format!("<div><dt>{name}</dt><dd>{}</dd><dd>{}</dd></div>", escaped(value), escaped(more))
+    };
+    format!("<dl class=\"tiles\">{}</dl>", tiles.iter().map(tile).collect::<String>())
+}
+
+fn took(report: &Report) -> String {
+    let (Some(started), end) = (report.started, report.ended.unwrap_or(report.written)) else { return "not begun".to_owned() };
+    let seconds = span(end.duration_since(started).as_secs());
+    if report.ended.is_some() { format!("the run took {seconds}") } else { format!("the run began {seconds} ago") }
+}
+
+fn facts(report: &Report) -> String {
+    let duration = report.asked.duration.as_deref().map(|duration| format!(" for {duration}")).unwrap_or_default();
+    let mut facts = vec![("asked for", format!("{}{duration}", report.asked.words()))];
+    facts.extend((!report.packets.is_empty()).then(|| ("packets", report.packets.join("; "))));
+    facts.push(("phase", report.phase.clone()));
+    facts.extend(report.started.map(|started| ("started", moment(started))));
+    facts.extend(report.ended.map(|ended| ("ended", moment(ended))));
+    facts.extend(report.message.clone().map(|message| ("said", message)));
+    facts.extend(report.initiated_by.clone().map(|by| ("by", by)));
+    let fact = |(name, value): &(&str, String)| format!("<dt>{name}</dt><dd>{}</dd>", escaped(value));
+    format!("<dl class=\"facts\">{}</dl>", facts.iter().map(fact).collect::<String>())
 }
 
 /// When the loss was in place in each pod.
 fn timeline(report: &Report) -> String {
-    let ends = report.pods.iter().filter_map(|pod| pod.ended).chain(report.ended).max();
-    let (Some(begin), end) = (report.started, ends.unwrap_or(report.written)) else { return "<p>It has not begun.</p>".to_owned() };
-    let whole = end.duration_since(begin).as_secs_f64().max(1.0);
-    let x = |at: Timestamp| NAMES + (WIDTH - NAMES - 10.0) * (at.duration_since(begin).as_secs_f64() / whole).clamp(0.0, 1.0);
-    let bars = report.pods.iter().enumerate().map(|(n, pod)| {
-        let y = ROW * n as f64;
-        let bar = pod.applied.map_or_else(
-            || format!("<text class=\"soft\" x=\"{NAMES}\" y=\"{:.1}\">{}</text>", y + 17.0, escaped(&pod.phase)),
-            |applied| {
-                let until = pod.ended.unwrap_or(end).max(applied);
-                let (from, width) = (x(applied), (x(until) - x(applied)).max(2.0));
-                let title = format!("{}: in place for {}", pod.pod, span(until.duration_since(applied).as_secs()));
-                format!(
-                    "<rect class=\"bar\" x=\"{from:.1}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"14\" rx=\"3\"><title>{}</title></rect>",
-                    y + 5.0,
-                    escaped(&title)
-                )
-            },
-        );
-        format!("{}{bar}", name(&pod.pod, y))
-    });
-    let bars: String = bars.collect();
-    let height = ROW * report.pods.len() as f64;
-    let axis = format!(
-        "<line class=\"axis\" x1=\"{NAMES}\" y1=\"{height:.1}\" x2=\"{end:.1}\" y2=\"{height:.1}\"/>\
-         <text class=\"soft\" x=\"{NAMES}\" y=\"{label:.1}\">0s</text><text class=\"soft\" x=\"{end:.1}\" y=\"{label:.1}\" text-anchor=\"end\">{span}</text>",
-        end = WIDTH - 10.0,
-        label = height + 17.0,
-        span = span(end.duration_since(begin).as_secs()),
-    );
-    picture("When the loss was in place in each pod", height + FOOT, &format!("{bars}{axis}"))
+    let Some(begin) = report.started else { return "<p>It has not begun.</p>".to_owned() };
+    let since = |at: Timestamp| at.duration_since(begin).as_secs_f64().max(0.0);
+    let lines: Vec<_> = report.pods.iter().map(|pod| (pod, InPlace::of(pod, report.written))).collect();
+    let ends =
+        lines.iter().filter_map(|(_, line)| line.as_ref()).map(|line| since(line.from) + line.planned.unwrap_or(0.0).max(line.seconds));
+    let end = ends.chain(report.ended.map(since)).fold(0.0, f64::max);
+    if lines.is_empty() {
+        return "<p>No pod was chosen.</p>".to_owned();
+    }
+    let scale = Scale::seconds(end);
+    let row = |(pod, line): &(&PodLine, Option<InPlace>)| {
+        let (picture, value) = match line {
+            None => (scale.nothing(), format!("<span class=\"soft\">{}</span>", escaped(&pod.phase))),
+            Some(line) => {
+                let from = since(line.from);
+                let picture = scale.time(from, from + line.seconds, line.planned.map(|planned| from + planned));
+                let words = if line.is_counted {
+                    "in place"
+                } else if pod.is_open {
+                    "so far"
+                } else {
+                    "until it was seen to have ended"
+                };
+                (picture, format!("{:.1} s {words}<br><span class=\"soft\">from {}</span>", line.seconds, line.from.strftime("%H:%M:%S")))
+            }
+        };
+        format!("<div class=\"row\"><div>{}</div>{picture}<div class=\"value small\">{value}</div></div>\n", escaped(&pod.pod))
+    };
+    let rows: String = lines.iter().map(row).collect();
+    let key = key(&[("bar", "the loss was in place"), ("plan", "for as long as was asked")]);
+    format!(
+        "<p class=\"soft small\">From {}, when it was planned.</p>\n{key}\n{rows}<div class=\"row axis\"><div></div>{}<div></div></div>",
+        moment(begin),
+        scale.labels()
+    )
+}
+
+/// A loss in a pod.
+struct InPlace {
+    from: Timestamp,
+    seconds: f64,
+    planned: Option<f64>,
+    /// Whether the agent said for how long, and not only somebody when it was over.
+    is_counted: bool,
+}
+
+impl InPlace {
+    fn of(pod: &PodLine, now: Timestamp) -> Option<Self> {
+        let from = pod.applied?;
+        let until_seen = pod.ended.unwrap_or(now).duration_since(from).as_secs_f64().max(0.0);
+        let planned = pod.asked.duration.as_deref().and_then(|duration| duration.parse::<netloss_contract::Ttl>().ok());
+        Some(Self {
+            from,
+            seconds: pod.loss_seconds.unwrap_or(until_seen),
+            planned: planned.map(|ttl| ttl.duration().as_secs_f64()),
+            is_counted: pod.loss_seconds.is_some(),
+        })
+    }
 }
 
 /// What was asked for and what was seen, in each pod and direction.
 fn comparison(report: &Report) -> String {
-    let lines = |pod: &PodLine| {
-        let ways = [("egress", pod.egress), ("ingress", pod.ingress)];
-        let of = |(way, seen): (&str, Option<Seen>)| seen.map(|seen| (format!("{} {way}", pod.pod), pod.asked.loss_percentage, seen));
-        ways.into_iter().filter_map(of).collect::<Vec<_>>()
-    };
-    let lines: Vec<(String, f64, Seen)> = report.pods.iter().flat_map(lines).collect();
+    let mut lines: Vec<(&PodLine, &str, Seen)> = Vec::new();
+    for pod in &report.pods {
+        lines.extend(pod.egress.map(|seen| (pod, "sent", seen)));
+        lines.extend(pod.ingress.map(|seen| (pod, "received", seen)));
+    }
     if lines.is_empty() {
         return "<p>Nothing was counted.</p>".to_owned();
     }
-    let most = lines.iter().map(|(_, asked, seen)| asked.max(seen.high.unwrap_or(0.0))).fold(1.0, f64::max) * 1.1;
-    let scale = most.min(100.0);
-    let x = |percent: f64| NAMES + (WIDTH - NAMES - 10.0) * (percent / scale).clamp(0.0, 1.0);
-    let rows = lines.iter().enumerate().map(|(n, (label, asked, seen))| {
-        let y = ROW * n as f64;
-        let middle = y + 12.0;
-        let asked = x(*asked);
-        let line = format!("<line class=\"asked\" x1=\"{asked:.1}\" y1=\"{:.1}\" x2=\"{asked:.1}\" y2=\"{:.1}\"/>", y + 3.0, y + 21.0);
-        let seen = match (seen.loss_percentage, seen.low, seen.high) {
-            (Some(percent), Some(low), Some(high)) => format!(
-                "<line class=\"interval\" x1=\"{:.1}\" y1=\"{middle:.1}\" x2=\"{:.1}\" y2=\"{middle:.1}\"/><circle class=\"dot\" cx=\"{:.1}\" cy=\"{middle:.1}\" r=\"5\"><title>{}</title></circle>",
-                x(low),
-                x(high).max(x(low) + 1.0),
-                x(percent),
-                seen.words()
-            ),
-            _ => format!("<text class=\"soft\" x=\"{:.1}\" y=\"{:.1}\">no packets</text>", asked + 8.0, y + 17.0),
-        };
-        format!("{}{line}{seen}", name(label, y))
-    });
-    let rows: String = rows.collect();
-    let height = ROW * lines.len() as f64;
-    let axis = format!(
-        "<line class=\"axis\" x1=\"{NAMES}\" y1=\"{height:.1}\" x2=\"{end:.1}\" y2=\"{height:.1}\"/>\
-         <text class=\"soft\" x=\"{NAMES}\" y=\"{label:.1}\">0 %</text><text class=\"soft\" x=\"{end:.1}\" y=\"{label:.1}\" text-anchor=\"end\">{scale:.1} %</text>",
-        end = WIDTH - 10.0,
-        label = height + 17.0,
-    );
-    picture("What was asked for and what was seen", height + FOOT, &format!("{rows}{axis}"))
+    let most = lines.iter().map(|(pod, _, seen)| pod.asked.loss_percentage.max(seen.high.unwrap_or(0.0))).fold(0.0, f64::max);
+    let scale = Scale::percent(most * 1.02);
+    let row = |(pod, way, seen): &(&PodLine, &str, Seen)| {
+        let share = seen.loss_percentage.zip(seen.low).zip(seen.high).map(|((share, low), high)| (share, low, high));
+        let picture = scale.share(pod.asked.loss_percentage, pod.asked.predicted_percentage, share);
+        let name = format!("{} <span class=\"soft\">{way}</span>", escaped(&pod.pod));
+        let value = share.map_or_else(
+            || "no packets".to_owned(),
+            |_| format!("{}<br><span class=\"soft\">{} packets</span>{}", seen.words(), counts(seen), judgement(pod, seen)),
+        );
+        format!("<div class=\"row\"><div>{name}</div>{picture}<div class=\"value small\">{value}</div></div>\n")
+    };
+    let rows: String = lines.iter().map(row).collect();
+    let mut signs = vec![("asked", "asked for"), ("seen", "seen, with its 95% interval (Wilson)")];
+    if lines.iter().any(|(pod, _, _)| pod.asked.predicted_percentage.is_some()) {
+        signs.insert(1, ("predicted", "what that loses in the long run, by the kernel's formula"));
+    }
+    format!(
+        "<p class=\"soft small\">Counted in the pods' kernels, of the packets that met the loss. One interval in twenty misses what was asked for by chance alone, and more do where losses come in bursts.</p>\n{}\n{rows}<div class=\"row axis\"><div></div>{}<div></div></div>",
+        key(&signs),
+        scale.labels()
+    )
 }
 
-fn picture(label: &str, height: f64, inside: &str) -> String {
-    format!("<svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" aria-label=\"{label}\">{inside}</svg>")
+/// What is to be said of a figure that is not as asked.
+fn judgement(pod: &PodLine, seen: &Seen) -> String {
+    let expected = pod.asked.predicted_percentage.unwrap_or(pod.asked.loss_percentage);
+    let words = match (seen.low, seen.high) {
+        _ if seen.too_few_packets => "too few packets to tell",
+        (Some(low), _) if expected < low => "more than asked",
+        (_, Some(high)) if expected > high => "less than asked",
+        _ => return String::new(),
+    };
+    format!("<br><span class=\"busy\">{words}</span>")
 }
 
-/// A row's name, shortened to its place; the whole of it shows when it is pointed at.
-fn name(text: &str, y: f64) -> String {
-    const LONGEST: usize = 28;
-    let count = text.chars().count();
-    let short: String =
-        if count > LONGEST { format!("…{}", text.chars().skip(count - LONGEST).collect::<String>()) } else { text.to_owned() };
-    format!("<text x=\"0\" y=\"{:.1}\">{}<title>{}</title></text>", y + 17.0, escaped(&short), escaped(text))
+fn pods(report: &Report) -> String {
+    if report.pods.is_empty() {
+        return "<p>There is none.</p>".to_owned();
+    }
+    let item = |pod: &PodLine| {
+        let tone = if pod.loss_may_remain { Tone::Bad } else { tone(&pod.phase) };
+        let backend =
+            pod.backend.clone().map(|backend| if pod.unguarded == Some(true) { format!("{backend}, unguarded") } else { backend });
+        let place: Vec<String> = [pod.node.as_ref().map(|node| format!("on {node}")), backend].into_iter().flatten().collect();
+        let message = pod.message.as_deref().map(|message| format!("<br>{}", escaped(message))).unwrap_or_default();
+        format!(
+            "<li><div>{}<br><span class=\"soft small\">{}</span></div><div>{}</div><div>{}{message}</div></li>\n",
+            escaped(&pod.pod),
+            escaped(&place.join(", ")),
+            badge(&pod.phase, tone),
+            meaning(pod)
+        )
+    };
+    format!("<ul class=\"pods\">\n{}</ul>", report.pods.iter().map(item).collect::<String>())
+}
+
+/// What a pod's phase means to who has not read the documents.
+fn meaning(pod: &PodLine) -> &'static str {
+    match pod.phase.as_str() {
+        "planned" => "The agent is not in the pod yet.",
+        "injected" => "The agent is in the pod; the loss is not in place yet.",
+        "applied" => "The loss is in place.",
+        "silent" => "The agent runs, and reports nothing.",
+        "stopping" => "The agent is being stopped.",
+        "repairing" => "What the agent may have left is being looked for.",
+        "clean" => "The loss lasted as asked, and the agent verified that it is gone.",
+        "shortened" => "The agent verified that the loss is gone. It lasted less than 90% of the duration.",
+        "degraded" => {
+            "The agent verified that the loss is gone. It was in force for less than 95% of the time: the agent got too little of a processor."
+        }
+        "failed" => "There was an error. The pod is as it was before.",
+        "never-started" => "The agent did nothing: it was not put into the pod, or did not start in time.",
+        "pod-ended" => "The pod ended or was replaced, and its network with it.",
+        "repaired" => "The agent did not say how it ended. What it may have left was looked for, and is gone.",
+        "sandbox-recreated" => "The pod got a new sandbox. The network that had the loss is gone.",
+        "unknown" if pod.loss_may_remain => "The agent did not say how it ended. Loss may remain in the pod.",
+        "unknown" => "The agent did not say how it ended. The kernel takes the loss away by itself.",
+        _ => "",
+    }
+}
+
+fn badge(word: &str, tone: Tone) -> String {
+    let (class, sign) = match tone {
+        Tone::Good => ("good", "✓"),
+        Tone::Bad => ("bad", "✗"),
+        Tone::Busy | Tone::Strong => ("busy", "!"),
+        Tone::Quiet => ("quiet", "–"),
+    };
+    format!("<span class=\"badge {class}\"><span aria-hidden=\"true\">{sign}</span> {}</span>", escaped(word))
+}
+
+fn counts(seen: &Seen) -> String {
+    format!("{} of {}", seen.dropped, seen.packets)
+}
+
+fn moment(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 /// Words that are words and no markup.
@@ -172,25 +298,70 @@ mod tests {
         for outside in ["http:", "https:", "<script", "<link", "<img", "url(", "@import"] {
             assert!(!page.contains(outside), "{outside}: {page}");
         }
-        assert!(page.contains("prefers-color-scheme:dark") && page.contains("name=\"viewport\""));
+        assert!(page.contains("prefers-color-scheme: dark") && page.contains("name=\"viewport\"") && page.contains("default-src 'none'"));
         assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt; | a &quot;b&quot; &amp; &#39;c&#39;"), "{page}");
+    }
+
+    #[test]
+    fn what_comes_from_a_cluster_is_escaped_wherever_it_stands() {
+        let evil = || "<b>&\"'".to_owned();
+        let mut report = report();
+        (report.namespace, report.experiment, report.phase) = (evil(), evil(), evil());
+        (report.message, report.initiated_by, report.packets) = (Some(evil()), Some(evil()), vec![evil()]);
+        report.asked.duration = Some(evil());
+        for pod in &mut report.pods {
+            (pod.pod, pod.phase, pod.node, pod.backend, pod.message) = (evil(), evil(), Some(evil()), Some(evil()), Some(evil()));
+            pod.loss_may_remain = true;
+        }
+        let page = page(&report);
+        assert!(!page.contains("<b>") && page.matches("&lt;b&gt;&amp;&quot;&#39;").count() > 15, "{page}");
     }
 
     #[test]
     fn pictures_show_when_and_how_much() {
         let page = page(&report());
-        assert_eq!(page.matches("<svg ").count(), 2);
-        // In place from the fifth to the thirty-fifth of forty seconds: (640 - 190 - 10) / 40 is 11 for each.
-        assert!(page.contains("<rect class=\"bar\" x=\"245.0\" y=\"5.0\" width=\"330.0\""), "{page}");
-        assert!(page.contains("<title>9.8% (8.1-11.8)</title>") && page.contains(">no packets</text>"), "{page}");
+        // Planned at 0, in place from the fifth second on, for 30 of 40 seconds.
+        assert!(page.contains("<rect class=\"bar\" x=\"12.50%\" width=\"75.00%\""), "{page}");
+        // 10 % asked for, on a scale to 15 %.
+        assert!(page.contains("<line class=\"asked\" x1=\"66.67%\""), "{page}");
+        assert!(
+            page.contains(">9.8% (8.1-11.8)<br><span class=\"soft\">98 of 1000 packets</span></div>") && page.contains(">no packets</div>"),
+            "{page}"
+        );
         let empty = Report { pods: Vec::new(), started: None, ..report() };
-        assert!(super::page(&empty).contains("It has not begun."));
+        let empty = super::page(&empty);
+        assert!(empty.contains("It has not begun.") && empty.contains("Nothing was counted."), "{empty}");
+    }
+
+    #[test]
+    fn a_figure_that_is_not_as_asked_is_said_to_be_so() {
+        let of = |packets, dropped, predicted| {
+            let mut report = report();
+            report.pods[0].egress = Some(Seen::new(packets, dropped, 10.0));
+            report.pods[0].asked.predicted_percentage = predicted;
+            page(&report)
+        };
+        assert!(of(1000, 200, None).contains("more than asked") && of(1000, 20, None).contains("less than asked"));
+        assert!(of(20, 2, None).contains("too few packets to tell"));
+        let predicted = of(1000, 20, Some(2.0));
+        assert!(!predicted.contains("than asked") && predicted.contains("<line class=\"predicted\" x1=\"13.33%\""), "{predicted}");
+    }
+
+    #[test]
+    fn loss_that_may_remain_cannot_be_overlooked() {
+        let mut report = report();
+        assert!(!page(&report).contains("class=\"alert\""));
+        (report.pods[0].loss_may_remain, report.pods[0].phase) = (true, "unknown".to_owned());
+        let page = page(&report);
+        assert!(page.contains("Loss may remain in 1 pod(s).") && page.contains("kubectl netloss doctor --fix -n n"), "{page}");
     }
 
     #[test]
     fn tags_are_closed() {
         let page = page(&report());
-        for tag in ["svg", "text", "title", "dl", "table", "td", "tr", "style", "span", "div"] {
+        for tag in
+            ["svg", "text", "title", "dl", "dd", "dt", "ul", "li", "style", "span", "div", "p", "section", "header", "main", "footer"]
+        {
             let (open, closed) = (
                 page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count(),
                 page.matches(&format!("</{tag}>")).count(),

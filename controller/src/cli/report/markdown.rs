@@ -16,7 +16,8 @@ pub(super) fn page(report: &Report) -> String {
         time(report.started),
         time(report.ended),
     );
-    for (name, value) in [("said", &report.message), ("by", &report.initiated_by)] {
+    let packets = (!report.packets.is_empty()).then(|| report.packets.join("; "));
+    for (name, value) in [("packets", &packets), ("said", &report.message), ("by", &report.initiated_by)] {
         text += &value.as_deref().map(|value| format!("| {name} | {} |\n", cell(value))).unwrap_or_default();
     }
     text += "\n## Pods\n\nSeen with its 95 % interval (Wilson), and dropped of all packets that met the loss.\n\n";

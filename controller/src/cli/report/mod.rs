@@ -2,13 +2,16 @@
 
 mod html;
 mod markdown;
+mod packets;
+mod plot;
 
 use super::{
     connect::Cluster,
     error::Error,
+    live,
     output::{Format, document, print},
     verdict,
-    view::{Asked, ExperimentView, LiveFigures, PodLine},
+    view::{Asked, ExperimentView, LiveFigures, PodLine, Seen},
 };
 use crate::api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, RunResult};
 use crate::history;
@@ -55,6 +58,8 @@ struct Report {
     result: Option<RunResult>,
     phase: String,
     asked: Asked,
+    /// Which packets, where it is not all of them, each by itself.
+    packets: Vec<String>,
     started: Option<Timestamp>,
     ended: Option<Timestamp>,
     /// When this was written.
@@ -83,7 +88,8 @@ async fn find(args: &ReportArgs, cluster: &Cluster) -> Result<Report, Error> {
         run.is_some() && args.run.is_none_or(|wanted| run == Some(wanted))
     });
     if let Some(object) = of_status {
-        return Ok(of_object(&object, now));
+        let live = live::figures(cluster.client.clone(), vec![object.clone()]).await;
+        return Ok(of_object(&object, &live, now));
     }
     let records = cluster.records(&cluster.scope(false), Some(name)).await?;
     let record = records.into_iter().find(|record| args.run.is_none_or(|wanted| record.spec.execution.run == Some(wanted)));
@@ -95,8 +101,8 @@ async fn find(args: &ReportArgs, cluster: &Cluster) -> Result<Report, Error> {
     Ok(of_record(&record, now))
 }
 
-fn of_object(object: &ChaosExperiment, now: Timestamp) -> Report {
-    let view = ExperimentView::new(object, &LiveFigures::new(), now);
+fn of_object(object: &ChaosExperiment, live: &LiveFigures, now: Timestamp) -> Report {
+    let view = ExperimentView::new(object, live, now);
     let none = ChaosExperimentStatus::default();
     let status = object.status.as_ref().unwrap_or(&none);
     Report {
@@ -106,11 +112,12 @@ fn of_object(object: &ChaosExperiment, now: Timestamp) -> Report {
         result: (verdict::is_at_rest(object) && status.completed_at.is_some()).then(|| history::result(status)),
         phase: view.phase,
         asked: view.asked,
+        packets: packets::words(&object.spec),
         started: view.started,
         ended: view.ended,
         written: now,
         message: view.message,
-        initiated_by: None,
+        initiated_by: history::writer(object),
         pods: view.pods,
     }
 }
@@ -128,7 +135,9 @@ fn of_record(record: &ChaosExperimentHistory, now: Timestamp) -> Report {
             loss_percentage: spec.pods.first().map_or(spec.experiment_spec.loss_percentage, |pod| pod.asked.loss_percentage),
             direction: spec.experiment_spec.direction,
             duration: spec.experiment_spec.duration.clone(),
+            predicted_percentage: spec.pods.first().and_then(|pod| pod.asked.predicted_percentage),
         },
+        packets: packets::words(&spec.experiment_spec),
         started: Some(spec.execution.start_time.0),
         ended: spec.execution.end_time.as_ref().map(|time| time.0),
         written: now,
@@ -142,6 +151,16 @@ impl Report {
     /// In one word.
     fn result_word(&self) -> &str {
         self.result.map_or("under way", RunResult::as_str)
+    }
+
+    /// Of all pods together.
+    fn total(&self, of: impl Fn(&PodLine) -> Option<Seen>) -> Option<Seen> {
+        Seen::sum(self.pods.iter().filter_map(of), self.asked.loss_percentage)
+    }
+
+    /// In how many pods loss may be left.
+    fn loss_may_remain(&self) -> usize {
+        self.pods.iter().filter(|pod| pod.loss_may_remain).count()
     }
 
     /// `namespace/name, run 1`.
@@ -195,7 +214,7 @@ mod fixtures {
     }
 
     pub(super) fn report() -> Report {
-        of_object(&object(), at(100))
+        of_object(&object(), &LiveFigures::new(), at(100))
     }
 }
 
