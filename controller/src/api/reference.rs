@@ -92,34 +92,25 @@ impl Rows {
 /// What may stand there.
 fn value(field: &JSONSchemaProps) -> String {
     let kind = field.type_.as_deref().unwrap_or("any");
-    let mut text = match (&field.enum_, &field.items) {
+    let what = match (&field.enum_, &field.items) {
         (Some(values), _) => values.iter().map(|value| code(&value.0)).collect::<Vec<_>>().join(" "),
         (None, Some(JSONSchemaPropsOrArray::Schema(item))) => format!("list of {}", value(item)),
-        _ => field.format.as_deref().filter(|format| *format == "date-time").map_or_else(|| kind.to_owned(), |_| "time".to_owned()),
+        _ => field.format.as_deref().filter(|format| *format == "date-time").map_or(kind, |_| "time").to_owned(),
     };
-    let bound = |number: f64| code(&number.into());
-    match (field.minimum.map(bound), field.maximum.map(bound)) {
-        (Some(least), Some(most)) => text += &format!(", {least} to {most}"),
-        (Some(least), None) => text += &format!(", at least {least}"),
-        (None, Some(most)) => text += &format!(", at most {most}"),
-        (None, None) => {}
-    }
-    let bounds = [
-        (field.min_length, "at least", "characters"),
-        (field.max_length, "at most", "characters"),
-        (field.min_items, "at least", ""),
-        (field.max_items, "at most", ""),
-        (field.max_properties, "at most", ""),
-    ];
-    for (bound, which, of) in bounds {
-        if let Some(bound) = bound {
-            text += format!(", {which} {bound} {of}").trim_end();
-        }
-    }
-    if let Some(default) = &field.default {
-        text += &format!("; left out: {}", code(&default.0));
-    }
-    text
+    let number = |bound: Option<f64>| bound.map(|number| code(&number.into()));
+    let range = match (number(field.minimum), number(field.maximum)) {
+        (Some(least), Some(most)) => Some(format!("{least} to {most}")),
+        (Some(least), None) => Some(format!("at least {least}")),
+        (None, most) => most.map(|most| format!("at most {most}")),
+    };
+    let least = [(field.min_length, " characters"), (field.min_items, "")];
+    let most = [(field.max_length, " characters"), (field.max_items, ""), (field.max_properties, "")];
+    let bounds = [("at least", least.as_slice()), ("at most", most.as_slice())]
+        .into_iter()
+        .flat_map(|(which, bounds)| bounds.iter().filter_map(move |(bound, of)| bound.map(|bound| format!("{which} {bound}{of}"))));
+    let limits: Vec<String> = std::iter::once(what).chain(range).chain(bounds).collect();
+    let default = field.default.as_ref().map(|default| format!("; left out: {}", code(&default.0)));
+    limits.join(", ") + &default.unwrap_or_default()
 }
 
 fn code(value: &serde_json::Value) -> String {

@@ -146,7 +146,7 @@ impl Schedule {
                 drop(stage.field.node.kill_sandbox(&stage.namespace, &stage.pod(0)).await);
             }
             Fault::ExperimentDeleted => {
-                insist(async || stage.experiments().delete(&name, &DeleteParams::default()).await.map(drop)).await?
+                insist(async || stage.experiments().delete(&name, &DeleteParams::default()).await.map(drop)).await?;
             }
             Fault::ExperimentEdited => stage.apply(&name, &self.spec(json!({ "lossPercentage": 30 }))).await?,
             Fault::ExperimentPaused => {
@@ -326,7 +326,7 @@ impl Stage<'_> {
 
     async fn own_pods(&self) -> Result<Vec<Pod>> {
         let labelled = ListParams::default().labels(&format!("schedule={}", self.label));
-        Ok(insist(async || self.pods().list(&labelled).await.map(|list| list.items)).await?)
+        insist(async || self.pods().list(&labelled).await.map(|list| list.items)).await
     }
 
     /// Runs a script for each agent of the experiment, `$pid` being its process. There may be none, or none any more.
