@@ -30,9 +30,9 @@ fn is_there(test: &str) -> bool {
 fn each_test_that_a_document_names_is_there() {
     let mut named = 0;
     for Document { name: document, text } in Document::all().unwrap() {
-        for test in quoted(&text)
-            .filter(|quoted| ["kernel::", "controlplane::", "cluster::", "install::"].iter().any(|binary| quoted.starts_with(binary)))
-        {
+        for test in quoted(&text).filter(|quoted| {
+            ["kernel::", "controlplane::", "cluster::", "campaign::", "install::"].iter().any(|binary| quoted.starts_with(binary))
+        }) {
             assert!(is_there(test), "{document} names the test {test}, which is not there");
             named += 1;
         }

@@ -29,6 +29,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "controlplane", what: "the controller on a real API server", run: controlplane },
     Stage { name: "images", what: "the images for amd64 and arm64, and what is in them", run: images },
     Stage { name: "cluster", what: "all of it on a real node, in QEMU", run: cluster },
+    Stage { name: "faults", what: "a few schedules of the fault campaign, on a node of their own", run: faults },
     Stage { name: "run", what: "what `tests/lab run` shows", run: demonstration },
     Stage {
         name: "install",
@@ -157,6 +158,10 @@ fn images() -> Result<Tally> {
 fn cluster() -> Result<Tally> {
     // Most of their time is waiting for the node.
     cargo::test(cargo().args(["test", "--package", "netloss-lab", "--test", "cluster", "--", "--test-threads=16"]))
+}
+
+fn faults() -> Result<Tally> {
+    cargo::test(cargo().args(["test", "--package", "netloss-lab", "--test", "campaign", "--", "--nocapture"]))
 }
 
 fn demonstration() -> Result<Tally> {

@@ -1,8 +1,8 @@
 //! The fault campaign: schedules of faults that a seed chooses, against agents, pods, two controllers, the node's programs and the API
 //! server, all of them real. Whatever comes together, the promises of docs/RELIABILITY.md hold.
 //!
-//! `NETLOSS_SCHEDULES` of them (a dozen if it is not set) are drawn from `NETLOSS_SEED` and played in lanes, side by side, while a storm
-//! of faults passes over all of them. A schedule that fails is named with its number, by which `NETLOSS_ONLY` plays it alone.
+//! `NETLOSS_SCHEDULES` of them (one of each fault if it is not set) are drawn from `NETLOSS_SEED` and played in lanes, side by side, while a
+//! storm of faults passes over all of them. A schedule that fails is named with its number, by which `NETLOSS_ONLY` plays it alone.
 
 // Helpers of tests are tests: clippy's own exception reaches only functions that carry #[test]. A test's future lives once.
 #![allow(clippy::unwrap_used, clippy::large_futures)]
@@ -20,10 +20,10 @@ use std::sync::{Arc, Mutex};
 use futures::future::join_all;
 
 use self::field::Field;
-use self::schedule::Schedule;
+use self::schedule::{FAULTS, Schedule};
 
-/// Schedules that are played at the same time: as many as keep an emulated node busy.
-const LANES: usize = 6;
+/// Schedules that are played at the same time: most of their time is waiting.
+const LANES: usize = 10;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")))
@@ -31,7 +31,7 @@ fn number(name: &str) -> Option<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_fails_the_promises_hold() {
-    let (seed, schedules) = (number("NETLOSS_SEED").unwrap_or(1), number("NETLOSS_SCHEDULES").unwrap_or(12));
+    let (seed, schedules) = (number("NETLOSS_SEED").unwrap_or(1), number("NETLOSS_SCHEDULES").unwrap_or(FAULTS.len() as u64));
     let numbers = number("NETLOSS_ONLY").map_or_else(|| (0..schedules).collect(), |only| vec![only]);
     let field = Arc::new(Field::prepare().await.unwrap());
     let waiting: Mutex<VecDeque<Schedule>> = Mutex::new(numbers.into_iter().map(|number| Schedule::draw(seed, number)).collect());

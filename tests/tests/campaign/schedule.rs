@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
-use netloss_controller::api::{ChaosExperiment, ChaosExperimentHistory, Phase};
+use netloss_controller::api::{ChaosExperiment, ChaosExperimentHistory, Phase, PodState};
 use netloss_lab::cluster::Image;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -37,7 +37,7 @@ pub(crate) enum Fault {
     NodeDiskFull,
 }
 
-const FAULTS: [Fault; 14] = [
+pub(crate) const FAULTS: [Fault; 14] = [
     Fault::Nothing,
     Fault::AgentKilled,
     Fault::AgentAborted,
@@ -68,27 +68,35 @@ pub(crate) struct Schedule {
     seconds: u64,
     backend: &'static str,
     pub(crate) fault: Fault,
-    /// From the moment that the experiment is applied.
+    /// Whether the fault waits for the loss, or may come before it.
+    waits: bool,
+    /// How long it waits more.
     after: Duration,
 }
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { number, pods, seconds, backend, fault, after } = self;
-        write!(f, "#{number} {fault} after {} ms, {pods} pod(s), {seconds} s, {backend}", after.as_millis())
+        let Self { number, pods, seconds, backend, fault, waits, after } = self;
+        let since = if *waits { "after the loss" } else { "after it was applied" };
+        write!(f, "#{number} {fault} {} ms {since}, {pods} pod(s), {seconds} s, {backend}", after.as_millis())
     }
 }
 
 impl Schedule {
     pub(crate) fn draw(seed: u64, number: u64) -> Self {
         let mut random = Random::new(seed, number);
+        let fault = FAULTS[usize::try_from(number).unwrap() % FAULTS.len()];
+        // Where nothing else happens the loss itself is looked at, which takes its time on an emulated node.
+        let seconds = if fault == Fault::Nothing { 45 } else { random.within(3..12) };
+        let waits = fault == Fault::Nothing || random.within(0..3) > 0;
         Self {
             number,
             pods: random.within(1..3),
-            seconds: random.within(3..12),
+            seconds,
             backend: random.one_of(&["guarded", "guarded", "tc"]),
-            fault: FAULTS[usize::try_from(number).unwrap() % FAULTS.len()],
-            after: Duration::from_millis(random.within(0..15_000)),
+            fault,
+            waits,
+            after: Duration::from_millis(random.within(0..if waits { seconds.min(12) * 1000 } else { 8000 })),
         }
     }
 
@@ -103,6 +111,9 @@ impl Schedule {
             stage.create(number, self.fault == Fault::AppCrashes).await?;
         }
         stage.apply(&self.label(), &self.spec(json!({}))).await?;
+        if self.waits {
+            stage.wait_for_loss().await?;
+        }
         sleep(self.after).await;
         self.strike(&stage).await?;
         let experiments = self.settle(&stage).await?;
@@ -125,7 +136,9 @@ impl Schedule {
     async fn strike(&self, stage: &Stage<'_>) -> Result<()> {
         let name = self.label();
         match self.fault {
-            Fault::Nothing | Fault::AppCrashes => {}
+            // Whoever finds no loss afterwards has to be able to find one.
+            Fault::Nothing => ensure!(stage.loses_nothing("").await.is_err(), "no loss is seen while there is some"),
+            Fault::AppCrashes => {}
             Fault::AgentKilled => stage.each_agent("kill -KILL $pid").await?,
             Fault::AgentAborted => stage.each_agent("kill -ABRT $pid").await?,
             Fault::AgentStopped => stage.each_agent("kill -STOP $pid").await?,
@@ -322,6 +335,20 @@ impl Stage<'_> {
         });
         let parameters = PatchParams::apply("campaign").force();
         insist(async || self.experiments().patch(name, &parameters, &Patch::Apply(&object)).await.map(drop)).await
+    }
+
+    /// Waits until the loss is in one of the pods, or it is over.
+    async fn wait_for_loss(&self) -> Result<()> {
+        let limit = Instant::now() + LIMIT;
+        while Instant::now() < limit {
+            let experiment = insist(async || self.experiments().get_opt(&self.label).await).await?;
+            let pods = experiment.and_then(|experiment| experiment.status).map(|status| status.pods).unwrap_or_default();
+            if pods.iter().any(|pod| pod.state >= PodState::Applied) {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(300)).await;
+        }
+        bail!("no loss after {} s", LIMIT.as_secs())
     }
 
     async fn own_pods(&self) -> Result<Vec<Pod>> {
