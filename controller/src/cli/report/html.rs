@@ -187,7 +187,7 @@ fn comparison(report: &Report) -> String {
     let row = |(pod, way, seen): &(&PodLine, &str, Seen)| {
         let share = seen.loss_percentage.zip(seen.low).zip(seen.high).map(|((share, low), high)| (share, low, high));
         let picture = scale.share(pod.asked.loss_percentage, pod.asked.predicted_percentage, share);
-        let name = format!("{} <span class=\"soft\">{way}</span>", escaped(&pod.pod));
+        let name = format!("{}<br><span class=\"soft\">{way}</span>", escaped(&pod.pod));
         let value = share.map_or_else(
             || "no packets".to_owned(),
             |_| format!("{}<br><span class=\"soft\">{} packets</span>{}", seen.words(), counts(seen), judgement(pod, seen)),
