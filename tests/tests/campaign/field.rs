@@ -50,8 +50,22 @@ impl Field {
         let this =
             Self { node, client, proxy, controllers: Mutex::new(controllers), control_plane: Mutex::new(control_plane), before: (0, 0) };
         this.wait_for_leader().await?;
-        let before = (this.controllers.lock().await.resident(), this.proxy.watches());
-        Ok(Self { before, ..this })
+        Ok(this)
+    }
+
+    /// What the controllers have when nothing is under way.
+    pub(crate) async fn take_measure(&mut self) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        let (mut watches, mut since) = (self.proxy.watches(), Instant::now());
+        while since.elapsed() < Duration::from_secs(10) {
+            ensure!(Instant::now() < deadline, "watches come and go");
+            sleep(Duration::from_millis(200)).await;
+            if self.proxy.watches() != watches {
+                (watches, since) = (self.proxy.watches(), Instant::now());
+            }
+        }
+        self.before = (self.controllers.lock().await.resident(), watches);
+        Ok(())
     }
 
     /// The definitions and the lease; the controllers run here, as administrators.

@@ -14,8 +14,8 @@ mod schedule;
 mod storm;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use futures::future::join_all;
 
@@ -33,7 +33,9 @@ fn number(name: &str) -> Option<u64> {
 async fn whatever_fails_the_promises_hold() {
     let (seed, schedules) = (number("NETLOSS_SEED").unwrap_or(1), number("NETLOSS_SCHEDULES").unwrap_or(FAULTS.len() as u64));
     let numbers = number("NETLOSS_ONLY").map_or_else(|| (0..schedules).collect(), |only| vec![only]);
-    let field = Arc::new(Field::prepare().await.unwrap());
+    let mut field = Field::prepare().await.unwrap();
+    println!("ok     {}: {}", Schedule::calm(), Box::pin(Schedule::calm().play(&field, 0)).await.unwrap());
+    field.take_measure().await.unwrap();
     let waiting: Mutex<VecDeque<Schedule>> = Mutex::new(numbers.into_iter().map(|number| Schedule::draw(seed, number)).collect());
     let (violations, played) = (Mutex::new(Vec::new()), Mutex::new(BTreeMap::<String, u32>::new()));
     let is_over = AtomicBool::new(false);
