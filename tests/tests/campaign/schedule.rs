@@ -245,9 +245,9 @@ impl Schedule {
             ensure!(runs.is_empty() || is_known, "{name} has had an agent, and neither status nor a record knows of it");
             for status in pod.status.and_then(|status| status.ephemeral_container_statuses).unwrap_or_default() {
                 // One that containerd was killed under may wait to be started for ever.
-                let state = status.state.unwrap_or_default();
-                ensure!(state.running.is_none(), "{name}: {} works on", status.name);
-                let aborted = state.terminated.is_some_and(|ended| ended.exit_code == 134 || ended.exit_code == 101);
+                let found = status.state.unwrap_or_default();
+                ensure!(found.running.is_none(), "{name}: {} works on", status.name);
+                let aborted = found.terminated.is_some_and(|ended| ended.exit_code == 134 || ended.exit_code == 101);
                 ensure!(!aborted || self.fault == Fault::AgentAborted, "{name}: {} has panicked", status.name);
             }
         }
