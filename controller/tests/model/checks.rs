@@ -54,16 +54,21 @@ pub(crate) fn of_state(world: &World) -> Option<Promise> {
     (!told || !recorded).then_some(Promise::Told)
 }
 
-/// Whether what is put in stands in the status that the API server holds, word for word, and is not over.
+/// Whether what is put in stands in the status that the API server holds, word for word, and is not over. What is sent after an agent of a
+/// run that is over finds nobody.
 pub(crate) fn is_written(world: &World, entry: &PodStatus, put_in: &Container) -> bool {
-    let stands = |written: &PodStatus| {
-        let sent = written.stop.iter().chain(&written.repair).find(|sent| sent.container == put_in.name);
-        let agent = written.container == put_in.name && written.argv == put_in.args && written.deadline.0.as_second() == put_in.deadline();
-        let sent = sent.is_some_and(|sent| sent.argv == put_in.args && sent.deadline.0.as_second() == put_in.deadline());
-        written.uid == entry.uid && (sent || (agent && written.is_open()))
-    };
-    // What comes after its deadline does nothing.
-    world.now >= put_in.deadline() || world.status().is_some_and(|status| status.pods.iter().any(stands))
+    let mut open = world.status().into_iter().flat_map(ChaosExperimentStatus::open_pods).filter(|written| written.uid == entry.uid);
+    if put_in.is_agent() {
+        let is_it = |written: &PodStatus| {
+            written.container == put_in.name && written.argv == put_in.args && written.deadline.0.as_second() == put_in.deadline()
+        };
+        // What comes after its deadline does nothing.
+        return world.now >= put_in.deadline() || open.any(is_it);
+    }
+    open.filter(|written| written.container == entry.container).all(|written| {
+        let mut sent = written.stop.iter().chain(&written.repair);
+        sent.any(|sent| sent.argv == put_in.args && sent.deadline.0.as_second() == put_in.deadline())
+    })
 }
 
 /// Whether a status may follow another.

@@ -57,7 +57,7 @@ impl Check {
         let begun = world.now;
         let this = &mut world.replicas[replica];
         let read = match &this.cache {
-            Some(cached) if self.has(Flaw::ReadsOnce) => Some(cached.clone()),
+            Some(cached) if self.has(Flaw::ReadsOnce) && world.object.is_some() => Some(cached.clone()),
             _ => world.object.clone(),
         };
         this.cache = read.clone().filter(|_| self.has(Flaw::ReadsOnce));

@@ -30,7 +30,8 @@ impl Shape {
     /// One pod and one leader, with nothing that goes wrong but crashes.
     pub(crate) fn new(name: &'static str) -> Self {
         let left = Left { moves: 0, wishes: 0, faults: 0 };
-        Self { name, pods: 1, guarded: false, tick: 45, rivals: false, slow_looks: false, left, wishes: &[], faults: &[], retries: 0 }
+        let tick = std::env::var("TICK").map_or(45, |t| t.parse().unwrap());
+        Self { name, pods: 1, guarded: false, tick, rivals: false, slow_looks: false, left, wishes: &[], faults: &[], retries: 0 }
     }
 
     /// The experiment at the begin.
@@ -55,6 +56,7 @@ impl Shape {
 pub(crate) fn all(large: bool) -> Vec<Shape> {
     let one = Left { moves: 1, wishes: 0, faults: 1 };
     let mut all = vec![
+        Shape::new("crashes"),
         // Two that both believe to lead, and any pace of each.
         Shape { rivals: true, slow_looks: true, ..Shape::new("rivals") },
         // A user has a wish at any moment, and leadership moves.

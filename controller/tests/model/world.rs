@@ -6,8 +6,8 @@ use crate::{
     node::{Life, Node},
 };
 use netloss_controller::{
-    api::{ChaosExperiment, ChaosExperimentStatus},
-    machine::{Decision, PodView, Preflight},
+    api::{ChaosExperiment, ChaosExperimentStatus, PodStatus, SentContainer},
+    machine::{Decision, PodView, Preflight, Settings},
     steps::Step,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -171,20 +171,22 @@ impl World {
         self.nodes.iter().any(|node| !node.gone && node.containers.iter().any(|container| container.is_due(self.now)))
     }
 
-    /// Whether something is awaited that time brings.
+    /// Whether time brings something that has not come yet. That a decision is too old some time is like a crash, which can come at any time.
     pub(crate) fn waits(&self) -> bool {
-        let at_work = |node: &Kept<Node>| {
-            let mut all = node.containers.iter();
-            !node.gone
-                && all.any(|container| match container.life {
-                    Life::Waiting => self.now < container.deadline(),
-                    Life::Running { hung, .. } => !hung,
-                    Life::Ended { .. } => false,
-                })
+        let grace = i64::try_from(Settings::new("", "").grace.as_secs()).unwrap_or(i64::MAX);
+        let sent = |sent: &SentContainer| sent.deadline.0.as_second() + grace;
+        let of_entry = |pod: &PodStatus| {
+            let latest = pod.stop.iter().chain(&pod.repair).map(sent).max();
+            latest.max(Some(pod.deadline.0.as_second() + grace))
         };
-        let follows = |status: &ChaosExperimentStatus| status.is_under_way() || status.next_retry_time.is_some();
-        self.replicas.iter().any(|replica| replica.work.is_some())
-            || self.status().is_some_and(follows)
-            || self.nodes.iter().any(at_work)
+        let entries = self.status().into_iter().flat_map(ChaosExperimentStatus::open_pods).filter_map(of_entry);
+        let retry = self.status().and_then(|status| status.next_retry_time.as_ref()).map(|time| time.0.as_second());
+        let containers = self.nodes.iter().filter(|node| !node.gone).flat_map(|node| &node.containers);
+        let lives = containers.filter_map(|container| match container.life {
+            Life::Waiting => Some(container.deadline()),
+            Life::Running { until, hung: false, .. } => Some(until),
+            Life::Running { .. } | Life::Ended { .. } => None,
+        });
+        entries.chain(retry).chain(lives).any(|time| time > self.now)
     }
 }
