@@ -1,9 +1,6 @@
 //! What is promised, of each state and each step.
 
-use crate::{
-    node::Container,
-    world::World,
-};
+use crate::{node::Container, world::World};
 use netloss_controller::api::{ChaosExperimentStatus, Phase, PodState, PodStatus};
 
 /// What is never to happen.

@@ -8,7 +8,7 @@ use crate::{
     kept::Kept,
     node::{Life, Node},
     reports,
-    world::{Action, Do, Heard, Work, World},
+    world::{Action, Do, Heard, Left, Work, World},
 };
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use netloss_controller::{
@@ -37,6 +37,8 @@ pub(crate) enum Flaw {
     NeverLetsGo,
     /// It does what it decided, however long ago that was.
     ActsHoweverLate,
+    /// It puts in no agent that it decided about long ago, but writes what it decided then.
+    WritesHoweverLate,
     /// It does what it decided for as long as half of what the machine waits for.
     ActsAlmostTooLong,
     /// It does not write records.
@@ -56,11 +58,10 @@ impl Check {
     pub(crate) fn read(&self, world: &mut World, replica: usize) {
         let begun = world.now;
         let this = &mut world.replicas[replica];
-        let read = match &this.cache {
-            Some(cached) if self.has(Flaw::ReadsOnce) && world.object.is_some() => Some(cached.clone()),
-            _ => world.object.clone(),
-        };
-        this.cache = read.clone().filter(|_| self.has(Flaw::ReadsOnce));
+        // Where nothing more goes wrong, it hears of what was written.
+        let caches = self.has(Flaw::ReadsOnce) && world.left != Left::default();
+        let read = world.object.as_ref().map(|object| this.cache.as_ref().filter(|_| caches).unwrap_or(object).clone());
+        this.cache = read.clone().filter(|_| caches);
         let digest = world.object.as_ref().map(Kept::digest);
         this.work = read.map(|read| Work { current: digest == Some(read.digest()), read, begun, decided: None });
         if this.work.is_none() {
@@ -151,7 +152,13 @@ impl Check {
                     AgentLog::Applied(reports::at(since), Box::new(reports::applied(self.shape.guarded, there.deadline())))
                 }
                 (Some(Log::Begin), None) => AgentLog::Silent,
-                (Some(Log::Lately), _) => if hung { AgentLog::Mute } else { AgentLog::Heard(None) },
+                (Some(Log::Lately), _) => {
+                    if hung {
+                        AgentLog::Mute
+                    } else {
+                        AgentLog::Heard(None)
+                    }
+                }
                 (None, _) => AgentLog::NotRead,
             };
             if self.has(Flaw::SeesNoAgent) {
@@ -174,7 +181,7 @@ impl Check {
                 true
             }
             Do::Step(Step::SetFinalizer(wanted)) => {
-                self.set_finalizer(world, &work, wanted);
+                self.set_finalizer(world, replica, &work, wanted);
                 true
             }
             Do::Step(Step::Ask) => {
@@ -213,18 +220,21 @@ impl Check {
         let this = &mut world.replicas[replica];
         let Some(work) = &mut this.work else { return };
         let age = world.now - work.begun;
-        let too_late = match self.flaw {
+        let is_late = steps::is_too_late(reports::at(work.begun), reports::at(world.now));
+        let flaw = self.flaw;
+        let too_late = |next: Do| match flaw {
             Some(Flaw::ActsHoweverLate) => false,
+            Some(Flaw::WritesHoweverLate) => is_late && matches!(next, Do::Agent(_)),
             Some(Flaw::ActsAlmostTooLong) => age > 60,
-            _ => steps::is_too_late(reports::at(work.begun), reports::at(world.now)),
+            _ => is_late,
         };
         let Some((_, todo)) = &mut work.decided else {
             // What it would decide now would be dropped.
-            this.work = this.work.take().filter(|_| !too_late);
+            this.work = this.work.take().filter(|_| !is_late);
             return;
         };
         while let Some(next) = todo.front() {
-            if next.acts() && too_late {
+            if next.acts() && too_late(*next) {
                 self.saw("a decision that came too late");
                 break;
             }
@@ -257,23 +267,27 @@ impl Check {
             world.given_up.insert(pod.name.clone());
         }
         let written = self.objects.get(&(&object, decision), || object.with(|object| object.status = Some(status.clone())));
-        if self.has(Flaw::ReadsOnce) {
-            world.replicas[replica].cache = Some(written.clone());
-        }
-        world.replace(Some(written));
+        self.written(world, replica, Some(written));
         true
     }
 
-    fn set_finalizer(&self, world: &mut World, work: &Work, wanted: bool) {
+    fn set_finalizer(&self, world: &mut World, replica: usize, work: &Work, wanted: bool) {
         let Some(object) = world.object.clone().filter(|_| work.current) else {
             self.saw("a conflict");
+            world.replicas[replica].cache = None;
             return;
         };
-        let written = self.objects.get(&(&object, wanted), || {
-            object.with(|object| object.metadata.finalizers = wanted.then(|| vec![FINALIZER.to_owned()]))
-        });
+        let written = self
+            .objects
+            .get(&(&object, wanted), || object.with(|object| object.metadata.finalizers = wanted.then(|| vec![FINALIZER.to_owned()])));
         let goes = !wanted && written.metadata.deletion_timestamp.is_some();
-        world.replace((!goes).then_some(written));
+        self.written(world, replica, (!goes).then_some(written));
+    }
+
+    /// The replica has written the experiment, and knows what it wrote.
+    fn written(&self, world: &mut World, replica: usize, object: Option<Kept<ChaosExperiment>>) {
+        world.replicas[replica].cache = object.clone().filter(|_| self.has(Flaw::ReadsOnce));
+        world.replace(object);
     }
 
     fn put_in(&self, world: &mut World, replica: usize, entry: &PodStatus, container: &EphemeralContainer) {
@@ -356,4 +370,3 @@ pub(crate) fn leads(rivals: bool, replica: usize) -> bool {
 pub(crate) fn next(work: &Work, replica: usize) -> Action {
     if work.decided.is_some() { Action::Does(replica) } else { Action::Look(replica) }
 }
-

@@ -29,9 +29,18 @@ pub(crate) struct Shape {
 impl Shape {
     /// One pod and one leader, with nothing that goes wrong but crashes.
     pub(crate) fn new(name: &'static str) -> Self {
-        let left = Left { moves: 0, wishes: 0, faults: 0 };
-        let tick = std::env::var("TICK").map_or(45, |t| t.parse().unwrap());
-        Self { name, pods: 1, guarded: false, tick, rivals: false, slow_looks: false, left, wishes: &[], faults: &[], retries: 0 }
+        Self {
+            name,
+            pods: 1,
+            guarded: false,
+            tick: 60,
+            rivals: false,
+            slow_looks: false,
+            left: Left::default(),
+            wishes: &[],
+            faults: &[],
+            retries: 0,
+        }
     }
 
     /// The experiment at the begin.
@@ -54,32 +63,69 @@ impl Shape {
 
 /// All explorations.
 pub(crate) fn all(large: bool) -> Vec<Shape> {
-    let one = Left { moves: 1, wishes: 0, faults: 1 };
-    let mut all = vec![
-        Shape::new("crashes"),
-        // Two that both believe to lead, and any pace of each.
-        Shape { rivals: true, slow_looks: true, ..Shape::new("rivals") },
-        // A user has a wish at any moment, and leadership moves.
-        Shape { left: Left { wishes: 1, faults: 0, ..one }, wishes: &[Wish::Delete], ..Shape::new("deleted") },
-        Shape { left: Left { wishes: 2, faults: 0, ..one }, wishes: &[Wish::Pause], ..Shape::new("paused") },
-        Shape { left: Left { wishes: 1, faults: 0, ..one }, wishes: &[Wish::Edit], ..Shape::new("edited") },
-        // Something goes wrong in a pod whose loss the kernel does not end, or does.
-        Shape { left: one, faults: &[Fault::Killed, Fault::Hangs, Fault::PodGoes], ..Shape::new("agents") },
-        Shape { left: one, guarded: true, faults: &[Fault::Killed, Fault::Hangs], ..Shape::new("guarded agents") },
-        Shape { left: one, faults: &[Fault::RequestFails], retries: 1, ..Shape::new("requests") },
-    ];
+    const AGENTS: &[Fault] = &[Fault::Killed, Fault::Hangs, Fault::PodGoes];
+    let none = Left::default();
+    let moves = |moves| Left { moves, ..none };
+    let wishes = |moves, wishes| Left { moves, wishes, faults: 0 };
+    let faults = |moves, faults| Left { moves, wishes: 0, faults };
     if large {
-        all.extend([]);
+        let rivals = |name| Shape { rivals: true, ..Shape::new(name) };
+        return vec![
+            Shape { slow_looks: true, tick: 45, ..rivals("two leaders, at any pace") },
+            Shape { left: moves(3), tick: 30, retries: 1, ..Shape::new("leadership moves, in steps of 30 s") },
+            Shape { left: wishes(2, 1), wishes: &[Wish::Delete], tick: 45, ..Shape::new("deleted") },
+            Shape { left: wishes(1, 2), wishes: &[Wish::Pause], ..Shape::new("paused and resumed") },
+            Shape { left: wishes(1, 1), wishes: &[Wish::Edit], ..Shape::new("edited") },
+            Shape { left: wishes(1, 2), wishes: &[Wish::Freeze], tick: 45, ..Shape::new("frozen and thawed") },
+            Shape {
+                left: Left { moves: 1, wishes: 1, faults: 1 },
+                wishes: &[Wish::Delete],
+                faults: AGENTS,
+                ..Shape::new("deleted, and agents fail")
+            },
+            Shape { left: faults(1, 2), faults: AGENTS, ..Shape::new("agents fail twice") },
+            Shape { left: faults(1, 1), faults: AGENTS, guarded: true, ..Shape::new("guarded agents fail") },
+            Shape {
+                left: faults(0, 2),
+                faults: &[Fault::PolicyFlips, Fault::RequestFails],
+                retries: 1,
+                ..Shape::new("requests are refused and fail")
+            },
+            Shape { left: moves(1), pods: 2, ..Shape::new("two pods") },
+        ];
     }
-    all
+    vec![
+        Shape { rivals: true, tick: 45, ..Shape::new("two leaders") },
+        Shape { left: moves(1), tick: 45, slow_looks: true, ..Shape::new("leadership moves") },
+        Shape { left: wishes(1, 1), wishes: &[Wish::Delete], ..Shape::new("deleted") },
+        Shape { left: wishes(0, 2), wishes: &[Wish::Pause], ..Shape::new("paused and resumed") },
+        Shape { left: wishes(0, 1), wishes: &[Wish::Edit], ..Shape::new("edited") },
+        Shape { left: wishes(1, 1), wishes: &[Wish::Freeze], ..Shape::new("frozen") },
+        Shape { left: faults(0, 1), faults: AGENTS, ..Shape::new("agents fail") },
+        Shape { left: faults(0, 1), faults: AGENTS, guarded: true, ..Shape::new("guarded agents fail") },
+        Shape {
+            left: faults(0, 2),
+            faults: &[Fault::PolicyFlips, Fault::RequestFails],
+            retries: 1,
+            ..Shape::new("requests are refused and fail")
+        },
+        Shape { pods: 2, ..Shape::new("two pods") },
+    ]
 }
 
 /// The one in which each flaw shows soonest.
 pub(crate) fn of_flaw(flaw: Flaw) -> Shape {
-    let both = Left { moves: 1, wishes: 2, faults: 1 };
-    let (wishes, faults) = (&[Wish::Delete, Wish::Freeze], &[Fault::Killed]);
+    let late = Left { moves: 2, wishes: 2, faults: 0 };
     match flaw {
-        Flaw::ActsAlmostTooLong => Shape { tick: 60, left: both, wishes: &[Wish::Freeze], ..Shape::new("a flaw") },
-        _ => Shape { left: both, wishes, faults, ..Shape::new("a flaw") },
+        Flaw::ReadsOnce | Flaw::ActsHoweverLate | Flaw::WritesHoweverLate | Flaw::ActsAlmostTooLong => {
+            Shape { left: late, wishes: &[Wish::Freeze], ..Shape::new("too late") }
+        }
+        _ => Shape {
+            tick: 45,
+            left: Left { moves: 1, wishes: 2, faults: 1 },
+            wishes: &[Wish::Delete, Wish::Freeze],
+            faults: &[Fault::Killed],
+            ..Shape::new("a flaw")
+        },
     }
 }

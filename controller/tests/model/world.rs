@@ -38,7 +38,7 @@ pub(crate) struct World {
 }
 
 /// How much may still happen that need not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Left {
     pub moves: u8,
     pub wishes: u8,
