@@ -54,13 +54,15 @@ pub(crate) fn of_state(world: &World) -> Option<Promise> {
 /// Whether what is put in stands in the status that the API server holds, word for word, and is not over. What is sent after an agent of a
 /// run that is over finds nobody.
 pub(crate) fn is_written(world: &World, entry: &PodStatus, put_in: &Container) -> bool {
+    // What comes after its deadline does nothing.
+    if world.now >= put_in.deadline() {
+        return true;
+    }
     let mut open = world.status().into_iter().flat_map(ChaosExperimentStatus::open_pods).filter(|written| written.uid == entry.uid);
     if put_in.is_agent() {
-        let is_it = |written: &PodStatus| {
+        return open.any(|written| {
             written.container == put_in.name && written.argv == put_in.args && written.deadline.0.as_second() == put_in.deadline()
-        };
-        // What comes after its deadline does nothing.
-        return world.now >= put_in.deadline() || open.any(is_it);
+        });
     }
     open.filter(|written| written.container == entry.container).all(|written| {
         let mut sent = written.stop.iter().chain(&written.repair);

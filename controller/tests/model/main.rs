@@ -116,7 +116,7 @@ impl Check {
             }
             Action::Wish(wish) => {
                 world.left.wishes -= 1;
-                self.wish(&mut world, wish);
+                wish_for(&mut world, wish);
             }
             Action::Passes => {
                 world.now += self.shape.tick;
@@ -129,28 +129,6 @@ impl Check {
         }
         world.broke = world.broke.or_else(|| checks::of_state(&world));
         world
-    }
-
-    fn wish(&self, world: &mut World, wish: Wish) {
-        let Some(object) = world.object.clone() else { return };
-        let now = world.now;
-        let change = |object: &mut ChaosExperiment| {
-            match wish {
-                Wish::Delete => {
-                    object.metadata.deletion_timestamp = Some(Time(reports::at(now)));
-                    return;
-                }
-                Wish::Pause => object.spec.paused = Some(object.spec.paused != Some(true)),
-                Wish::Edit => object.spec.loss_percentage += 1.0,
-                Wish::Freeze => return,
-            }
-            object.metadata.generation = object.metadata.generation.map(|generation| generation + 1);
-        };
-        match wish {
-            Wish::Freeze => world.frozen = !world.frozen,
-            Wish::Delete if !world.finalized() => world.replace(None),
-            _ => world.replace(Some(object.with(change))),
-        }
     }
 
     /// Whether it comes to its end where controllers run, nodes do their work, and nothing more goes wrong.
@@ -177,7 +155,9 @@ impl Check {
                 None => break checks::has_ended(&world).then_some(world.given_up.is_empty()),
             }
         };
-        way.into_iter().for_each(|digest| self.ends.insert(digest, end));
+        for digest in way {
+            self.ends.insert(digest, end);
+        }
         end
     }
 
@@ -294,6 +274,29 @@ impl Model for Check {
     }
 }
 
+/// A user does something.
+fn wish_for(world: &mut World, wish: Wish) {
+    let Some(object) = world.object.clone() else { return };
+    let now = world.now;
+    let change = |object: &mut ChaosExperiment| {
+        match wish {
+            Wish::Delete => {
+                object.metadata.deletion_timestamp = Some(Time(reports::at(now)));
+                return;
+            }
+            Wish::Pause => object.spec.paused = Some(object.spec.paused != Some(true)),
+            Wish::Edit => object.spec.loss_percentage += 1.0,
+            Wish::Freeze => return,
+        }
+        object.metadata.generation = object.metadata.generation.map(|generation| generation + 1);
+    };
+    match wish {
+        Wish::Freeze => world.frozen = !world.frozen,
+        Wish::Delete if !world.finalized() => world.replace(None),
+        _ => world.replace(Some(object.with(change))),
+    }
+}
+
 /// With nothing that goes wrong from now on.
 fn fairly(world: &World) -> World {
     World { left: Left::default(), refuses: false, ..world.clone() }
@@ -385,4 +388,12 @@ fn each_flaw_of_an_executor_is_found() {
         let result = explore(shape::of_flaw(flaw), Some(flaw));
         assert_eq!(result.broke, Some(promise), "{flaw:?}\n  {}", result.way);
     }
+}
+
+/// What is not promised (docs/RELIABILITY.md): of a pod whose agent the API server refuses, nobody waits for what another controller may have
+/// on its way. Its agent ends at its time.
+#[test]
+fn a_policy_that_changes_its_mind_between_two_leaders_is_the_known_limit() {
+    let result = explore(shape::with_a_fickle_policy(), None);
+    assert_eq!(result.broke, Some(Promise::EndedIsOver), "if this is promised now, say so in docs/RELIABILITY.md");
 }

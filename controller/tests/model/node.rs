@@ -102,13 +102,11 @@ impl Node {
     /// Puts a container in, as the API server does: one that is there stays as it is. Whether that is what was asked for.
     pub(crate) fn put_in(&mut self, container: &EphemeralContainer) -> bool {
         let args = container.args.clone().unwrap_or_default();
-        match self.containers.iter().find(|there| there.name == container.name) {
-            Some(there) => there.args == args,
-            None => {
-                self.containers.push(Container { name: container.name.clone(), args, since: None, life: Life::Waiting });
-                true
-            }
+        if let Some(there) = self.containers.iter().find(|there| there.name == container.name) {
+            return there.args == args;
         }
+        self.containers.push(Container { name: container.name.clone(), args, since: None, life: Life::Waiting });
+        true
     }
 
     /// The kubelet starts a container, and it does what can be done at once.

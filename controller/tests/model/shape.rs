@@ -113,6 +113,11 @@ pub(crate) fn all(large: bool) -> Vec<Shape> {
     ]
 }
 
+/// A policy refuses an agent, and admits another controller's a moment later.
+pub(crate) fn with_a_fickle_policy() -> Shape {
+    Shape { left: Left { moves: 1, wishes: 0, faults: 2 }, faults: &[Fault::PolicyFlips], ..Shape::new("a fickle policy") }
+}
+
 /// The one in which each flaw shows soonest.
 pub(crate) fn of_flaw(flaw: Flaw) -> Shape {
     let late = Left { moves: 2, wishes: 2, faults: 0 };
