@@ -28,6 +28,8 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 fn is_there(test: &str) -> bool {
     let tests = workspace_root().join("tests/tests");
     let (file, name) = match test.split("::").collect::<Vec<_>>()[..] {
+        // The controller's own.
+        ["model", name] => (workspace_root().join("controller/tests/model/main.rs"), name),
         [binary, name] => (tests.join(binary).with_extension("rs"), name),
         [binary, module, name] => (tests.join(binary).join(module).with_extension("rs"), name),
         _ => return false,
@@ -40,9 +42,9 @@ fn is_there(test: &str) -> bool {
 fn each_test_that_a_document_names_is_there() {
     let mut named = 0;
     for (document, text) in documents() {
-        for test in quoted(&text)
-            .filter(|quoted| ["kernel::", "controlplane::", "cluster::", "install::"].iter().any(|binary| quoted.starts_with(binary)))
-        {
+        for test in quoted(&text).filter(|quoted| {
+            ["kernel::", "controlplane::", "cluster::", "install::", "model::"].iter().any(|binary| quoted.starts_with(binary))
+        }) {
             assert!(is_there(test), "{document} names the test {test}, which is not there");
             named += 1;
         }

@@ -45,7 +45,7 @@ pub(crate) enum Flaw {
     LeavesNoRecord,
     /// It sends nothing after an agent.
     SendsNothingAfter,
-    /// It looks at logs and no longer at containers: a pod never has an agent.
+    /// It does not see that its agent is in a pod already.
     SeesNoAgent,
 }
 
