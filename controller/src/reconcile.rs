@@ -41,11 +41,6 @@ const ROUNDS: usize = 12;
 /// The longest that one pass may take. Being cut off is like a crash, which every step allows for.
 const PASS_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// How long after its begin a round still puts in agents. One that was asleep for longer (a process that was stopped, a slow API server)
-/// reads again: the machine waits for `Settings::start_timeout` before it says of a pod that no agent comes into it any more, and the
-/// rest of that time is for the request itself.
-const ACT_WITHIN: SignedDuration = SignedDuration::from_mins(1);
-
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -319,8 +314,7 @@ impl Context {
     /// Puts agents into pods, in a round that has begun then: the refusals, by the pods' uids, and what has to be tried again.
     async fn inject_all(&self, entries: Vec<PodStatus>, run: &str, begun: Timestamp) -> (BTreeMap<String, PodView>, Option<Error>) {
         let outcomes = stream::iter(entries).map(|entry| async move {
-            let is_too_late = (self.clock)().duration_since(begun) > ACT_WITHIN;
-            let outcome = if is_too_late { Injected::LookAgain } else { self.inject(&entry, run).await };
+            let outcome = if self.is_too_late(begun) { Injected::LookAgain } else { self.inject(&entry, run).await };
             (entry.uid, outcome)
         });
         let mut outcomes = outcomes.buffer_unordered(CONCURRENCY);
@@ -347,6 +341,11 @@ impl Context {
         let answers: Vec<Result<(String, Option<String>), Error>> = sent.buffer_unordered(CONCURRENCY).collect().await;
         let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(answers.into_iter().filter_map(|(uid, words)| Some((uid, PodView::SentRefused(words?)))).collect())
+    }
+
+    /// Whether a round that began then does nothing any more.
+    fn is_too_late(&self, begun: Timestamp) -> bool {
+        steps::is_too_late(begun, (self.clock)())
     }
 
     /// Asks for each of the pods, and returns the least favourable answer.
@@ -430,6 +429,10 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
         log(&experiment, &name, &decision);
         let run = format!("{uid}/{}", current.status.as_ref().and_then(|status| status.run).unwrap_or_default());
         for step in steps::steps(&decision, current.status.as_ref(), retry.is_some()) {
+            if step.acts() && context.is_too_late(begun) {
+                debug!(%uid, ?step, "this was decided too long ago: deciding again");
+                break;
+            }
             match step {
                 Step::Record => context.write_record(&current, decision.status.as_ref()).await?,
                 Step::WriteStatus => {

@@ -8,6 +8,21 @@ use crate::{
     history,
     machine::Decision,
 };
+use jiff::{SignedDuration, Timestamp};
+
+/// How long after its begin a round still does what it decided. One that was asleep for longer (a process that was stopped, a slow API
+/// server) drops it and reads again.
+///
+/// The machine says of a pod that no agent comes into it any more `Settings::start_timeout` (two minutes) after somebody read that status. The one
+/// who writes that down may act so late after reading, and the one who read the status just before that, to put in an agent, may do so as well:
+/// twice this time has to be less than that one, and what is left of it is for requests that are under way and for clocks that differ.
+pub const ACT_WITHIN: SignedDuration = SignedDuration::from_secs(45);
+
+/// Whether what a round that began then has decided is too old to be done now.
+#[must_use]
+pub fn is_too_late(begun: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(begun) > ACT_WITHIN
+}
 
 /// One step. After the last one the experiment is read again and decided about again, unless that one ends the pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,6 +45,14 @@ pub enum Step {
     SendAfter,
     /// Put in agents.
     Inject,
+}
+
+impl Step {
+    /// Whether it changes something, so that it must not be done too late.
+    #[must_use]
+    pub fn acts(self) -> bool {
+        !matches!(self, Self::Publish | Self::GiveUp | Self::Rest)
+    }
 }
 
 /// What to do about a decision that was made from the status `before`; `failed` if a patch of the round before has to be tried again.
@@ -99,6 +122,21 @@ mod tests {
         assert_eq!(steps(&all, Some(&before), false), order);
         // What went wrong is told after what was decided meanwhile is written down; no patch follows.
         assert_eq!(steps(&all, Some(&before), true), [Step::WriteStatus, Step::Publish, Step::GiveUp]);
+    }
+
+    #[test]
+    fn what_was_decided_long_ago_is_not_done() {
+        assert!(!is_too_late(at(0), at(0)) && !is_too_late(at(0), at(45)));
+        assert!(is_too_late(at(0), at(46)));
+        // A clock that was set back makes nothing older.
+        assert!(!is_too_late(at(0), at(-100)));
+        let start_timeout = SignedDuration::try_from(crate::machine::fixtures::settings().start_timeout).unwrap();
+        assert!(ACT_WITHIN * 2 + SignedDuration::from_secs(20) < start_timeout, "there is time for a request, and for clocks that differ");
+        // What happened is told and waited for, however late.
+        let late = [Step::Publish, Step::GiveUp, Step::Rest];
+        assert!(late.into_iter().all(|step| !step.acts()));
+        let acts = [Step::Record, Step::WriteStatus, Step::SetFinalizer(false), Step::Ask, Step::SendAfter, Step::Inject];
+        assert!(acts.into_iter().all(Step::acts));
     }
 
     #[test]

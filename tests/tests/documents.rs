@@ -18,6 +18,8 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 fn is_there(test: &str) -> bool {
     let tests = workspace_root().join("tests/tests");
     let (file, name) = match test.split("::").collect::<Vec<_>>()[..] {
+        // The controller's own.
+        ["model", name] => (workspace_root().join("controller/tests/model/main.rs"), name),
         [binary, name] => (tests.join(binary).with_extension("rs"), name),
         [binary, module, name] => (tests.join(binary).join(module).with_extension("rs"), name),
         _ => return false,
@@ -31,7 +33,9 @@ fn each_test_that_a_document_names_is_there() {
     let mut named = 0;
     for Document { name: document, text } in Document::all().unwrap() {
         for test in quoted(&text).filter(|quoted| {
-            ["kernel::", "controlplane::", "cluster::", "campaign::", "install::"].iter().any(|binary| quoted.starts_with(binary))
+            ["kernel::", "controlplane::", "cluster::", "campaign::", "install::", "model::"]
+                .iter()
+                .any(|binary| quoted.starts_with(binary))
         }) {
             assert!(is_there(test), "{document} names the test {test}, which is not there");
             named += 1;

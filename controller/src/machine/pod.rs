@@ -146,7 +146,7 @@ impl Follower<'_> {
     }
 
     /// Ends the entry of a pod into which no agent is to be put any more. Where one may be on its way already, what is to stop it is written
-    /// down, and by that one's deadline either the agent is there, or nobody sends it any more (`reconcile::ACT_WITHIN`).
+    /// down, and by that one's deadline either the agent is there, or nobody sends it any more (`steps::ACT_WITHIN`).
     fn leave(&self, pod: &mut PodStatus, why: &str) -> Step {
         let until = match &pod.stop {
             _ if !self.on_its_way => return self.end(pod, Outcome::NeverStarted, why),

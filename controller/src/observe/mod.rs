@@ -6,9 +6,11 @@
 mod pod;
 mod report;
 
+pub use pod::{Log, log_to_read, view as view_of};
+
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus, Phase, PodStatus},
-    machine::{AgentLog, AgentState, Experiment, Needs, Observed, PodView, Pods, Settings, Surroundings},
+    machine::{AgentLog, Experiment, Needs, Observed, PodView, Pods, Settings, Surroundings},
     targets::{Candidate, NamespaceFacts},
     words::brief,
 };
@@ -163,15 +165,10 @@ pub(crate) async fn view(client: &Client, entry: &PodStatus, run: &str) -> kube:
     };
     let mut view = pod::view(pod.as_ref(), entry, run);
     if let PodView::Present { agent: Some(agent), .. } = &mut view {
-        let untold = match &agent.state {
-            AgentState::Waiting { .. } => false,
-            AgentState::Running => true,
-            AgentState::Terminated { last, .. } => !last.as_ref().is_some_and(|record| record.event.is_final()),
-        };
-        if untold && !entry.was_applied() {
-            agent.log = log(&api, entry, run).await;
-        } else if agent.state == AgentState::Running && entry.was_applied() {
-            agent.log = heard(&api, entry, run).await;
+        match log_to_read(entry, &agent.state) {
+            Some(Log::Begin) => agent.log = log(&api, entry, run).await,
+            Some(Log::Lately) => agent.log = heard(&api, entry, run).await,
+            None => {}
         }
     }
     Ok(view)

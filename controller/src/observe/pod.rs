@@ -8,8 +8,29 @@ use crate::{
 };
 use k8s_openapi::api::core::v1::{ContainerState, EphemeralContainer, Pod};
 
-/// The pod that `entry` is about; `run` is the name that its agent's records carry.
-pub(super) fn view(pod: Option<&Pod>, entry: &PodStatus, run: &str) -> PodView {
+/// A part of an agent's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    /// Its begin, which says that the loss is in place.
+    Begin,
+    /// What was said lately.
+    Lately,
+}
+
+/// What of the agent's log can tell something new.
+#[must_use]
+pub fn log_to_read(entry: &PodStatus, state: &AgentState) -> Option<Log> {
+    let untold = match state {
+        AgentState::Waiting { .. } => false,
+        AgentState::Running => true,
+        AgentState::Terminated { last, .. } => !last.as_ref().is_some_and(|record| record.event.is_final()),
+    };
+    if entry.was_applied() { (*state == AgentState::Running).then_some(Log::Lately) } else { untold.then_some(Log::Begin) }
+}
+
+/// The pod that `entry` is about, without its agent's log; `run` is the name that its agent's records carry.
+#[must_use]
+pub fn view(pod: Option<&Pod>, entry: &PodStatus, run: &str) -> PodView {
     let Some(pod) = pod else { return PodView::Gone };
     if pod.metadata.uid.as_deref() != Some(&entry.uid) {
         return PodView::Replaced;
