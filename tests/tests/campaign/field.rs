@@ -94,7 +94,7 @@ impl Field {
 
     /// Asks the node again and again: its kubelet and containerd may be away for a while.
     pub(crate) async fn in_pod(&self, namespace: &str, pod: &str, command: &str) -> Result<String> {
-        let deadline = Instant::now() + Duration::from_mins(1);
+        let deadline = Instant::now() + LIMIT;
         loop {
             match self.node.run_in_pod_network(namespace, pod, command).await {
                 Err(error) if Instant::now() > deadline => return Err(error),
