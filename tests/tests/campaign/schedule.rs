@@ -87,7 +87,7 @@ impl fmt::Display for Schedule {
 impl Schedule {
     pub(crate) fn draw(seed: u64, number: u64) -> Self {
         let mut random = Random::new(seed, number);
-        let (seconds, waits) = (random.within(3..12), random.within(0..3) > 0);
+        let (seconds, waits) = (random.within(5..25), random.within(0..3) > 0);
         Self {
             number,
             pods: random.within(1..3),
@@ -365,10 +365,11 @@ impl Stage<'_> {
     async fn each_agent(&self, script: &str) -> Result<()> {
         let Some(experiment) = insist(async || self.experiments().get_opt(&self.label).await).await? else { return Ok(()) };
         let uid = experiment.uid().context("an experiment without a uid")?;
+        // What stops or repairs is an agent too. By one program that looks at all processes: the emulator takes its time for each.
         let script = format!(
-            r#"for folder in /proc/[0-9]*; do
-                case $(tr '\0' ' ' 2>/dev/null <"$folder/cmdline") in *netloss-agent*" run "*"--run={uid}/"*) pid=${{folder#/proc/}}; {script} ;; esac
-            done; true"#
+            r"for pid in $(busybox pgrep -f -- '--run={uid}/'); do
+                case $(readlink /proc/$pid/exe) in */netloss-agent) {script} ;; esac
+            done; true"
         );
         self.field.node.run(&script).await.map(drop)
     }
