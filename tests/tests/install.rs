@@ -38,9 +38,9 @@ const LIMIT: Duration = Duration::from_mins(8);
 
 /// What a document has a reader wait for is cut short, and what this machine is slow at is given time.
 const OUR_TIME: &[(&str, &str)] = &[
-    ("--duration 2m", "--duration 20s"),
-    ("--duration 90s", "--duration 20s"),
-    ("--duration 1m", "--duration 15s"),
+    ("--duration 2m", "--duration 10s"),
+    ("--duration 90s", "--duration 10s"),
+    ("--duration 1m", "--duration 8s"),
     ("--run 3", "--run 1"),
     ("rollout status deployment netloss-controller", "rollout status deployment netloss-controller --timeout=8m"),
     ("--create-namespace --wait", "--create-namespace --wait --timeout 8m --set webhook.enabled=false"),
@@ -240,7 +240,7 @@ async fn looking(user: &User<'_>) -> Result<()> {
 async fn by_kubectl_debug(user: &User<'_>) -> Result<()> {
     let debug = commands("debug")?.replace("POD", "web-0 -n shop").replace("YOUR/netloss-agent", &Image::Agent.reference());
     // A terminal is what `-it` wants; its input is one that goes on.
-    let debug = format!("script --quiet --return --command '{}' /dev/null < <(sleep 60)", debug.trim().replace("--ttl 1m", "--ttl 30s"));
+    let debug = format!("script --quiet --return --command '{}' /dev/null < <(sleep 40)", debug.trim().replace("--ttl 1m", "--ttl 15s"));
     let is_lost = async {
         let deadline = Instant::now() + LIMIT;
         while !user.qdiscs().await?.contains("netem") {

@@ -39,7 +39,7 @@ pub(crate) enum Fault {
     NodeDiskFull,
 }
 
-pub(crate) const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 14] = [
     Fault::Nothing,
     Fault::AgentKilled,
     Fault::AgentAborted,
@@ -93,7 +93,8 @@ impl Schedule {
             pods: random.within(1..3),
             seconds,
             backend: random.one_of(&["guarded", "guarded", "tc"]),
-            fault: FAULTS[usize::try_from(number).unwrap() % FAULTS.len()],
+            // By turns, whatever the number of schedules is; which come first is the seed's.
+            fault: FAULTS[usize::try_from(seed.wrapping_mul(7).wrapping_add(number)).unwrap() % FAULTS.len()],
             waits,
             after: Duration::from_millis(random.within(0..if waits { seconds * 1000 } else { 8000 })),
         }
