@@ -155,7 +155,7 @@ async fn forward(client: Client, state: Arc<State>, request: Request<Incoming>) 
     match weather {
         Weather::Cutting if is_spoilt => return Err("the connection is cut".into()),
         Weather::Slow if is_spoilt => sleep(SLOW).await,
-        Weather::Truncating if is_spoilt => return truncated(response).await,
+        Weather::Truncating if is_spoilt => return Ok(truncated(response)),
         _ => {}
     }
     Ok(response.map(|body| {
@@ -175,14 +175,15 @@ fn refusal(code: u16) -> Result<Answer, Fault> {
     Ok(response)
 }
 
-/// The first half of the first thing that the API server says.
-async fn truncated(response: Response<Body>) -> Result<Answer, Fault> {
-    let (head, mut body) = response.into_parts();
-    let first = match body.frame().await {
-        Some(frame) => frame?.into_data().unwrap_or_default(),
-        None => Bytes::new(),
-    };
-    let half = first.slice(..first.len() / 2);
-    let frames = stream::iter([Ok(Frame::data(half)), Err(Fault::from("the connection is cut"))]);
-    Ok(Response::from_parts(head, http_body_util::StreamBody::new(frames.boxed()).boxed_unsync()))
+/// The first half of the first thing that the API server says, when it says it.
+fn truncated(response: Response<Body>) -> Answer {
+    response.map(|mut body| {
+        let first = async move {
+            let frame = body.frame().await.ok_or("nothing to cut")??;
+            let data = frame.into_data().unwrap_or_default();
+            Ok(Frame::data(data.slice(..data.len() / 2)))
+        };
+        let frames = stream::once(first).chain(stream::iter([Err(Fault::from("the connection is cut"))]));
+        http_body_util::StreamBody::new(frames.boxed()).boxed_unsync()
+    })
 }
