@@ -366,13 +366,15 @@ impl Stage<'_> {
     async fn each_agent(&self, script: &str) -> Result<()> {
         let Some(experiment) = insist(async || self.experiments().get_opt(&self.label).await).await? else { return Ok(()) };
         let uid = experiment.uid().context("an experiment without a uid")?;
-        // What stops or repairs is an agent too. By one program that looks at all processes: the emulator takes its time for each.
+        // What stops or repairs is an agent too. The emulator takes its time for each process.
         let script = format!(
-            r"for pid in $(busybox pgrep -f -- '--run={uid}/'); do
-                case $(readlink /proc/$pid/exe) in */netloss-agent) {script} ;; esac
-            done; true"
+            r#"for folder in /proc/[0-9]*; do
+                case $(tr '\0' ' ' 2>/dev/null <"$folder/cmdline") in *netloss-agent*"--run={uid}/"*) pid=${{folder#/proc/}}; {script}; echo struck ;; esac
+            done; true"#
         );
-        self.field.node.run(&script).await.map(drop)
+        let answer = self.field.node.run_within(&script, Duration::from_mins(2)).await?;
+        println!("{}: the fault struck {} agent(s)", self.label, answer.output.matches("struck").count());
+        Ok(())
     }
 
     /// Packets of the pods that are there reach the node and come back, each of them.
