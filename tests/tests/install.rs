@@ -223,9 +223,8 @@ async fn by_the_command_line(user: &User<'_>) -> Result<()> {
 
 /// Looking at an experiment with kubectl, as the README and docs/TROUBLESHOOTING.md have it.
 async fn looking(user: &User<'_>) -> Result<()> {
-    let documents = Document::all()?;
-    let readme = documents.iter().find(|document| document.name == "README.md").context("no README")?;
-    let manifest = readme.blocks().into_iter().find(|block| block.language == "yaml").context("the README has no manifest")?;
+    let manifest =
+        Document::named("README.md")?.blocks().into_iter().find(|block| block.language == "yaml").context("the README has no manifest")?;
     std::fs::write(user.folder.join("checkout.yaml"), manifest.text)?;
     user.types_in(&user.folder, "kubectl apply -f checkout.yaml").await?;
     let seen = user.follows("look").await?;

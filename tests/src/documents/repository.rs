@@ -9,6 +9,16 @@ use super::Document;
 use crate::host::paths::workspace_root;
 
 impl Document {
+    /// The one of this name.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub fn named(name: &str) -> Result<Self> {
+        let text = fs::read_to_string(workspace_root().join(name)).with_context(|| format!("cannot read {name}"))?;
+        Ok(Self { name: name.to_owned(), text })
+    }
+
     /// The README, the changelog, and everything in docs.
     ///
     /// # Errors

@@ -81,6 +81,17 @@ impl Daemon {
         &self.log
     }
 
+    /// The memory that it has, in KiB.
+    ///
+    /// # Errors
+    ///
+    /// If the program has ended.
+    pub fn resident(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a process without memory")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
     /// An error with the end of its log if the program has ended.
     ///
     /// # Errors

@@ -81,10 +81,6 @@ impl Controllers {
 
     /// The most memory that one of them has, in KiB.
     pub(crate) fn resident(&self) -> u64 {
-        let of_process = |daemon: &Daemon| -> Option<u64> {
-            let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).ok()?;
-            status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().trim_end_matches(" kB").parse().ok()
-        };
-        self.running.iter().flatten().filter_map(of_process).max().unwrap_or_default()
+        self.running.iter().flatten().filter_map(|daemon| daemon.resident().ok()).max().unwrap_or_default()
     }
 }

@@ -124,8 +124,7 @@ async fn each_scenario_comes_to_what_it_says() {
 /// The page shows the files as they are, all of them and no other.
 #[test]
 fn the_page_has_each_scenario_word_for_word() {
-    let documents = Document::all().unwrap();
-    let page = documents.iter().find(|document| document.name == "docs/SCENARIOS.md").unwrap();
+    let page = Document::named("docs/SCENARIOS.md").unwrap();
     let mut shown: Vec<String> = page.blocks().into_iter().filter(|block| block.language == "yaml").map(|block| block.text).collect();
     let mut samples: Vec<String> = samples().into_values().collect();
     shown.sort();
@@ -137,8 +136,7 @@ fn the_page_has_each_scenario_word_for_word() {
 #[tokio::test]
 async fn the_readmes_manifests_are_taken() {
     let world = World::new("scenario-readme").await;
-    let documents = Document::all().unwrap();
-    let readme = documents.iter().find(|document| document.name == "README.md").unwrap();
+    let readme = Document::named("README.md").unwrap();
     let manifests: Vec<String> = readme.blocks().into_iter().filter(|block| block.language == "yaml").map(|block| block.text).collect();
     assert_eq!(manifests.len(), 2);
     for (name, text) in ["whole", "fields"].iter().zip(&manifests) {

@@ -35,13 +35,6 @@ impl Drop for Tail<'_> {
     }
 }
 
-/// The memory that a process has, in KiB.
-fn resident(daemon: &Daemon) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
 /// An experiment from its begin to its end, while something may happen in the middle of each step.
 async fn life(world: &World, name: &str) {
     let pod = format!("pod-{name}");
@@ -85,7 +78,7 @@ async fn whatever_the_api_server_does_each_run_ends_once_and_nothing_piles_up() 
     }
     // Of experiments and of the freeze; pods are watched only while something is under way.
     until("no pods are watched", async || proxy.watches() == 2).await;
-    let before = resident(&controller);
+    let before = controller.resident().unwrap();
 
     for (n, weather) in [Weather::Refusing(429), Weather::Refusing(503), Weather::Refusing(500), Weather::Cutting].into_iter().enumerate() {
         let spoilt = proxy.spoilt();
@@ -123,7 +116,7 @@ async fn whatever_the_api_server_does_each_run_ends_once_and_nothing_piles_up() 
     }
     // The two whose agents were put in and never reported stay under way: one namespace more is watched.
     until("as many watches as before, and one", async || proxy.watches() == 3).await;
-    let after = resident(&controller);
+    let after = controller.resident().unwrap();
     println!("resident: {before} KiB before, {after} KiB after");
     assert!(after < before * 3 / 2, "{before} KiB before, {after} KiB after");
     assert!(is_ready().await);

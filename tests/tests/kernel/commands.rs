@@ -219,12 +219,17 @@ fn a_person_reads_words() -> Result<()> {
     Ok(())
 }
 
+/// The commands that docs/AGENT.md has under this name.
+fn documented(name: &str) -> Result<String> {
+    let page = Document { name: "docs/AGENT.md".into(), text: include_str!("../../../docs/AGENT.md").into() };
+    page.commands(name).with_context(|| format!("no commands are marked {name:?}"))
+}
+
 /// The commands that docs/AGENT.md begins with, as they stand there.
 #[test]
 fn what_a_person_is_told_to_type_works() -> Result<()> {
-    let page = Document { name: "docs/AGENT.md".into(), text: include_str!("../../../docs/AGENT.md").into() };
     let typed = |name| -> Result<Vec<String>> {
-        let text = page.commands(name).with_context(|| format!("no commands are marked {name:?}"))?;
+        let text = documented(name)?;
         text.lines().map(|line| line.strip_prefix("$ netloss-agent ").map(str::to_owned).context("another program")).collect()
     };
     let pod = Pod::new()?;
@@ -250,8 +255,7 @@ fn what_a_person_is_told_to_type_works() -> Result<()> {
 /// A namespace of a machine, by its name.
 #[test]
 fn a_named_namespace_is_served() -> Result<()> {
-    let page = Document { name: "docs/AGENT.md".into(), text: include_str!("../../../docs/AGENT.md").into() };
-    let typed = page.commands("agent in a namespace").context("no such commands")?.replace("NAME", "lossy").replace("--ttl 1m", "--ttl 3s");
+    let typed = documented("agent in a namespace")?.replace("NAME", "lossy").replace("--ttl 1m", "--ttl 3s");
     let pod = Pod::new()?;
     pod.pod.name("lossy")?;
     let before = NamespaceState::of(&pod.pod)?;
