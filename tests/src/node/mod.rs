@@ -5,6 +5,7 @@
 //! kubelet, keys, images) comes on a second disk that is made for each start, so a new build of the agent costs no new system.
 
 mod disk;
+mod monitor;
 mod rootfs;
 mod shell;
 mod vm;
@@ -166,6 +167,41 @@ impl Node {
     /// If the pod has no sandbox on this node.
     pub async fn kill_sandbox(&self, namespace: &str, pod: &str) -> Result<()> {
         self.run_with_sandbox(namespace, pod, r#"kill -KILL "$pid""#).await.map(drop)
+    }
+
+    /// Runs a script for each process of netloss's agent in runs of an experiment, `$pid` being the process. Returns how many there
+    /// were: also what stops or repairs is an agent.
+    ///
+    /// # Errors
+    ///
+    /// If the node does not answer.
+    pub async fn for_each_agent(&self, experiment_uid: &str, script: &str) -> Result<usize> {
+        let script = format!(
+            r#"for folder in /proc/[0-9]*; do
+                case $(tr '\0' ' ' 2>/dev/null <"$folder/cmdline") in
+                    *netloss-agent*"--run={experiment_uid}/"*) pid=${{folder#/proc/}}; {script}; echo "agent $pid" ;;
+                esac
+            done"#
+        );
+        // The emulator takes its time for each process.
+        let answer = self.run_within(&script, Duration::from_mins(2)).await?;
+        Ok(answer.output.lines().filter(|line| line.starts_with("agent ")).count())
+    }
+
+    /// Resets the machine, as a loss of power does, and waits until its shell answers again. The disk keeps what was written to it.
+    ///
+    /// # Errors
+    ///
+    /// If the emulator refuses, or the machine does not come up.
+    pub async fn reset(&self) -> Result<()> {
+        let (shell, dir) = (self.vm.shell(), self.vm.dir().to_owned());
+        spawn_blocking(move || shell.between_requests(|| monitor::reset(&dir))).await??;
+        // A request is kept until somebody reads it.
+        let answer = self.run_within("until [ -e /run/images-imported ]; do sleep 0.5; done", Duration::from_mins(5)).await?;
+        if !answer.success() {
+            bail!("the node does not come up after a reset\n{}", self.process().log_tail(40));
+        }
+        Ok(())
     }
 
     /// Runs a script to which `$pid` is the process of a pod's sandbox.

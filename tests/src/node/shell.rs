@@ -74,12 +74,18 @@ impl Shell {
         }
         answer.with_context(|| format!("the node's shell did not answer to: {script}"))
     }
+
+    /// Does something while no request is under way.
+    pub(super) fn between_requests<T>(&self, act: impl FnOnce() -> T) -> T {
+        let _line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        act()
+    }
 }
 
 impl Line {
     fn ask(&mut self, dir: &Path, script: &str, limit: Duration) -> Result<Answer> {
         if self.connection.is_none() {
-            self.connection = Some(connect(dir)?);
+            self.connection = Some(connect(dir, SOCKET)?);
         }
         let connection = self.connection.as_mut().context("not connected")?;
         // Ids of other labs that spoke to the same node must not come up again.
@@ -115,17 +121,18 @@ fn parse(line: &str, id: u64) -> Result<Option<Answer>> {
     Ok(Some(Answer { status, output: String::from_utf8_lossy(&output).into_owned() }))
 }
 
-fn connect(dir: &Path) -> Result<BufReader<UnixStream>> {
+/// Connects to a socket that QEMU has made in the node's folder.
+pub(super) fn connect(dir: &Path, socket: &str) -> Result<BufReader<UnixStream>> {
     // A socket's path may have 107 bytes; through a descriptor of its folder it is short wherever that is.
     let folder = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
-    let path = format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd());
+    let path = format!("/proc/self/fd/{}/{socket}", folder.as_raw_fd());
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         match UnixStream::connect(&path) {
             Ok(stream) => return Ok(BufReader::new(stream)),
             // QEMU has just been started.
             Err(error) if Instant::now() > deadline => {
-                return Err(error).with_context(|| format!("cannot connect to {SOCKET} in {}", dir.display()));
+                return Err(error).with_context(|| format!("cannot connect to {socket} in {}", dir.display()));
             }
             Err(_) => thread::sleep(Duration::from_millis(100)),
         }

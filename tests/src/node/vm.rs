@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::disk;
 use super::rootfs::System;
 use super::shell::{self, Shell};
+use super::{disk, monitor};
 use crate::host::process::{Daemon, Lifetime};
 use crate::kernel::console::is_emulator_defect;
 
@@ -50,6 +50,10 @@ impl Vm {
         Arc::clone(&self.shell)
     }
 
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     pub(super) fn process(&self) -> &Daemon {
         &self.process
     }
@@ -78,6 +82,7 @@ fn command(system: &System, dir: &Path, kubelet_port: u16) -> Command {
     qemu.args(["-netdev", &network, "-device", "virtio-net-pci,netdev=net,romfile="]);
     let socket = format!("socket,id=shell,path={},server=on,wait=off", shell::SOCKET);
     qemu.args(["-chardev", &socket, "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=shell,name=netloss.shell"]);
+    qemu.args(["-qmp", &format!("unix:{},server=on,wait=off", monitor::SOCKET)]);
     // Sockets have short names only, so they are named from the folder they are in.
     qemu.current_dir(dir).env("TMPDIR", dir);
     qemu

@@ -224,6 +224,12 @@ impl Schedule {
     /// What has to hold when it is over.
     async fn judge(&self, stage: &Stage<'_>, experiments: &[ChaosExperiment]) -> Result<String> {
         stage.loses_nothing("when status says that it is over").await?;
+        if self.fault == Fault::AgentStopped {
+            // One that is woken up long after its end does not begin again.
+            stage.each_agent("kill -CONT $pid").await?;
+            stage.wait_for_agents().await?;
+            stage.loses_nothing("after its agents woke up").await?;
+        }
         let histories = Api::<ChaosExperimentHistory>::namespaced(stage.field.client.clone(), &stage.namespace);
         let records = insist(async || histories.list(&ListParams::default()).await.map(|list| list.items)).await?;
         let mut outcomes = Vec::new();
@@ -366,15 +372,23 @@ impl Stage<'_> {
     async fn each_agent(&self, script: &str) -> Result<()> {
         let Some(experiment) = insist(async || self.experiments().get_opt(&self.label).await).await? else { return Ok(()) };
         let uid = experiment.uid().context("an experiment without a uid")?;
-        // What stops or repairs is an agent too. The emulator takes its time for each process.
-        let script = format!(
-            r#"for folder in /proc/[0-9]*; do
-                case $(tr '\0' ' ' 2>/dev/null <"$folder/cmdline") in *netloss-agent*"--run={uid}/"*) pid=${{folder#/proc/}}; {script}; echo struck ;; esac
-            done; true"#
-        );
-        let answer = self.field.node.run_within(&script, Duration::from_mins(2)).await?;
-        println!("{}: the fault struck {} agent(s)", self.label, answer.output.matches("struck").count());
+        let agents = self.field.node.for_each_agent(&uid, script).await?;
+        println!("{}: the fault struck {agents} agent(s)", self.label);
         Ok(())
+    }
+
+    /// Waits until no agent runs any more.
+    async fn wait_for_agents(&self) -> Result<()> {
+        let limit = Instant::now() + LIMIT;
+        loop {
+            let statuses = self.own_pods().await?.into_iter().filter_map(|pod| pod.status?.ephemeral_container_statuses).flatten();
+            let running: Vec<_> = statuses.filter(|status| status.state.as_ref().is_some_and(|state| state.running.is_some())).collect();
+            if running.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < limit, "agents do not end: {running:?}");
+            sleep(Duration::from_millis(700)).await;
+        }
     }
 
     /// Packets of the pods that are there reach the node and come back, each of them.

@@ -29,6 +29,7 @@ pub(crate) enum Gust {
     ContainerdKilled,
     ClockAhead,
     ClockBehind,
+    NodeReset,
 }
 
 const GUSTS: [Gust; 15] = [
@@ -49,13 +50,16 @@ const GUSTS: [Gust; 15] = [
     Gust::ClockBehind,
 ];
 
+/// One of so many gusts is a reset of the node, after which all pods start anew: more, and nothing else would happen.
+const RESETS: u64 = 50;
+
 /// Blows until it is over. Returns how often each came.
 pub(crate) async fn blow(field: &Field, seed: u64, is_over: &AtomicBool) -> BTreeMap<Gust, u32> {
     let mut random = Random::new(seed, u64::MAX);
     let mut passed = BTreeMap::new();
     while !is_over.load(Ordering::SeqCst) {
         sleep(Duration::from_millis(random.within(1000..6000))).await;
-        let gust = random.one_of(&GUSTS);
+        let gust = if random.within(0..RESETS) == 0 { Gust::NodeReset } else { random.one_of(&GUSTS) };
         // What cannot be done to a program that is just not there is no fault of netloss's.
         if let Err(error) = one(field, gust, &mut random).await {
             println!("storm: {gust:?}: {error:#}");
@@ -105,6 +109,7 @@ async fn one(field: &Field, gust: Gust, random: &mut Random) -> Result<()> {
         Gust::ContainerdKilled => drop(field.node.run("busybox killall -KILL containerd").await?),
         Gust::ClockAhead => clock(field, random.within(2..30), "+").await?,
         Gust::ClockBehind => clock(field, random.within(2..30), "-").await?,
+        Gust::NodeReset => field.node.reset().await?,
     }
     Ok(())
 }

@@ -109,13 +109,8 @@ impl Stage {
     /// Sends a signal to the agents of this experiment's runs.
     async fn signal_agents(&self, signal: &str) -> Result<()> {
         let uid = self.experiments().get("loss").await?.uid().context("an experiment without a uid")?;
-        let script = format!(
-            r#"for folder in /proc/[0-9]*; do
-                case $(tr '\0' ' ' 2>/dev/null <"$folder/cmdline") in *netloss-agent*" run "*"--run={uid}/"*) kill -{signal} "${{folder#/proc/}}" && echo sent ;; esac
-            done"#
-        );
-        let answer = self.cluster.node().run(&script).await?;
-        ensure!(answer.output.contains("sent"), "no agent of {uid}: {}", answer.output);
+        let agents = self.cluster.node().for_each_agent(&uid, &format!("kill -{signal} $pid")).await?;
+        ensure!(agents > 0, "no agent of {uid}");
         Ok(())
     }
 
