@@ -80,7 +80,8 @@ impl Contents {
         }
         // The file system's own structures take a few percent.
         let mebibytes = size / (1024 * 1024) * 11 / 10 + 32;
-        rootfs::file_system(&files, &dir.join(IMAGE), &format!("{mebibytes}M"))?;
+        // It is only read.
+        rootfs::file_system(&files, &dir.join(IMAGE), &format!("{mebibytes}M"), "^has_journal")?;
         fs::remove_dir_all(&files).context("cannot remove the disk's files")
     }
 }

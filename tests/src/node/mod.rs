@@ -201,7 +201,7 @@ impl Node {
         if !answer.success() {
             bail!("the node does not come up after a reset\n{}", self.process().log_tail(40));
         }
-        Ok(())
+        monitor::end_on_reset(self.vm.dir())
     }
 
     /// Runs a script to which `$pid` is the process of a pod's sandbox.

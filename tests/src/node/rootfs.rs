@@ -34,6 +34,9 @@ const KERNEL: Kernel = Kernel { suite: Suite::Trixie, arch: Arch::X86_64 };
 /// Room for the packages, images and logs; only what is written takes any.
 const SIZE: &str = "4G";
 
+/// For a node that is reset while it writes.
+const JOURNAL: &str = "has_journal";
+
 const INIT: &str = include_str!("../../node/initramfs-init");
 
 /// The files that a node boots from.
@@ -58,7 +61,7 @@ impl System {
 
 /// The system, made unless it is there.
 pub(super) fn prepare() -> Result<System> {
-    let inputs = [PACKAGES.join(" "), KERNEL.to_string(), SIZE.to_owned(), INIT.to_owned()];
+    let inputs = [PACKAGES.join(" "), KERNEL.to_string(), SIZE.to_owned(), JOURNAL.to_owned(), INIT.to_owned()];
     let folder = cache::entry("node", &inputs, |folder| {
         let step = progress::step("Making the node's system from Debian packages");
         step.detail("fetching");
@@ -72,7 +75,7 @@ pub(super) fn prepare() -> Result<System> {
         command::run(Command::new("depmod").arg("--basedir").arg(&modules).arg(&release))?;
         let driver = modules.join("lib/modules").join(&release).join("kernel/drivers/block/virtio_blk.ko.xz");
         fs::write(system.initramfs(), initramfs(&tree, &driver)?)?;
-        file_system(&unpacked, &system.root(), SIZE)?;
+        file_system(&unpacked, &system.root(), SIZE, JOURNAL)?;
         fs::remove_dir_all(&unpacked).context("cannot remove the unpacked packages")?;
         step.done(release);
         Ok(())
@@ -80,10 +83,10 @@ pub(super) fn prepare() -> Result<System> {
     Ok(System { folder })
 }
 
-/// An ext4 image of `size` with the files of a folder. No journal: nobody boots it twice.
-pub(super) fn file_system(files: &Path, image: &Path, size: &str) -> Result<()> {
+/// An ext4 image of `size` with the files of a folder, and these features beside mke2fs's own.
+pub(super) fn file_system(files: &Path, image: &Path, size: &str, features: &str) -> Result<()> {
     let mut mke2fs = Command::new("mke2fs");
-    mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-E", "root_owner=0:0", "-d"]);
+    mke2fs.args(["-q", "-F", "-t", "ext4", "-O", features, "-m", "0", "-E", "root_owner=0:0", "-d"]);
     command::run(mke2fs.arg(files).arg(image).arg(size)).context("cannot make a file system")
 }
 
