@@ -65,11 +65,11 @@ struct CommonArgs {
     watch_namespaces: Vec<String>,
 
     /// Requests to the API server a second, on average
-    #[arg(long, env = "NETLOSS_API_QPS", value_name = "NUMBER", default_value = "20")]
+    #[arg(long, env = "NETLOSS_API_QPS", value_name = "NUMBER", default_value = "200")]
     api_qps: NonZeroU32,
 
     /// Requests to the API server at once after a quiet time
-    #[arg(long, env = "NETLOSS_API_BURST", value_name = "NUMBER", default_value = "60")]
+    #[arg(long, env = "NETLOSS_API_BURST", value_name = "NUMBER", default_value = "400")]
     api_burst: NonZeroU32,
 
     /// Requests to the API server that may be without an answer at a time

@@ -54,6 +54,7 @@ pub struct Context {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     retention: Retention,
+    heard: observe::Heard,
 }
 
 /// Why a pass did not come to its end.
@@ -131,7 +132,8 @@ impl Context {
         let publisher = Publisher::new(client.clone(), FIELD_MANAGER, instance);
         let retention = Retention { count: 100, age: SignedDuration::from_hours(24 * 30) };
         let (backoff, metrics, health) = (Backoff::default(), Arc::default(), Arc::default());
-        Self { client, settings, clock, publisher, backoff, metrics, health, retention }
+        let heard = observe::Heard::default();
+        Self { client, settings, clock, publisher, backoff, metrics, health, retention, heard }
     }
 
     /// With these in place of its own.
@@ -416,7 +418,7 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
         };
         let (now, settings) = ((context.clock)(), &context.settings);
         let needs = machine::needs(&experiment, now, settings);
-        let observed = observe::observe(&context.client, &experiment, &needs, settings).await;
+        let observed = observe::observe(&context.client, &experiment, &needs, settings, &context.heard, now).await;
         let mut observed = observed.map_err(Error::api("looking at pods"))?;
         // What was heard in one round is for the next one alone: after that it may be of another attempt.
         let (words, answer) = (mem::take(&mut refused), preflight.take());

@@ -73,20 +73,18 @@ pub(super) fn effective_loss(warning: &str) -> EventRecord {
     EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "EffectiveLoss", note: warning.to_owned() }
 }
 
-/// What happened to a pod between two states of it; `adopted` if its container was seen for the first time.
-pub(super) fn of_transition(before: &PodStatus, after: &PodStatus, adopted: bool) -> Vec<EventRecord> {
+/// What happened to a pod between two states of it. That its container was put in is told by the kubelet, which starts it.
+pub(super) fn of_transition(before: &PodStatus, after: &PodStatus) -> Vec<EventRecord> {
     let target = Target { namespace: after.namespace.clone(), name: after.name.clone(), uid: after.uid.clone(), node: after.node.clone() };
     let on_pod = |severity, reason, note| EventRecord { about: About::Pod(target.clone()), severity, reason, note };
     let mut events = Vec::new();
     let asked = &after.asked;
-    if adopted {
-        let (loss, direction, duration) = (asked.loss_percentage, asked.direction.as_str(), &asked.duration);
-        let note = format!("Put in container {} to lose {loss}% of packets ({direction}) for {duration}", after.container);
-        events.push(on_pod(Severity::Normal, "Injected", note));
-    }
     if !before.was_applied() && after.was_applied() {
         let interface = after.interface.as_deref().unwrap_or("its network");
-        events.push(on_pod(Severity::Normal, "Applied", format!("Packet loss of {}% is in place on {interface}", asked.loss_percentage)));
+        let (loss, direction, duration) = (asked.loss_percentage, asked.direction.as_str(), &asked.duration);
+        let note =
+            format!("Packet loss of {loss}% ({direction}) is in place on {interface} for {duration}, by container {}", after.container);
+        events.push(on_pod(Severity::Normal, "Applied", note));
     }
     if before.repair.is_none() && after.repair.is_some() {
         let message = after.message.as_deref().unwrap_or_default();

@@ -63,7 +63,7 @@ pub(super) fn follow(
         if pod.is_open() {
             decision.requeue = [decision.requeue, step.look_again, Some(POLL_QUIET)].into_iter().flatten().min();
         }
-        decision.events.extend(events::of_transition(entry, pod, step.adopted));
+        decision.events.extend(events::of_transition(entry, pod));
         if let (false, Some(Time(applied)), Some(Time(began))) = (entry.was_applied(), &pod.applied_at, &before.last_run_time) {
             decision.events.extend(events::clock_skew(pod, *began, *applied, now));
         }

@@ -3,9 +3,11 @@
 //! Everything that comes out of a pod is read within limits and believed only where it carries the run's name: the log and the
 //! termination message are written by a process in somebody else's pod.
 
+mod heard;
 mod pod;
 mod report;
 
+pub use heard::Heard;
 pub use pod::{Log, log_to_read, view as view_of};
 
 use crate::{
@@ -15,6 +17,7 @@ use crate::{
     words::brief,
 };
 use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use kube::{
     Api, Client, ResourceExt,
@@ -37,6 +40,12 @@ const SILENCE: Duration = Duration::from_secs(20);
 /// Pods of one page of a list.
 const PAGE: u32 = 500;
 
+/// So many pods under way are read one by one; more of them by a list of those that the selector has.
+const ONE_BY_ONE: usize = 4;
+
+/// A list that has gone through so many pods for each one that is under way is given up: the others are read one by one.
+const LISTED_FOR_EACH: usize = 10;
+
 /// The ConfigMap in the controller's own namespace whose annotation stops all experiments and begins none.
 pub const FREEZE: &str = "netloss-freeze";
 /// The annotation; any value but "false" freezes.
@@ -49,7 +58,14 @@ const RIVAL: &str = "app.kubernetes.io/name=k8s-chaos";
 ///
 /// # Errors
 /// When the API server cannot answer. That it does not allow to read one pod is an observation, not an error.
-pub async fn observe(client: &Client, experiment: &Experiment<'_>, needs: &Needs, settings: &Settings) -> kube::Result<Observed> {
+pub async fn observe(
+    client: &Client,
+    experiment: &Experiment<'_>,
+    needs: &Needs,
+    settings: &Settings,
+    heard: &Heard,
+    now: Timestamp,
+) -> kube::Result<Observed> {
     let own_namespace = &settings.own_namespace;
     match (needs, experiment.status) {
         (Needs::Surroundings { namespace, selector, dependencies }, _) => {
@@ -63,7 +79,7 @@ pub async fn observe(client: &Client, experiment: &Experiment<'_>, needs: &Needs
             Ok(Observed::Surroundings(Surroundings { freeze, rival, namespace, pods, dependencies }))
         }
         (Needs::Pods { ready }, Some(status)) => {
-            let (views, freeze) = futures::try_join!(views(client, experiment.uid, status), freeze(client, own_namespace))?;
+            let (views, freeze) = futures::try_join!(views(client, experiment, status, heard, now), freeze(client, own_namespace))?;
             let ready = match ready {
                 Some((namespace, selector)) => {
                     let pods = candidates(client, namespace, selector).await?;
@@ -130,48 +146,109 @@ async fn phases(client: &Client, namespace: &str, names: &[String]) -> kube::Res
 /// # Errors
 /// When the API server cannot answer.
 pub async fn candidates(client: &Client, namespace: &str, selector: &BTreeMap<String, String>) -> kube::Result<Vec<Candidate>> {
+    let mut pods = Vec::new();
+    each_page(client, namespace, selector, |page| {
+        pods.extend(page.iter().map(Candidate::of));
+        true
+    })
+    .await?;
+    Ok(pods)
+}
+
+/// Lists the pods that have the labels, page by page, as long as `next` wants more.
+async fn each_page(
+    client: &Client,
+    namespace: &str,
+    selector: &BTreeMap<String, String>,
+    mut next: impl FnMut(&[Pod]) -> bool,
+) -> kube::Result<()> {
     let api = Api::<Pod>::namespaced(client.clone(), namespace);
     let selector = selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
     let mut page = ListParams::default().labels(&selector).limit(PAGE);
-    let mut pods = Vec::new();
     loop {
         let list = api.list(&page).await?;
-        pods.extend(list.items.iter().map(Candidate::of));
         match list.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => page = page.continue_token(&token),
-            None => return Ok(pods),
+            Some(token) if next(&list.items) => page = page.continue_token(&token),
+            Some(_) => return Ok(()),
+            None => {
+                next(&list.items);
+                return Ok(());
+            }
         }
     }
 }
 
-async fn views(client: &Client, experiment_uid: &str, status: &ChaosExperimentStatus) -> kube::Result<BTreeMap<String, PodView>> {
-    let run = format!("{experiment_uid}/{}", status.run.unwrap_or_default());
+async fn views(
+    client: &Client,
+    experiment: &Experiment<'_>,
+    status: &ChaosExperimentStatus,
+    heard: &Heard,
+    now: Timestamp,
+) -> kube::Result<BTreeMap<String, PodView>> {
+    let run = format!("{}/{}", experiment.uid, status.run.unwrap_or_default());
     let open: Vec<PodStatus> = status.open_pods().cloned().collect();
+    let mut listed = if open.len() > ONE_BY_ONE { listed(client, experiment, &open, &run).await? } else { BTreeMap::new() };
     let views = stream::iter(open).map(|entry| {
-        let run = &run;
-        async move { view(client, &entry, run).await.map(|view| (entry.uid, view)) }
+        let (run, listed) = (&run, listed.remove(&entry.uid));
+        async move {
+            let view = match listed {
+                Some(view) => with_log(client, &entry, run, view, Some((heard, now))).await,
+                // What has other labels by now, or is gone.
+                None => read(client, &entry, run, Some((heard, now))).await?,
+            };
+            Ok((entry.uid, view))
+        }
     });
     views.buffer_unordered(CONCURRENCY).try_collect().await
 }
 
+/// Those of the pods that a list has, without their logs: one request for all of them.
+async fn listed(client: &Client, experiment: &Experiment<'_>, open: &[PodStatus], run: &str) -> kube::Result<BTreeMap<String, PodView>> {
+    let namespace = experiment.spec.target_namespace(experiment.namespace);
+    let wanted: BTreeMap<&str, &PodStatus> =
+        open.iter().filter(|entry| entry.namespace == namespace).map(|entry| (entry.uid.as_str(), entry)).collect();
+    let (mut views, mut seen) = (BTreeMap::new(), 0);
+    each_page(client, namespace, &experiment.spec.selector, |page| {
+        seen += page.len();
+        for pod in page {
+            if let Some(entry) = pod.metadata.uid.as_deref().and_then(|uid| wanted.get(uid)) {
+                views.insert(entry.uid.clone(), pod::view(Some(pod), entry, run));
+            }
+        }
+        views.len() < wanted.len() && seen < wanted.len() * LISTED_FOR_EACH
+    })
+    .await?;
+    Ok(views)
+}
+
 /// One pod of status, with its agent's log where that can tell something new.
 pub(crate) async fn view(client: &Client, entry: &PodStatus, run: &str) -> kube::Result<PodView> {
-    let api = Api::<Pod>::namespaced(client.clone(), &entry.namespace);
-    let pod = match api.get_opt(&entry.name).await {
+    read(client, entry, run, None).await
+}
+
+async fn read(client: &Client, entry: &PodStatus, run: &str, heard: Option<(&Heard, Timestamp)>) -> kube::Result<PodView> {
+    let pod = match Api::<Pod>::namespaced(client.clone(), &entry.namespace).get_opt(&entry.name).await {
         Ok(pod) => pod,
         // Refused for good, for one pod. Anything else may be different the next time, for all of them.
         Err(kube::Error::Api(status)) if status.code == 403 => return Ok(PodView::Unreadable(status.message)),
         Err(error) => return Err(error),
     };
-    let mut view = pod::view(pod.as_ref(), entry, run);
+    Ok(with_log(client, entry, run, pod::view(pod.as_ref(), entry, run), heard).await)
+}
+
+/// The view with the agent's log where that can tell something new. What agents said lately is not read again at each look.
+async fn with_log(client: &Client, entry: &PodStatus, run: &str, mut view: PodView, heard: Option<(&Heard, Timestamp)>) -> PodView {
+    let api = Api::<Pod>::namespaced(client.clone(), &entry.namespace);
     if let PodView::Present { agent: Some(agent), .. } = &mut view {
         match log_to_read(entry, &agent.state) {
             Some(Log::Begin) => agent.log = log(&api, entry, run).await,
-            Some(Log::Lately) => agent.log = heard(&api, entry, run).await,
-            None => {}
+            Some(Log::Lately) if heard.is_none_or(|(heard, now)| heard.is_due(&entry.container, now)) => {
+                agent.log = lately(&api, entry, run).await;
+            }
+            Some(Log::Lately) | None => {}
         }
     }
-    Ok(view)
+    view
 }
 
 async fn log(api: &Api<Pod>, entry: &PodStatus, run: &str) -> AgentLog {
@@ -182,9 +259,9 @@ async fn log(api: &Api<Pod>, entry: &PodStatus, run: &str) -> AgentLog {
 }
 
 /// Whether the agent has said anything lately, by its node's clock and in any words, and what it counts.
-async fn heard(api: &Api<Pod>, entry: &PodStatus, run: &str) -> AgentLog {
-    let lately = i64::try_from(SILENCE.as_secs()).unwrap_or(i64::MAX);
-    let params = LogParams { since_seconds: Some(lately), limit_bytes: Some(LOG_BYTES), ..LogParams::default() };
+async fn lately(api: &Api<Pod>, entry: &PodStatus, run: &str) -> AgentLog {
+    let since = i64::try_from(SILENCE.as_secs()).unwrap_or(i64::MAX);
+    let params = LogParams { since_seconds: Some(since), limit_bytes: Some(LOG_BYTES), ..LogParams::default() };
     match read_log(api, entry, params).await {
         Ok(text) if text.is_empty() => AgentLog::Mute,
         Ok(text) => AgentLog::Heard(report::live(&text, run)),

@@ -6,9 +6,11 @@
 mod flags;
 mod go;
 mod kubeconfig;
+pub mod kubelet;
 mod modules;
 mod pki;
 pub mod proxy;
+pub mod reports;
 mod tools;
 mod user;
 

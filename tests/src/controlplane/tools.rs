@@ -44,6 +44,8 @@ pub enum Tool {
     Scheduler,
     /// The node's agent.
     Kubelet,
+    /// Plays nodes, and the life of pods on them, where a thousand are needed.
+    Kwok,
     /// For the person at the keyboard, and for tests of what that person is told to type; the lab itself speaks to the API server
     /// directly.
     Kubectl,
@@ -61,6 +63,7 @@ impl Tool {
             Self::ControllerManager => "kube-controller-manager",
             Self::Scheduler => "kube-scheduler",
             Self::Kubelet => "kubelet",
+            Self::Kwok => "kwok",
             Self::Kubectl => "kubectl",
             Self::Helm => "helm",
         }
@@ -70,6 +73,7 @@ impl Tool {
         match self {
             Self::Etcd => "go.etcd.io/etcd/server/v3".to_owned(),
             Self::Helm => "helm.sh/helm/v4/cmd/helm".to_owned(),
+            Self::Kwok => "sigs.k8s.io/kwok/cmd/kwok".to_owned(),
             _ => format!("k8s.io/kubernetes/cmd/{}", self.name()),
         }
     }

@@ -87,9 +87,44 @@ impl Daemon {
     ///
     /// If the program has ended.
     pub fn resident(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a process without memory")?;
+        self.number("status", "VmRSS:")
+    }
+
+    /// The most memory that it has had, in KiB.
+    ///
+    /// # Errors
+    ///
+    /// If the program has ended.
+    pub fn most_resident(&self) -> Result<u64> {
+        self.number("status", "VmHWM:")
+    }
+
+    /// Bytes that it has read so far, from files and from sockets.
+    ///
+    /// # Errors
+    ///
+    /// If the program has ended.
+    pub fn received(&self) -> Result<u64> {
+        self.number("io", "rchar:")
+    }
+
+    /// A number that the kernel keeps of a process, see proc(5).
+    fn number(&self, file: &str, name: &str) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/{file}", self.pid()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name} in {file}"))?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
+    /// The processor time that it has taken so far.
+    ///
+    /// # Errors
+    ///
+    /// If the program has ended.
+    pub fn processor_time(&self) -> Result<Duration> {
+        // utime and stime, in ticks of the interface's own hundredth of a second.
+        let fields = stat(self.pid()).context("a process that is gone")?;
+        let ticks = |field: usize| -> Result<u64> { Ok(fields.get(field - 3).context("a short stat")?.parse()?) };
+        Ok(Duration::from_millis(10 * (ticks(14)? + ticks(15)?)))
     }
 
     /// An error with the end of its log if the program has ended.
@@ -271,13 +306,18 @@ fn spawn(command: Command) -> Result<Child> {
 
 /// When a live process started, in clock ticks since boot; `None` if there is none or it is a zombie.
 fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses, which may itself contain spaces and parentheses.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    if *fields.first()? == "Z" {
+    let fields = stat(pid)?;
+    if fields.first()? == "Z" {
         return None;
     }
     fields.get(19)?.parse().ok()
+}
+
+/// The fields of proc_pid_stat(5) from the third one on.
+fn stat(pid: i32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, which may itself contain spaces and parentheses.
+    Some(stat.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
 }
 
 fn boot_id() -> Result<String> {

@@ -85,7 +85,7 @@ async fn a_run_from_apply_to_recovery() {
     }
 
     assert_eq!(world.event_reasons("ChaosExperiment", "x").await, ["Applied", "Recovered"]);
-    assert_eq!(world.event_reasons("Pod", "a").await, ["Applied", "Injected", "Recovered"]);
+    assert_eq!(world.event_reasons("Pod", "a").await, ["Applied", "Recovered"]);
 }
 
 #[tokio::test]

@@ -4,10 +4,9 @@ use crate::world::World;
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use netloss_contract::{
-    Applied, Asked, Backend, Cause, Correlation, Direction, Event, Filtered, LossModel, PerDirection, Record, Removed, SCHEMA, Traffic,
-};
+use netloss_contract::{Event, Record, SCHEMA};
 use netloss_controller::api::{Phase, PodStatus};
+use netloss_lab::controlplane::reports;
 use serde_json::{Value, json};
 
 impl World {
@@ -82,58 +81,18 @@ impl World {
 
     /// The agent's first line, once its loss is in place.
     pub(crate) fn applied(&self, run: &str) -> Record {
-        self.record(
-            run,
-            Event::Applied(Applied {
-                agent_version: "0.1.0".to_owned(),
-                kernel: "6.12.0".to_owned(),
-                interface: "eth0".to_owned(),
-                interface_reason: "default route".to_owned(),
-                backend: Backend::Tc,
-                backend_reason: String::new(),
-                unguarded: true,
-                guard: None,
-                asked: asked(),
-                predicted: None,
-                filtered: Filtered::default(),
-                ends_at: self.at(35),
-                leftovers_removed: Vec::new(),
-                warnings: vec![],
-            }),
-        )
+        reports::applied(run, self.at(5), self.at(35))
     }
 
     /// The agent's last line, when its time is over.
     pub(crate) fn removed(&self, run: &str) -> Record {
-        self.record(
-            run,
-            Event::Removed(Removed {
-                cause: Cause::Ttl,
-                interface: "eth0".to_owned(),
-                backend: Backend::Tc,
-                asked: asked(),
-                predicted: None,
-                applied_at: self.at(5),
-                elapsed_seconds: 30.0,
-                traffic: PerDirection { egress: Some(Traffic::new(1000, 98, 10.0)), ingress: Some(Traffic::new(800, 84, 10.0)) },
-                kept: None,
-                drift: Vec::new(),
-                repaired: Vec::new(),
-                lines_dropped: 0,
-                warnings: vec![],
-            }),
-        )
+        reports::removed(run, self.at(5), self.at(5))
     }
 
     /// A line of the agent's.
     pub(crate) fn record(&self, run: &str, event: Event) -> Record {
         Record { schema: SCHEMA, time: self.at(5), run: Some(run.parse().unwrap()), event }
     }
-}
-
-fn asked() -> Asked {
-    let model = LossModel::Random { loss_percentage: 10.0.try_into().unwrap(), correlation: Correlation::default() };
-    Asked { model, direction: Direction::Both, seed: None, per_segment: false }
 }
 
 /// The name of the run, as the agent was given it.

@@ -1,0 +1,53 @@
+//! When agents were last listened to.
+
+use jiff::{SignedDuration, Timestamp};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+/// Between two looks at what an agent says while its loss is in place: two of its heartbeats. Of a hundred pods, each change of one
+/// would have the logs of all of them read.
+const EVERY: SignedDuration = SignedDuration::from_secs(10);
+
+/// Times by the names of containers, which are names of one attempt in one pod.
+#[derive(Debug, Default)]
+pub struct Heard(Mutex<HashMap<String, Timestamp>>);
+
+impl Heard {
+    /// Whether this agent was not listened to lately. If so, it counts as listened to now.
+    pub(crate) fn is_due(&self, container: &str, now: Timestamp) -> bool {
+        let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A clock that was set back hides nobody.
+        let lately = |at: &Timestamp| (*at..*at + EVERY).contains(&now);
+        if times.get(container).is_some_and(lately) {
+            return false;
+        }
+        times.retain(|_, at| lately(at));
+        times.insert(container.to_owned(), now);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::fixtures::at;
+
+    #[test]
+    fn each_agent_is_listened_to_now_and_then() {
+        let heard = Heard::default();
+        assert!(heard.is_due("a", at(0)) && heard.is_due("b", at(1)));
+        assert!(!heard.is_due("a", at(9)));
+        assert!(heard.is_due("a", at(10)) && !heard.is_due("b", at(10)));
+        assert!(heard.is_due("b", at(-50)), "after the clock was set back");
+    }
+
+    #[test]
+    fn those_that_are_gone_are_forgotten() {
+        let heard = Heard::default();
+        assert!((0..1000).all(|number| heard.is_due(&number.to_string(), at(0))));
+        assert!(heard.is_due("another", at(20)));
+        assert_eq!(heard.0.lock().unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,206 @@
+//! Where it takes place: a control plane, nodes that kwok plays, pods, and one controller.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use netloss_controller::definitions;
+use netloss_lab::controlplane::kubelet::Kubelet;
+use netloss_lab::controlplane::{ControlPlane, Tool};
+use netloss_lab::host::cargo::{cargo, executables};
+use netloss_lab::host::ports;
+use netloss_lab::host::process::{Daemon, Lifetime};
+use serde_json::json;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+
+use crate::LIMIT;
+use crate::agents::Agents;
+
+/// Pods of one experiment: as many as the API allows.
+pub(crate) const GROUP: usize = 100;
+
+/// Groups of one namespace.
+const GROUPS: usize = 10;
+
+/// Requests of the bench itself that are under way at a time.
+const CONCURRENCY: usize = 32;
+
+const STAGES: &str = include_str!("nodes.yaml");
+
+/// The image that agents would be started from.
+const AGENT_IMAGE: &str = "localhost/netloss-agent:dev";
+
+pub(crate) struct Field {
+    pub(crate) client: Client,
+    pub(crate) agents: Agents,
+    /// Without one, nobody acts on experiments.
+    controller: Option<Daemon>,
+    program: PathBuf,
+    _kwok: Daemon,
+    control_plane: ControlPlane,
+}
+
+/// A namespace of groups of targets, and the group's number.
+pub(crate) fn place(group: usize) -> (String, String) {
+    (format!("scale-{}", group / GROUPS), format!("group-{group}"))
+}
+
+impl Field {
+    pub(crate) async fn prepare() -> Result<Self> {
+        let arguments = ["build", "--release", "--quiet", "--package", "netloss-controller", "--bin", "netloss-controller"];
+        let build = move || executables(cargo().args(arguments).args(["--message-format", "json-render-diagnostics"]));
+        let program = spawn_blocking(build).await??.pop().context("no controller was built")?;
+        let control_plane = ControlPlane::start_for_tests().await?;
+        let client = control_plane.client().await?;
+        definitions::install(&client, true).await?;
+        let kubelet = Kubelet::start(control_plane.pki())?;
+        let object = serde_json::from_value(json!({ "metadata": { "name": "node" } }))?;
+        Api::<Node>::all(client.clone()).create(&PostParams::default(), &object).await?;
+        let status = Patch::Merge(json!({ "status": kubelet.address() }));
+        Api::<Node>::all(client.clone()).patch_status("node", &PatchParams::default(), &status).await?;
+        let stages = control_plane.dir().join("stages.yaml");
+        std::fs::write(&stages, STAGES)?;
+        let mut kwok = Command::new(spawn_blocking(|| Tool::Kwok.binary()).await??);
+        kwok.arg("--kubeconfig").arg(control_plane.kubeconfig_path()).arg("--config").arg(&stages);
+        kwok.args(["--manage-all-nodes", "--node-lease-duration-seconds=0"]);
+        let kwok = Daemon::start("kwok", &kwok, &control_plane.log(Tool::Kwok), Lifetime::WithLab)?;
+        let agents = Agents::start(client.clone(), kubelet);
+        Ok(Self { client, agents, controller: None, program, _kwok: kwok, control_plane })
+    }
+
+    /// Starts a controller, so that what it has from before counts for nothing.
+    pub(crate) async fn start_controller(&mut self) -> Result<()> {
+        self.stop_controller();
+        let health = ports::free()?;
+        let mut command = Command::new(&self.program);
+        command.env("KUBECONFIG", self.control_plane.kubeconfig_path()).args([
+            "run".to_owned(),
+            format!("--agent-image={AGENT_IMAGE}"),
+            format!("--metrics-listen=127.0.0.1:{}", ports::free()?),
+            format!("--health-listen=127.0.0.1:{health}"),
+        ]);
+        let log = self.control_plane.dir().join("controller.log");
+        let controller = Daemon::start("netloss-controller", &command, &log, Lifetime::WithLab)?;
+        let limit = Instant::now() + LIMIT;
+        let ready = format!("http://127.0.0.1:{health}");
+        while !is_ready(&ready).await {
+            controller.ensure_running()?;
+            ensure!(Instant::now() < limit, "the controller is not ready: {}", controller.log_tail(20));
+            sleep(Duration::from_millis(50)).await;
+        }
+        self.controller = Some(controller);
+        Ok(())
+    }
+
+    pub(crate) fn stop_controller(&mut self) {
+        self.controller = None;
+    }
+
+    /// The controller, which has to be there.
+    pub(crate) fn controller(&self) -> Result<&Daemon> {
+        self.controller.as_ref().context("no controller is running")
+    }
+
+    /// Makes so many pods with this label, at the places that follow from their numbers, and waits until they run.
+    pub(crate) async fn create_pods(&self, kind: &str, numbers: std::ops::Range<usize>) -> Result<()> {
+        let count = numbers.len();
+        let namespaces: std::collections::BTreeSet<String> = numbers.clone().map(|number| place(number / GROUP).0).collect();
+        for namespace in namespaces {
+            let patch = Patch::Apply(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } }));
+            let api = Api::<Namespace>::all(self.client.clone());
+            api.patch(&namespace, &PatchParams::apply("bench"), &patch).await?;
+        }
+        stream::iter(numbers)
+            .map(|number| async move {
+                let (namespace, group) = place(number / GROUP);
+                let pod = serde_json::from_value(json!({
+                    "metadata": {
+                        "name": format!("{kind}-{number}"),
+                        "labels": { "kind": kind, "group": format!("{kind}-{group}"), "pod-template-hash": "1" },
+                        // As pods of a Deployment have it: they are admitted alike, and asked for once.
+                        "ownerReferences": [
+                            { "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": group, "uid": group, "controller": true },
+                        ],
+                    },
+                    "spec": { "nodeName": "node", "containers": [{ "name": "app", "image": "app" }] },
+                }))?;
+                Api::<Pod>::namespaced(self.client.clone(), &namespace).create(&PostParams::default(), &pod).await?;
+                anyhow::Ok(())
+            })
+            .buffer_unordered(CONCURRENCY)
+            .try_collect::<Vec<()>>()
+            .await?;
+        let pods = Api::<Pod>::all(self.client.clone());
+        let running = ListParams::default().labels(&format!("kind={kind}")).fields("status.phase=Running");
+        let limit = Instant::now() + LIMIT;
+        loop {
+            let found = pods.list_metadata(&running).await?.items.len();
+            if found >= count {
+                return Ok(());
+            }
+            ensure!(Instant::now() < limit, "{found} of {count} pods run");
+            sleep(Duration::from_secs(2)).await;
+        }
+    }
+
+    /// How often the API server was asked for what a controller asks it for, by verb and resource.
+    pub(crate) async fn requests(&self) -> Result<Requests> {
+        let request = http::Request::get("/metrics").body(Vec::new())?;
+        Ok(Requests::of(&self.client.request_text(request).await?))
+    }
+}
+
+async fn is_ready(address: &str) -> bool {
+    let Some(address) = address.strip_prefix("http://") else { return false };
+    let address = address.to_owned();
+    let ask = move || {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(address).ok()?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.starts_with("HTTP/1.1 200").then_some(())
+    };
+    spawn_blocking(ask).await.is_ok_and(|answer| answer.is_some())
+}
+
+/// Requests that the API server has counted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Requests(std::collections::BTreeMap<String, u64>);
+
+impl Requests {
+    fn of(metrics: &str) -> Self {
+        let mut counts = std::collections::BTreeMap::new();
+        for line in metrics.lines() {
+            let Some((labels, value)) = line.strip_prefix("apiserver_request_total{").and_then(|rest| rest.split_once("} ")) else {
+                continue;
+            };
+            let label = |name: &str| labels.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
+            let (verb, resource, subresource) = (label("verb"), label("resource"), label("subresource"));
+            let slash = if subresource.is_empty() { "" } else { "/" };
+            let count: f64 = value.trim().parse().unwrap_or_default();
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a counter
+            let count = count as u64;
+            *counts.entry(format!("{verb} {resource}{slash}{subresource}")).or_default() += count;
+        }
+        Self(counts)
+    }
+
+    /// Those since then that are a controller's. Watches, leases, and what the bench and kwok ask for themselves are left out: the life
+    /// of agents is written to pods/status.
+    pub(crate) fn since(&self, before: &Self) -> Vec<(String, u64)> {
+        let of_controller = |what: &str| {
+            let (verb, resource) = what.split_once(' ').unwrap_or_default();
+            let resources = ["pods", "chaosexperiment", "events", "configmaps", "namespaces"];
+            verb != "WATCH" && resource != "pods/status" && resources.iter().any(|of| resource.starts_with(of))
+        };
+        let difference = |(what, count): (&String, &u64)| (what.clone(), count - before.0.get(what).copied().unwrap_or_default());
+        self.0.iter().map(difference).filter(|(what, count)| *count > 0 && of_controller(what)).collect()
+    }
+}
