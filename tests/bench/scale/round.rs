@@ -89,7 +89,7 @@ pub(crate) async fn native(field: &mut Field, targets: usize) -> Result<Round> {
         ended: ended.saturating_sub(TTL),
         requests_per_pod: total as f64 / targets as f64,
         requests: requests.iter().map(|(what, count)| format!("{count} {what}")).collect::<Vec<_>>().join(", "),
-        processor: controller.processor_time()? - processor,
+        processor: controller.processor_time()?.saturating_sub(processor),
         memory: controller.most_resident()?,
         received: controller.received()? - received,
         status,

@@ -109,7 +109,11 @@ async fn one(field: &Field, gust: Gust, random: &mut Random) -> Result<()> {
         Gust::ContainerdKilled => drop(field.node.run("busybox killall -KILL containerd").await?),
         Gust::ClockAhead => clock(field, random.within(2..30), "+").await?,
         Gust::ClockBehind => clock(field, random.within(2..30), "-").await?,
-        Gust::NodeReset => field.node.reset().await?,
+        Gust::NodeReset => {
+            field.node.reset().await?;
+            // All pods start anew. Were the next gust to come meanwhile, some never would.
+            sleep(Duration::from_mins(1)).await;
+        }
     }
     Ok(())
 }
