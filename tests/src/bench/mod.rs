@@ -7,13 +7,24 @@ mod result;
 
 #[cfg(feature = "host")]
 mod document;
+#[cfg(feature = "guest")]
+pub mod guest;
+#[cfg(feature = "host")]
+mod machine;
 #[cfg(feature = "host")]
 mod plot;
+#[cfg(feature = "host")]
+mod start;
+#[cfg(feature = "host")]
+mod weight;
 
 pub use result::{Bound, Comparison, Goal, Report, Variant, figure};
 
 #[cfg(feature = "host")]
 pub use document::{publish, section, stored, with_section};
+
+/// What a guest's line with a comparison begins with.
+const RESULT: &str = "netloss-bench: ";
 
 /// How thoroughly is measured.
 #[cfg(feature = "host")]
@@ -53,4 +64,7 @@ pub struct Bench {
 
 /// All of them.
 #[cfg(feature = "host")]
-pub const BENCHES: &[Bench] = &[];
+pub const BENCHES: &[Bench] = &[
+    Bench { name: "start", what: "start to applied and stop to clean, against sh + iproute2", guards: true, run: start::measure },
+    Bench { name: "weight", what: "image, memory and work while the loss is in place", guards: true, run: weight::measure },
+];
