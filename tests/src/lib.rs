@@ -1,5 +1,7 @@
 //! The lab: real kernels, a real control plane and a real node to try netloss on.
 
+#[cfg(any(feature = "guest", feature = "host"))]
+pub mod bench;
 #[cfg(feature = "host")]
 pub mod browser;
 #[cfg(feature = "host")]

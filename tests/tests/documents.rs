@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 
+use netloss_lab::bench;
 use netloss_lab::documents::Document;
 use netloss_lab::host::paths::workspace_root;
 
@@ -144,4 +145,18 @@ fn pictures_are_small_and_need_nothing_else() {
         found += 1;
     }
     assert_eq!(found, 6);
+}
+
+/// Figures are not written by hand.
+#[test]
+fn the_figures_of_performance_are_those_of_their_reports() {
+    let text = fs::read_to_string(workspace_root().join("docs/PERFORMANCE.md")).unwrap();
+    for report in bench::stored().unwrap() {
+        let rendered = bench::with_section(&text, &report).unwrap();
+        assert!(
+            rendered == text,
+            "docs/PERFORMANCE.md does not have the figures of {}: `tests/lab bench {0}` makes them anew",
+            report.name
+        );
+    }
 }

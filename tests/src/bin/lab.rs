@@ -25,6 +25,7 @@ enum Command {
     Pictures(commands::pictures::Pictures),
     Test(commands::test::Test),
     Kernel(commands::kernel::KernelTests),
+    Bench(commands::bench::Bench),
     Guest(commands::guest::Guest),
 }
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Pictures(command) => command.run(),
         Command::Test(command) => command.run(),
         Command::Kernel(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Guest(command) => command.run(),
     };
     result.unwrap_or_else(|error| {

@@ -39,7 +39,7 @@ impl Guest {
     pub fn run(self) -> Result<ExitCode> {
         let kernel = Kernel { suite: self.suite, arch: self.arch };
         let environment = forwarded_environment();
-        let mut payload = Payload { binary: self.binary, arguments: self.arguments, environment, files: Vec::new() };
+        let mut payload = Payload { binary: self.binary, arguments: self.arguments, environment, ..Payload::default() };
         agent::add_to(&mut payload, self.arch)?;
         let outcome = kernel.prepare()?.run(&payload, |line| println!("{line}"))?;
         eprintln!("{kernel}: {}, {:.1} s", outcome.release, outcome.elapsed.as_secs_f64());

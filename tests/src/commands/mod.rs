@@ -2,6 +2,7 @@
 
 #![allow(clippy::doc_markdown, reason = "clap shows these comments as help, where backticks are noise")]
 
+pub mod bench;
 pub mod guest;
 pub mod images;
 pub mod kernel;

@@ -9,7 +9,7 @@ use super::{Arch, Payload};
 use crate::host::{cargo, paths, progress};
 
 /// Where the agent lies in a guest; the kernel tests start it from there.
-const IN_GUEST: &str = "/usr/bin/netloss-agent";
+pub(crate) const IN_GUEST: &str = "/usr/bin/netloss-agent";
 
 /// Adds the agent to a payload, from `NETLOSS_AGENT` or else from cargo's target folder.
 ///
@@ -53,19 +53,7 @@ fn is_kernel_test(binary: &Path) -> bool {
 pub fn build(arch: Arch) -> Result<Payload> {
     let target = arch.target();
     let step = progress::step(format!("Building the agent and the kernel tests for {arch}"));
-    let mut agent = cargo::cargo();
-    agent.args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "netloss-agent",
-        "--target",
-        target,
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
-    let agent = one(cargo::executables(&mut agent)?, "agent")?;
+    let agent = build_release(arch)?;
     step.detail("kernel tests");
     let mut tests = cargo::cargo();
     tests.args(["test", "--quiet", "--no-run", "--package", "netloss-lab", "--test", "kernel", "--profile", "guest", "--target", target]);
@@ -74,6 +62,18 @@ pub fn build(arch: Arch) -> Result<Payload> {
     let size = fs::metadata(&agent)?.len();
     step.done(format!("agent of {} KiB", size / 1024));
     Ok(Payload { binary, files: vec![(IN_GUEST.to_owned(), agent)], ..Payload::default() })
+}
+
+/// Builds the agent as it ships.
+///
+/// # Errors
+///
+/// If it does not build.
+pub fn build_release(arch: Arch) -> Result<PathBuf> {
+    let mut agent = cargo::cargo();
+    agent.args(["build", "--quiet", "--release", "--package", "netloss-agent", "--target", arch.target()]);
+    agent.args(["--message-format", "json-render-diagnostics"]);
+    one(cargo::executables(&mut agent)?, "agent")
 }
 
 fn one(mut executables: Vec<PathBuf>, what: &str) -> Result<PathBuf> {

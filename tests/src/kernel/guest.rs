@@ -75,7 +75,7 @@ impl Guest {
 
     fn boot(&self, payload: &Payload, silence: Duration, print: &impl Fn(&str)) -> Result<Boot> {
         let initramfs = Initramfs::write(&self.folder.join(initramfs::BASE), payload)?;
-        let mut qemu = Qemu::start(self.kernel.arch, &self.folder.join(initramfs::VMLINUZ), &initramfs.path)?;
+        let mut qemu = Qemu::start(self.kernel.arch, payload.processors, &self.folder.join(initramfs::VMLINUZ), &initramfs.path)?;
         let lines = qemu.lines()?;
         let mut release = String::from("unknown");
         let mut code = None;
@@ -163,7 +163,7 @@ struct Qemu {
 }
 
 impl Qemu {
-    fn start(arch: Arch, vmlinuz: &Path, initramfs: &Path) -> Result<Self> {
+    fn start(arch: Arch, processors: u32, vmlinuz: &Path, initramfs: &Path) -> Result<Self> {
         let (program, console) = match arch {
             Arch::X86_64 => ("qemu-system-x86_64", "ttyS0"),
             Arch::Aarch64 => ("qemu-system-aarch64", "ttyAMA0"),
@@ -175,8 +175,8 @@ impl Qemu {
             Arch::X86_64 => command.args(["-accel", "tcg", "-cpu", "Haswell-noTSX,-cx16"]),
             Arch::Aarch64 => command.args(["-accel", "tcg", "-M", "virt", "-cpu", "cortex-a57"]),
         };
-        // One processor: with two, static keys are patched while the other one runs, which QEMU gets wrong now and then.
-        command.args(["-smp", "1", "-m", "512", "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot", "-nic", "none"]);
+        command.arg("-smp").arg(processors.to_string());
+        command.args(["-m", "512", "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot", "-nic", "none"]);
         command.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(initramfs);
         command.arg("-append").arg(format!("console={console} quiet panic=-1 oops=panic"));
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();

@@ -12,6 +12,7 @@ mod libraries;
 pub mod matrix;
 mod modules;
 mod payload;
+mod tools;
 pub(crate) mod tree;
 
 use std::fmt;
@@ -21,6 +22,7 @@ use anyhow::{Context, Error, Result, bail};
 
 pub use guest::{Guest, Outcome};
 pub use payload::Payload;
+pub use tools::Tools;
 
 use crate::host::packages;
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::cpio::Archive;
 
 /// A piece of work for a guest.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Payload {
     /// The static executable.
     pub binary: PathBuf,
@@ -18,6 +18,14 @@ pub struct Payload {
     pub environment: Vec<(String, String)>,
     /// More executables: their path in the guest and their file here.
     pub files: Vec<(String, PathBuf)>,
+    /// How many processors the guest has. With two, static keys are patched while the other one runs, which QEMU gets wrong now and then.
+    pub processors: u32,
+}
+
+impl Default for Payload {
+    fn default() -> Self {
+        Self { binary: PathBuf::new(), arguments: Vec::new(), environment: Vec::new(), files: Vec::new(), processors: 1 }
+    }
 }
 
 impl Payload {

@@ -1,0 +1,31 @@
+//! What is measured inside a kernel guest, as root, with the release build of the agent.
+
+mod programs;
+mod recording;
+mod start;
+mod weight;
+
+use anyhow::{Context, Result, bail};
+
+use super::{Comparison, RESULT};
+
+/// Measures what the arguments say, and prints each comparison as a line for the machine outside.
+///
+/// # Errors
+///
+/// If something cannot be measured.
+pub fn main(arguments: &[String]) -> Result<()> {
+    let [what, number] = arguments else { bail!("expected what to measure and how often, not {arguments:?}") };
+    let number = number.parse().context("how often is a number")?;
+    match what.as_str() {
+        "start" => start::measure(number),
+        "weight" => weight::measure(number),
+        _ => bail!("nothing here measures {what}"),
+    }
+}
+
+/// Hands a comparison to the machine outside.
+fn hand_over(comparison: &Comparison) -> Result<()> {
+    println!("{RESULT}{}", serde_json::to_string(comparison)?);
+    Ok(())
+}

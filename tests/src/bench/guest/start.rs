@@ -1,0 +1,78 @@
+//! From the start of a program until its loss is in place, and from SIGTERM until it is gone.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::hand_over;
+use super::programs::{Directions, Program};
+use super::recording::{Recording, record};
+use crate::bench::{Bound, Comparison};
+use crate::guest::Pod;
+
+pub(super) const SHELL: &str = "sh + iproute2";
+const GUARDED: &str = "agent, guarded";
+const TC: &str = "agent, tc";
+const FLOORS: [&str; 2] = ["floor of guarded", "floor of tc"];
+
+/// What is wanted of the agent by the shell's time, and by that of its own messages.
+const WANTED: [(Directions, Bound, Bound); 2] =
+    [(Directions::Egress, Bound::AtMost(0.5), Bound::AtMost(0.9)), (Directions::Both, Bound::AtMost(0.25), Bound::AtMost(0.5))];
+const WANTED_OF_FLOOR: Bound = Bound::AtMost(1.5);
+const GUARD_OF_FLOOR: Bound = Bound::AtMost(3.0);
+
+pub(super) fn measure(times: u32) -> Result<()> {
+    for (directions, wanted, guard) in WANTED {
+        let words = if directions == Directions::Both { "both directions" } else { "egress" };
+        println!("{words}: recording");
+        let recordings = [Program::Agent("guarded"), Program::Agent("tc"), Program::Shell].map(|program| record(&program, directions));
+        let [guarded, tc, shell] = recordings;
+        let (guarded, tc, shell) = (guarded.context("guarded")?, tc.context("tc")?, shell.context("the shell")?);
+        let mut variants = vec![(SHELL, Program::Shell), (GUARDED, Program::Agent("guarded")), (TC, Program::Agent("tc"))];
+        for (name, recording) in FLOORS.into_iter().zip([&guarded, &tc]) {
+            let file = format!("/tmp/{}-{words}", name.replace(' ', "-"));
+            fs::write(&file, &recording.datagrams)?;
+            variants.push((name, Program::Floor(file)));
+        }
+        let mut samples: Vec<[Vec<f64>; 2]> = vec![Default::default(); variants.len()];
+        for time in 0..=times {
+            println!("{words}: {time} of {times}");
+            for ((_, program), [applied, clean]) in variants.iter().zip(&mut samples) {
+                let pod = Pod::new()?;
+                let running = program.start(&pod, directions)?;
+                let begun = running.applied;
+                let ended = running.stop()?;
+                // The first round loads modules and files.
+                if time > 0 {
+                    applied.push(milliseconds(begun));
+                    clean.push(milliseconds(ended));
+                }
+            }
+        }
+        for (place, what) in ["start to applied", "SIGTERM to clean"].into_iter().enumerate() {
+            let mut comparison = Comparison::new(format!("{words}, {what}"), "ms");
+            for ((name, _), samples) in variants.iter().zip(&mut samples) {
+                comparison = comparison.variant(*name, std::mem::take(&mut samples[place]));
+            }
+            for (agent, floor) in [GUARDED, TC].into_iter().zip(FLOORS) {
+                comparison = comparison.ratio(agent, SHELL, wanted, Some(guard)).ratio(agent, floor, WANTED_OF_FLOOR, Some(GUARD_OF_FLOOR));
+            }
+            hand_over(&comparison)?;
+        }
+        let counted = ["system calls", "netlink round trips"];
+        for (place, what) in ["start to applied", "SIGTERM to clean"].into_iter().enumerate() {
+            for (which, unit) in counted.into_iter().enumerate() {
+                let of = |recording: &Recording| vec![f64::from(recording.stages[place].counts()[which])];
+                let comparison = Comparison::new(format!("{words}, {what}"), unit).variant(SHELL, of(&shell));
+                hand_over(&comparison.variant(GUARDED, of(&guarded)).variant(TC, of(&tc)).undrawn())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    // To the microsecond, which is finer than an emulated machine can tell.
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}

@@ -1,0 +1,70 @@
+//! Speed, weight and exactness, measured against what somebody would use instead.
+//!
+//! A benchmark is an entry of [`BENCHES`]: a function that measures and returns a [`Report`]. Whatever is done with reports is
+//! done here for all of them: the JSON file, the section of docs/PERFORMANCE.md, the plot, the words on goals.
+
+mod result;
+
+#[cfg(feature = "host")]
+mod document;
+#[cfg(feature = "guest")]
+pub mod guest;
+#[cfg(feature = "host")]
+mod machine;
+#[cfg(feature = "host")]
+mod plot;
+#[cfg(feature = "host")]
+mod start;
+#[cfg(feature = "host")]
+mod weight;
+
+pub use result::{Bound, Comparison, Goal, Report, Variant, figure};
+
+#[cfg(feature = "host")]
+pub use document::{publish, section, stored, with_section};
+
+/// What a guest's line with a comparison begins with.
+const RESULT: &str = "netloss-bench: ";
+
+/// How thoroughly is measured.
+#[cfg(feature = "host")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// Enough samples for a document.
+    Full,
+    /// As few as tell a regression from noise, for continuous integration.
+    Small,
+}
+
+#[cfg(feature = "host")]
+impl Size {
+    /// One of two numbers.
+    #[must_use]
+    pub fn pick<T>(self, full: T, small: T) -> T {
+        match self {
+            Self::Full => full,
+            Self::Small => small,
+        }
+    }
+}
+
+/// A benchmark.
+#[cfg(feature = "host")]
+#[derive(Debug)]
+pub struct Bench {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it measures.
+    pub what: &'static str,
+    /// Whether it is small enough, and its guards are, for continuous integration.
+    pub guards: bool,
+    /// Measures.
+    pub run: fn(Size) -> anyhow::Result<Report>,
+}
+
+/// All of them.
+#[cfg(feature = "host")]
+pub const BENCHES: &[Bench] = &[
+    Bench { name: "start", what: "start to applied and stop to clean, against sh + iproute2", guards: true, run: start::measure },
+    Bench { name: "weight", what: "image, memory and work while the loss is in place", guards: true, run: weight::measure },
+];
