@@ -14,6 +14,8 @@ mod machine;
 #[cfg(feature = "host")]
 mod plot;
 #[cfg(feature = "host")]
+mod scale;
+#[cfg(feature = "host")]
 mod start;
 #[cfg(feature = "host")]
 mod weight;
@@ -66,5 +68,11 @@ pub struct Bench {
 #[cfg(feature = "host")]
 pub const BENCHES: &[Bench] = &[
     Bench { name: "start", what: "start to applied and stop to clean, against sh + iproute2", guards: true, run: start::measure },
+    Bench {
+        name: "scale",
+        what: "the controller with up to 5 000 pods, against one request after the other",
+        guards: true,
+        run: scale::measure,
+    },
     Bench { name: "weight", what: "image, memory and work while the loss is in place", guards: true, run: weight::measure },
 ];

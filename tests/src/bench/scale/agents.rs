@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,15 +13,17 @@ use kube::api::{Patch, PatchParams};
 use kube::core::{ApiResource, Object};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use netloss_lab::controlplane::kubelet::Kubelet;
-use netloss_lab::controlplane::reports;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use crate::controlplane::kubelet::Kubelet;
+use crate::controlplane::reports;
+use crate::host::progress;
+
 /// How long the loss lasts, whatever was asked for.
-pub(crate) const TTL: Duration = Duration::from_secs(30);
+pub(super) const TTL: Duration = Duration::from_secs(10);
 
 /// Of a pod what is looked at: five thousand are watched.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -45,8 +47,9 @@ type Target = Object<Spec, Nothing>;
 /// What the kubelet has written about a pod's agents so far.
 type States = Arc<Mutex<BTreeMap<String, Value>>>;
 
-pub(crate) struct Agents {
+pub(super) struct Agents {
     seen: Arc<AtomicUsize>,
+    ended: Arc<AtomicUsize>,
     watching: JoinHandle<()>,
 }
 
@@ -57,35 +60,47 @@ impl Drop for Agents {
 }
 
 impl Agents {
-    pub(crate) fn start(client: Client, kubelet: Kubelet) -> Self {
-        let seen = Arc::<AtomicUsize>::default();
-        let count = Arc::clone(&seen);
+    pub(super) fn start(client: Client, kubelet: Kubelet) -> Self {
+        let (seen, ended) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (count, ends) = (Arc::clone(&seen), Arc::clone(&ended));
         let watching = tokio::spawn(async move {
             let resource = ApiResource::erase::<Pod>(&());
             let targets = Api::<Target>::all_with(client.clone(), &resource);
             let (kubelet, known) = (Arc::new(kubelet), Mutex::new(BTreeMap::<String, States>::new()));
             let events = watcher(targets, watcher::Config::default().labels("kind=target")).default_backoff().applied_objects();
             let watched = events.try_for_each(|pod| {
-                let mut known = known.lock().unwrap();
+                let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
                 let states = known.entry(pod.uid().unwrap_or_default()).or_default();
-                let mut written = states.lock().unwrap();
+                let mut written = states.lock().unwrap_or_else(PoisonError::into_inner);
                 for agent in &pod.spec.agents {
                     if !written.contains_key(&agent.name) {
                         written.insert(agent.name.clone(), json!({ "waiting": {} }));
                         count.fetch_add(1, Ordering::SeqCst);
-                        tokio::spawn(play(client.clone(), Arc::clone(&kubelet), pod.clone(), agent.clone(), Arc::clone(states)));
+                        let life = play(client.clone(), Arc::clone(&kubelet), pod.clone(), agent.clone(), Arc::clone(states));
+                        let ends = Arc::clone(&ends);
+                        tokio::spawn(async move {
+                            life.await;
+                            ends.fetch_add(1, Ordering::SeqCst);
+                        });
                     }
                 }
                 futures::future::ready(Ok(()))
             });
-            watched.await.unwrap();
+            if let Err(error) = watched.await {
+                progress::note(format!("the watch of pods has ended: {error:#}"));
+            }
         });
-        Self { seen, watching }
+        Self { seen, ended, watching }
     }
 
     /// How many have been put into pods so far.
-    pub(crate) fn seen(&self) -> usize {
+    pub(super) fn seen(&self) -> usize {
         self.seen.load(Ordering::SeqCst)
+    }
+
+    /// How many of these have not ended.
+    pub(super) fn running(&self) -> usize {
+        self.seen() - self.ended.load(Ordering::SeqCst)
     }
 }
 
@@ -96,7 +111,7 @@ async fn play(client: Client, kubelet: Arc<Kubelet>, pod: Target, agent: Agent, 
     // A status has all of them; the API server takes none back that has ended.
     let set_state = async |state: Value| -> Result<()> {
         let statuses: Vec<Value> = {
-            let mut states = states.lock().unwrap();
+            let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
             states.insert(agent.name.clone(), state);
             let of_agent = |(name, state): (&String, &Value)| json!({ "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state });
             states.iter().map(of_agent).collect()
@@ -116,6 +131,6 @@ async fn play(client: Client, kubelet: Arc<Kubelet>, pod: Target, agent: Agent, 
         set_state(json!({ "terminated": { "exitCode": 0, "message": report } })).await
     };
     if let Err(error) = live.await {
-        println!("the agent of {name}: {error:#}");
+        progress::note(format!("the agent of {name}: {error:#}"));
     }
 }

@@ -1,5 +1,8 @@
 //! Where it takes place: a control plane, nodes that kwok plays, pods, and one controller.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -7,23 +10,26 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
+use netloss_controller::api::ChaosExperiment;
 use netloss_controller::definitions;
-use netloss_lab::controlplane::kubelet::Kubelet;
-use netloss_lab::controlplane::{ControlPlane, Tool};
-use netloss_lab::host::cargo::{cargo, executables};
-use netloss_lab::host::ports;
-use netloss_lab::host::process::{Daemon, Lifetime};
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
-use crate::LIMIT;
-use crate::agents::Agents;
+use super::LIMIT;
+use super::agents::Agents;
+use crate::cluster::{Architecture, Image, build_images};
+use crate::controlplane::kubelet::Kubelet;
+use crate::controlplane::{ControlPlane, Tool};
+use crate::host::process::{Daemon, Lifetime};
+use crate::host::{paths, ports};
 
 /// Pods of one experiment: as many as the API allows.
-pub(crate) const GROUP: usize = 100;
+pub(super) const GROUP: usize = 100;
 
 /// Groups of one namespace.
 const GROUPS: usize = 10;
@@ -34,11 +40,11 @@ const CONCURRENCY: usize = 32;
 const STAGES: &str = include_str!("nodes.yaml");
 
 /// The image that agents would be started from.
-const AGENT_IMAGE: &str = "localhost/netloss-agent:dev";
+pub(super) const AGENT_IMAGE: &str = "localhost/netloss-agent:dev";
 
-pub(crate) struct Field {
-    pub(crate) client: Client,
-    pub(crate) agents: Agents,
+pub(super) struct Field {
+    pub(super) client: Client,
+    pub(super) agents: Agents,
     /// Without one, nobody acts on experiments.
     controller: Option<Daemon>,
     program: PathBuf,
@@ -47,15 +53,15 @@ pub(crate) struct Field {
 }
 
 /// A namespace of groups of targets, and the group's number.
-pub(crate) fn place(group: usize) -> (String, String) {
+pub(super) fn place(group: usize) -> (String, String) {
     (format!("scale-{}", group / GROUPS), format!("group-{group}"))
 }
 
 impl Field {
-    pub(crate) async fn prepare() -> Result<Self> {
-        let arguments = ["build", "--release", "--quiet", "--package", "netloss-controller", "--bin", "netloss-controller"];
-        let build = move || executables(cargo().args(arguments).args(["--message-format", "json-render-diagnostics"]));
-        let program = spawn_blocking(build).await??.pop().context("no controller was built")?;
+    pub(super) async fn prepare() -> Result<Self> {
+        // What is in the image runs on this machine too.
+        spawn_blocking(|| build_images(&[Image::Controller], &[Architecture::Amd64])).await??;
+        let program = paths::target_dir().join("x86_64-unknown-linux-musl/release/netloss-controller");
         let control_plane = ControlPlane::start_for_tests().await?;
         let client = control_plane.client().await?;
         definitions::install(&client, true).await?;
@@ -75,7 +81,7 @@ impl Field {
     }
 
     /// Starts a controller, so that what it has from before counts for nothing.
-    pub(crate) async fn start_controller(&mut self) -> Result<()> {
+    pub(super) async fn start_controller(&mut self) -> Result<()> {
         self.stop_controller();
         let health = ports::free()?;
         let mut command = Command::new(&self.program);
@@ -88,8 +94,7 @@ impl Field {
         let log = self.control_plane.dir().join("controller.log");
         let controller = Daemon::start("netloss-controller", &command, &log, Lifetime::WithLab)?;
         let limit = Instant::now() + LIMIT;
-        let ready = format!("http://127.0.0.1:{health}");
-        while !is_ready(&ready).await {
+        while !is_ready(health).await {
             controller.ensure_running()?;
             ensure!(Instant::now() < limit, "the controller is not ready: {}", controller.log_tail(20));
             sleep(Duration::from_millis(50)).await;
@@ -98,19 +103,19 @@ impl Field {
         Ok(())
     }
 
-    pub(crate) fn stop_controller(&mut self) {
+    pub(super) fn stop_controller(&mut self) {
         self.controller = None;
     }
 
     /// The controller, which has to be there.
-    pub(crate) fn controller(&self) -> Result<&Daemon> {
+    pub(super) fn controller(&self) -> Result<&Daemon> {
         self.controller.as_ref().context("no controller is running")
     }
 
     /// Makes so many pods with this label, at the places that follow from their numbers, and waits until they run.
-    pub(crate) async fn create_pods(&self, kind: &str, numbers: std::ops::Range<usize>) -> Result<()> {
+    pub(super) async fn create_pods(&self, kind: &str, numbers: Range<usize>) -> Result<()> {
         let count = numbers.len();
-        let namespaces: std::collections::BTreeSet<String> = numbers.clone().map(|number| place(number / GROUP).0).collect();
+        let namespaces: BTreeSet<String> = numbers.clone().map(|number| place(number / GROUP).0).collect();
         for namespace in namespaces {
             let patch = Patch::Apply(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } }));
             let api = Api::<Namespace>::all(self.client.clone());
@@ -149,34 +154,58 @@ impl Field {
         }
     }
 
+    /// All experiments.
+    pub(super) fn experiments(&self) -> Api<ChaosExperiment> {
+        Api::all(self.client.clone())
+    }
+
+    /// Applies the experiment of a group.
+    pub(super) async fn apply(&self, group: usize, manifest: &Value) -> Result<ChaosExperiment> {
+        let (namespace, name) = place(group);
+        let api = Api::<ChaosExperiment>::namespaced(self.client.clone(), &namespace);
+        Ok(api.patch(&name, &PatchParams::apply("bench"), &Patch::Apply(manifest)).await?)
+    }
+
+    /// Deletes the experiments of so many groups, and waits until they are gone.
+    pub(super) async fn delete(&self, groups: usize) -> Result<()> {
+        for group in 0..groups {
+            let (namespace, name) = place(group);
+            let api = Api::<ChaosExperiment>::namespaced(self.client.clone(), &namespace);
+            api.delete(&name, &DeleteParams::default()).await?;
+        }
+        let limit = Instant::now() + LIMIT;
+        while !self.experiments().list(&ListParams::default()).await?.items.is_empty() {
+            ensure!(Instant::now() < limit, "experiments do not go");
+            sleep(Duration::from_millis(250)).await;
+        }
+        Ok(())
+    }
+
     /// How often the API server was asked for what a controller asks it for, by verb and resource.
-    pub(crate) async fn requests(&self) -> Result<Requests> {
+    pub(super) async fn requests(&self) -> Result<Requests> {
         let request = http::Request::get("/metrics").body(Vec::new())?;
         Ok(Requests::of(&self.client.request_text(request).await?))
     }
 }
 
-async fn is_ready(address: &str) -> bool {
-    let Some(address) = address.strip_prefix("http://") else { return false };
-    let address = address.to_owned();
-    let ask = move || {
-        use std::io::{Read, Write};
-        let mut stream = std::net::TcpStream::connect(address).ok()?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+async fn is_ready(port: u16) -> bool {
+    let ask = async {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.starts_with("HTTP/1.1 200").then_some(())
+        stream.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
     };
-    spawn_blocking(ask).await.is_ok_and(|answer| answer.is_some())
+    ask.await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 
 /// Requests that the API server has counted.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Requests(std::collections::BTreeMap<String, u64>);
+pub(super) struct Requests(BTreeMap<String, u64>);
 
 impl Requests {
     fn of(metrics: &str) -> Self {
-        let mut counts = std::collections::BTreeMap::new();
+        let mut counts = BTreeMap::new();
         for line in metrics.lines() {
             let Some((labels, value)) = line.strip_prefix("apiserver_request_total{").and_then(|rest| rest.split_once("} ")) else {
                 continue;
@@ -192,15 +221,24 @@ impl Requests {
         Self(counts)
     }
 
-    /// Those since then that are a controller's. Watches, leases, and what the bench and kwok ask for themselves are left out: the life
-    /// of agents is written to pods/status.
-    pub(crate) fn since(&self, before: &Self) -> Vec<(String, u64)> {
-        let of_controller = |what: &str| {
+    /// Those since then.
+    pub(super) fn since(&self, before: &Self) -> Self {
+        Self(self.0.iter().map(|(what, count)| (what.clone(), count - before.0.get(what).copied().unwrap_or_default())).collect())
+    }
+
+    /// Those that are a controller's. Watches, leases, and what the bench and kwok ask for themselves are left out: the life of agents is
+    /// written to pods/status.
+    pub(super) fn of_controller(&self) -> u64 {
+        let counts = |what: &str| {
             let (verb, resource) = what.split_once(' ').unwrap_or_default();
             let resources = ["pods", "chaosexperiment", "events", "configmaps", "namespaces"];
-            verb != "WATCH" && resource != "pods/status" && resources.iter().any(|of| resource.starts_with(of))
+            verb != "WATCH" && !matches!(resource, "pods/status" | "pods/log") && resources.iter().any(|of| resource.starts_with(of))
         };
-        let difference = |(what, count): (&String, &u64)| (what.clone(), count - before.0.get(what).copied().unwrap_or_default());
-        self.0.iter().map(difference).filter(|(what, count)| *count > 0 && of_controller(what)).collect()
+        self.0.iter().filter(|(what, _)| counts(what)).map(|(_, count)| count).sum()
+    }
+
+    /// Those for what agents say.
+    pub(super) fn logs(&self) -> u64 {
+        self.0.iter().filter(|(what, _)| what.ends_with(" pods/log")).map(|(_, count)| count).sum()
     }
 }
