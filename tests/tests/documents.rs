@@ -3,12 +3,15 @@
 // Helpers of tests are tests: clippy's own exception reaches only functions that carry #[test].
 #![allow(clippy::unwrap_used)]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use netloss_lab::bench;
 use netloss_lab::documents::Document;
 use netloss_lab::host::paths::workspace_root;
+use serde_json::{Value, json};
 
 /// The texts between backticks on one line.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
@@ -34,7 +37,7 @@ fn each_test_that_a_document_names_is_there() {
     let mut named = 0;
     for Document { name: document, text } in Document::all().unwrap() {
         for test in quoted(&text).filter(|quoted| {
-            ["kernel::", "controlplane::", "cluster::", "campaign::", "install::", "model::"]
+            ["kernel::", "controlplane::", "cluster::", "campaign::", "documents::", "images::", "install::", "model::"]
                 .iter()
                 .any(|binary| quoted.starts_with(binary))
         }) {
@@ -158,5 +161,97 @@ fn the_figures_of_performance_are_those_of_their_reports() {
             "docs/PERFORMANCE.md does not have the figures of {}: `tests/lab bench {0}` makes them anew",
             report.name
         );
+    }
+}
+
+/// The workflows of GitHub, by their names: the text, and what is in it.
+fn workflows() -> Vec<(String, String, Value)> {
+    let folder = workspace_root().join(".github/workflows");
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap();
+        let parsed = serde_saphyr::from_str(&text).unwrap();
+        (path.file_stem().unwrap().to_str().unwrap().to_owned(), text, parsed)
+    };
+    fs::read_dir(folder).unwrap().map(|entry| read(entry.unwrap().path())).collect()
+}
+
+fn steps(job: &Value) -> impl Iterator<Item = &Value> {
+    job["steps"].as_array().unwrap().iter()
+}
+
+/// Whoever moves a tag of an action changes nothing here, and who reads sees its version.
+#[test]
+fn each_action_of_a_workflow_is_pinned() {
+    let mut pinned = BTreeMap::new();
+    for (name, text, _) in workflows() {
+        for line in text.lines().filter_map(|line| line.trim_start().trim_start_matches("- ").strip_prefix("uses: ")) {
+            let (action, version) = line.split_once(" # v").unwrap_or_else(|| panic!("{name}: no version: {line}"));
+            let (action, commit) = action.split_once('@').unwrap();
+            assert!(commit.len() == 40 && commit.chars().all(|digit| digit.is_ascii_hexdigit()), "{name}: {line}");
+            assert!(version.split('.').count() == 3 && version.split('.').all(|part| part.parse::<u32>().is_ok()), "{name}: {line}");
+            let known = pinned.entry(action.to_owned()).or_insert_with(|| commit.to_owned());
+            assert_eq!(known, commit, "{action} has two versions");
+        }
+    }
+    assert!(pinned.len() > 4, "{pinned:?}");
+}
+
+/// What a job may write is what it is for; one that builds or tests may write nothing.
+#[test]
+fn each_job_of_a_workflow_has_the_rights_that_it_needs() {
+    let mut privileged = BTreeMap::new();
+    for (name, _, workflow) in workflows() {
+        assert_eq!(workflow["permissions"], json!({}), "{name}");
+        for (job, content) in workflow["jobs"].as_object().unwrap() {
+            let place = format!("{name}/{job}");
+            assert_eq!(content["runs-on"], "ubuntu-24.04", "{place}");
+            let rights = content["permissions"].as_object().unwrap_or_else(|| panic!("{place} has all rights"));
+            let writes: Vec<&str> = rights.iter().filter(|(_, right)| *right == "write").map(|(name, _)| name.as_str()).collect();
+            for step in steps(content) {
+                let run = step["run"].as_str().unwrap_or_default();
+                // What an expression holds would be part of the script.
+                assert!(!run.contains("${{"), "{place}: {run}");
+                let builds = run.contains("cargo ") || run.contains("images/build");
+                assert!(!builds || writes.is_empty(), "{place}: {run}");
+                let checks_out = step["uses"].as_str().is_some_and(|action| action.starts_with("actions/checkout@"));
+                assert!(!checks_out || step["with"]["persist-credentials"] == false, "{place}");
+            }
+            if !writes.is_empty() {
+                privileged.insert(place, writes.join(" "));
+            }
+        }
+    }
+    let expected = [
+        ("release/bills", "attestations id-token packages"),
+        ("release/publish", "attestations id-token packages"),
+        ("release/release", "contents"),
+    ];
+    assert_eq!(privileged, expected.map(|(job, rights)| (job.to_owned(), rights.to_owned())).into());
+}
+
+/// What a release does, as far as it can be done without GitHub, is what tests do.
+#[test]
+fn a_workflow_runs_what_tests_run() {
+    let (mut scripts, tests) = (BTreeSet::new(), tests());
+    for (name, _, workflow) in workflows() {
+        for step in workflow["jobs"].as_object().unwrap().values().flat_map(steps) {
+            for line in step["run"].as_str().unwrap_or_default().lines() {
+                let script = line.split_whitespace().next().unwrap_or_default();
+                if script.starts_with("images/") {
+                    let mode =
+                        fs::metadata(workspace_root().join(script)).unwrap_or_else(|_| panic!("{name}: {script}")).permissions().mode();
+                    assert!(mode & 0o111 != 0, "{script}");
+                    scripts.insert(script.to_owned());
+                } else if let Some(version) = line.strip_prefix("cargo install --locked cargo-deny --version ") {
+                    assert!(tests.contains(&format!("CARGO_DENY: &str = \"{version}\"")), "{name}: the lab has another cargo-deny");
+                }
+            }
+        }
+    }
+    // Two clean builds take as long as everything else together: what they find is looked for in each binary instead.
+    let expected = ["images/build", "images/check", "images/push", "images/release", "images/reproduce"];
+    assert_eq!(scripts, expected.map(str::to_owned).into());
+    for script in expected.iter().filter(|script| **script != "images/reproduce") {
+        assert!(tests.contains(&format!("\"{script}\"")), "no test runs {script}");
     }
 }

@@ -28,12 +28,12 @@ pub(super) fn page() -> String {
 }
 
 const INSTALL: &str = "\
-One static binary, `kubectl-netloss`: in a folder of `$PATH`, it is `kubectl netloss`. It asks the API server with your own rights, and needs none on the nodes. To build it
-takes a C compiler for musl (Debian's `musl-tools`):
+One static binary, `kubectl-netloss`: in a folder of `$PATH`, it is `kubectl netloss`. It asks the API server with your own rights, and needs none on the nodes. To build it,
+as `target/x86_64-unknown-linux-musl/release/kubectl-netloss`, takes a C compiler for musl (Debian's `musl-tools`):
 
 <!-- run: build kubectl netloss -->
 ```console
-cargo build --release --target x86_64-unknown-linux-musl -p netloss-controller --bin kubectl-netloss
+images/build --binary --only plugin --arch amd64
 ```
 
 `config/krew/netloss.yaml` is its manifest for krew. `source <(kubectl netloss completion bash)` completes `kubectl-netloss`.

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use netloss_lab::traffic::{Line, echo, probe};
+use netloss_lab::traffic::{Line, attempts, echo, probe};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -51,6 +51,8 @@ enum Mode {
         #[arg(long, value_name = "MIB")]
         mebibytes: usize,
     },
+    /// Tries what code in a container is not to succeed with, says what came of it, and ends.
+    Attempt,
     /// Does nothing until it is ended: holds a pod's namespaces open, as the container runtime's sandbox image must.
     Pause,
 }
@@ -63,6 +65,10 @@ fn main() -> ExitCode {
 }
 
 fn run(mode: &Mode) -> io::Result<()> {
+    // Before there is another thread: the kernel refuses some of it to processes that have several.
+    if let Mode::Attempt = mode {
+        return writeln!(io::stdout(), "{}", attempts());
+    }
     // As a pod's first process nothing ends it by default: the kernel drops signals that PID 1 has no handler for.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     match *mode {
@@ -78,7 +84,7 @@ fn run(mode: &Mode) -> io::Result<()> {
             }
         }),
         Mode::Hold { mebibytes } => in_background(move || hold(mebibytes)),
-        Mode::Pause => {}
+        Mode::Attempt | Mode::Pause => {}
     }
     signals.forever().next();
     Ok(())

@@ -20,21 +20,11 @@ impl Images {
     ///
     /// If something cannot be installed or built.
     pub fn run(self) -> Result<ExitCode> {
-        build_and_check()?;
+        let archives = build_images(&[Image::Agent, Image::Controller], &Architecture::ALL)?;
+        let status = Command::new(paths::workspace_root().join("images/check")).args(&archives).status()?;
+        if !status.success() {
+            bail!("an image is not what it should be");
+        }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// Builds the images of agent and controller for all architectures, and checks what is in them.
-///
-/// # Errors
-///
-/// If something cannot be installed or built, or an image is not what it should be.
-pub(super) fn build_and_check() -> Result<()> {
-    let archives = build_images(&[Image::Agent, Image::Controller], &Architecture::ALL)?;
-    let status = Command::new(paths::workspace_root().join("images/check")).args(&archives).status()?;
-    if !status.success() {
-        bail!("an image is not what it should be");
-    }
-    Ok(())
 }

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use super::{Arch, Payload};
-use crate::host::{cargo, paths, progress};
+use crate::host::{cargo, command, paths, progress};
 
 /// Where the agent lies in a guest; the kernel tests start it from there.
 pub(crate) const IN_GUEST: &str = "/usr/bin/netloss-agent";
@@ -17,9 +18,8 @@ pub(crate) const IN_GUEST: &str = "/usr/bin/netloss-agent";
 ///
 /// If it is not there although the payload, the kernel tests, cannot do without.
 pub fn add_to(payload: &mut Payload, arch: Arch) -> Result<()> {
-    let default = paths::target_dir().join(arch.target()).join("release/netloss-agent");
-    let agent = std::env::var_os("NETLOSS_AGENT").map_or(default, PathBuf::from);
-    let build = format!("cargo build --release --package netloss-agent --target {}", arch.target());
+    let agent = std::env::var_os("NETLOSS_AGENT").map_or_else(|| built(arch), PathBuf::from);
+    let build = format!("images/build --binary --only agent --arch {}", arch.debian());
     if agent.is_file() {
         if let Some(source) = newer_source(&agent) {
             progress::note(format!("{} is older than {}; to build it again: {build}", agent.display(), source.display()));
@@ -29,6 +29,11 @@ pub fn add_to(payload: &mut Payload, arch: Arch) -> Result<()> {
         bail!("there is no {}; build it with: {build}", agent.display());
     }
     Ok(())
+}
+
+/// Where cargo leaves it.
+fn built(arch: Arch) -> PathBuf {
+    paths::target_dir().join(arch.target()).join("release/netloss-agent")
 }
 
 /// A source that changed after the binary was built. Cargo lists the sources in a file beside it; without one, nothing is known.
@@ -70,10 +75,12 @@ pub fn build(arch: Arch) -> Result<Payload> {
 ///
 /// If it does not build.
 pub fn build_release(arch: Arch) -> Result<PathBuf> {
-    let mut agent = cargo::cargo();
-    agent.args(["build", "--quiet", "--release", "--package", "netloss-agent", "--target", arch.target()]);
-    agent.args(["--message-format", "json-render-diagnostics"]);
-    one(cargo::executables(&mut agent)?, "agent")
+    // As it is in the image, paths and all: the script has the compiler's options.
+    let mut images = Command::new(paths::workspace_root().join("images/build"));
+    images.args(["--binary", "--only", "agent", "--arch", arch.debian()]).env("CARGO_TARGET_DIR", paths::target_dir());
+    cargo::without_cargo_variables(&mut images);
+    command::run(&mut images)?;
+    Ok(built(arch))
 }
 
 fn one(mut executables: Vec<PathBuf>, what: &str) -> Result<PathBuf> {

@@ -4,6 +4,7 @@
 //! packet that it sends. Either side thereby knows both directions, told apart, although the network between them loses
 //! packets. The lines go to stdout and so travel through the kubelet, not through the lossy network.
 
+mod attempts;
 mod echo;
 mod flow;
 mod packet;
@@ -11,6 +12,7 @@ mod probe;
 mod report;
 mod window;
 
+pub use self::attempts::attempts;
 pub use self::echo::echo;
 pub use self::probe::probe;
 pub use self::report::{Direction, Line};

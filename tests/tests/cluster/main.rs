@@ -7,6 +7,7 @@ mod controller;
 mod experiment;
 mod node;
 mod peers;
+mod privilege;
 mod scenarios;
 
 use std::collections::BTreeSet;

@@ -27,8 +27,8 @@ const LIMIT: Duration = Duration::from_mins(6);
 const WHOLE: [Outcome; 2] = [Outcome::Clean, Outcome::Degraded];
 
 /// Where a scenario takes place.
-struct Stage {
-    cluster: &'static Cluster,
+pub(crate) struct Stage {
+    pub(crate) cluster: &'static Cluster,
     client: Client,
     namespace: String,
 }
@@ -40,16 +40,16 @@ impl Stage {
         Ok(Self { cluster, client, namespace: namespace.to_owned() })
     }
 
-    fn pods(&self) -> Api<Pod> {
+    pub(crate) fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    fn experiments(&self) -> Api<ChaosExperiment> {
+    pub(crate) fn experiments(&self) -> Api<ChaosExperiment> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     /// A pod that is to be acted on, running `arguments` of the lab's program, with more of its container and of its spec.
-    async fn create(&self, name: &str, arguments: &[&str], container: Value, spec: Value) -> Result<()> {
+    pub(crate) async fn create(&self, name: &str, arguments: &[&str], container: Value, spec: Value) -> Result<()> {
         let mut pod = json!({
             "metadata": { "name": name, "labels": { "app": "target" } },
             "spec": {
@@ -81,7 +81,7 @@ impl Stage {
     }
 
     /// Applies an experiment and waits until its loss is in place.
-    async fn lose(&self, changes: Value) -> Result<ChaosExperimentStatus> {
+    pub(crate) async fn lose(&self, changes: Value) -> Result<ChaosExperimentStatus> {
         self.apply(changes).await?;
         self.until("the loss", |status| pods_in(status, PodState::Applied) == 1).await
     }
@@ -115,7 +115,7 @@ impl Stage {
     }
 
     /// Deletes the experiment, which ends its loss, and waits until it is gone.
-    async fn delete(&self) -> Result<()> {
+    pub(crate) async fn delete(&self) -> Result<()> {
         let uid = self.experiments().get("loss").await?.uid().context("an experiment without a uid")?;
         self.experiments().delete("loss", &DeleteParams::default()).await?;
         timeout(LIMIT, await_condition(self.experiments(), "loss", conditions::is_deleted(&uid))).await.context("it is still there")??;
@@ -130,7 +130,7 @@ fn extend(base: &mut Value, more: Value) {
 }
 
 /// Runs a scenario in a namespace of its name, while nobody takes the controller or the kubelet away.
-async fn play<T>(name: &str, scenario: impl AsyncFnOnce(&Stage) -> Result<T>) {
+pub(crate) async fn play<T>(name: &str, scenario: impl AsyncFnOnce(&Stage) -> Result<T>) {
     let cluster = controller::cluster().await;
     let _calm = CALM.read().await;
     let test = async { scenario(&Stage::new(cluster, name).await?).await };

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client, ResourceExt};
 use netloss_contract::{repair_container_name, stop_container_name};
@@ -51,7 +51,7 @@ fn changed(container: &EphemeralContainer, changes: &[(&str, Value)]) -> Ephemer
 /// A planned entry for the pod `a`, another ephemeral container of somebody's in it, and the controller's own client.
 async fn stage(world: &World) -> (PodStatus, Client) {
     let client = service_account(world).await;
-    world.pod("a").await;
+    world.pod_with("a", json!({}), json!({ "volumes": [{ "name": "data", "emptyDir": {} }] })).await;
     let theirs = json!({ "spec": { "ephemeralContainers": [{ "name": "debugger", "image": "busybox", "command": ["sh"] }] } });
     let pods = world.pods();
     pods.patch_ephemeral_containers("a", &PatchParams::default(), &Patch::Strategic(theirs)).await.unwrap();
@@ -109,19 +109,25 @@ pub(crate) async fn only_netloss_passes(world: &World) {
         (rights, vec![(context_of("capabilities/add"), Value::Null)]),
         (rights, vec![(context_of("runAsUser"), json!(1000))]),
         (rights, vec![(context_of("runAsUser"), Value::Null)]),
+        (rights, vec![(context_of("runAsGroup"), json!(1000))]),
+        (rights, vec![(context_of("runAsNonRoot"), Value::Null)]),
         (rights, vec![("/securityContext".to_owned(), Value::Null)]),
         (context, vec![(context_of("capabilities/drop"), Value::Null)]),
         (context, vec![(context_of("readOnlyRootFilesystem"), json!(false))]),
         (context, vec![(context_of("allowPrivilegeEscalation"), Value::Null)]),
         (context, vec![(context_of("privileged"), json!(true)), (context_of("allowPrivilegeEscalation"), Value::Null)]),
         (context, vec![(context_of("seccompProfile"), json!({ "type": "Unconfined" }))]),
+        (context, vec![(context_of("seccompProfile"), json!({ "type": "Localhost", "localhostProfile": "x" }))]),
+        (context, vec![(context_of("seccompProfile"), Value::Null)]),
         (context, vec![(context_of("seLinuxOptions"), json!({ "type": "spc_t" }))]),
         (context, vec![(context_of("procMount"), json!("Default"))]),
         (context, vec![(context_of("appArmorProfile"), json!({ "type": "Unconfined" }))]),
         (own, vec![("/command".to_owned(), json!(["sh"]))]),
         (own, vec![("/env".to_owned(), json!([{ "name": "A", "value": "b" }]))]),
         (own, vec![("/envFrom".to_owned(), json!([{ "secretRef": { "name": "s" } }]))]),
+        (own, vec![("/env".to_owned(), json!([{ "name": "A", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k" } } }]))]),
         (own, vec![("/workingDir".to_owned(), json!("/x"))]),
+        (own, vec![("/volumeMounts".to_owned(), json!([{ "name": "data", "mountPath": "/x" }]))]),
         (own, vec![("/stdin".to_owned(), json!(true))]),
         (own, vec![("/tty".to_owned(), json!(true))]),
         (own, vec![("/targetContainerName".to_owned(), json!("app"))]),
@@ -135,11 +141,109 @@ pub(crate) async fn only_netloss_passes(world: &World) {
         }
     }
     assert!(wrong.is_empty(), "not refused as such:\n{}", wrong.join("\n"));
-    // A volume has to be the pod's to be mounted at all.
-    let mount = changed(&agent, &[("/volumeMounts", json!([{ "name": "token", "mountPath": "/x" }]))]);
-    assert!(ask(&client, &entry, &mount).await.is_err());
     let more = changed(&stop, &[("/securityContext/capabilities/add", json!(["NET_ADMIN"]))]);
     assert!(ask(&client, &entry, &more).await.unwrap_err().contains(rights));
+}
+
+/// Where the controller itself begins nothing: its own word about that is not all that stands in the way.
+#[tokio::test]
+async fn no_container_comes_into_the_clusters_own_pods() {
+    let world = World::new("policy-places").await;
+    let (entry, client) = stage(&world).await;
+    let agent = agent_container(&PodStatus { container: format!("{}0", entry.container), ..entry.clone() });
+    let spec = json!({ "containers": [{ "name": "app", "image": "app" }], "automountServiceAccountToken": false });
+    let on_the_host = {
+        let mut spec = spec.clone();
+        spec["hostNetwork"] = json!(true);
+        spec
+    };
+    for (namespace, spec, words) in [
+        (world.namespace.as_str(), on_the_host, "on the node's own network"),
+        ("kube-system", spec.clone(), "in the cluster's own namespaces"),
+        ("netloss-system", spec, "in netloss-system"),
+    ] {
+        let pods = Api::<Pod>::namespaced(world.client.clone(), namespace);
+        let name = format!("{}-place", world.namespace);
+        let pod = serde_json::from_value(json!({ "metadata": { "name": name }, "spec": spec })).unwrap();
+        let uid = pods.create(&PostParams::default(), &pod).await.unwrap().uid().unwrap();
+        let there = PodStatus { namespace: namespace.to_owned(), name: name.clone(), uid, ..entry.clone() };
+        let answer = ask(&client, &there, &agent).await;
+        pods.delete(&name, &DeleteParams::default().grace_period(0)).await.unwrap();
+        assert!(answer.as_ref().is_err_and(|said| said.contains(words)), "{namespace}: {answer:?}");
+    }
+}
+
+/// All else that a token is stolen for. What is asked is refused before it is read, so that nothing has to be in it.
+#[tokio::test]
+async fn a_stolen_token_is_refused_all_else() {
+    let world = World::new("policy-all-else").await;
+    let (_, client) = stage(&world).await;
+    let (own, pods) = (&world.namespace, format!("/api/v1/namespaces/{}/pods", world.namespace));
+    let cases = [
+        // Code in a pod, another way.
+        ("POST", format!("{pods}/a/exec?command=sh&stdout=true")),
+        ("GET", format!("{pods}/a/exec?command=sh&stdout=true")),
+        ("POST", format!("{pods}/a/attach?stdout=true")),
+        ("POST", format!("{pods}/a/portforward")),
+        ("GET", format!("{pods}/a/proxy/")),
+        ("POST", pods.clone()),
+        ("POST", "/api/v1/namespaces/netloss-system/pods".to_owned()),
+        ("POST", format!("/apis/apps/v1/namespaces/{own}/deployments")),
+        ("POST", format!("/apis/apps/v1/namespaces/{own}/daemonsets")),
+        ("POST", format!("/apis/batch/v1/namespaces/{own}/jobs")),
+        ("PATCH", "/apis/apps/v1/namespaces/netloss-system/deployments/netloss-controller".to_owned()),
+        // A pod itself: its labels, its image, its life.
+        ("PATCH", format!("{pods}/a")),
+        ("PUT", format!("{pods}/a")),
+        ("PUT", format!("{pods}/a/ephemeralcontainers")),
+        ("PATCH", format!("{pods}/a/status")),
+        ("PATCH", format!("{pods}/a/resize")),
+        ("DELETE", format!("{pods}/a")),
+        ("DELETE", pods.clone()),
+        ("POST", format!("{pods}/a/eviction")),
+        // What is secret.
+        ("GET", "/api/v1/secrets".to_owned()),
+        ("GET", format!("/api/v1/namespaces/{own}/secrets/any")),
+        ("GET", "/api/v1/namespaces/netloss-system/secrets".to_owned()),
+        ("GET", "/api/v1/namespaces/netloss-system/secrets/another".to_owned()),
+        ("GET", format!("/api/v1/namespaces/{own}/configmaps")),
+        ("POST", format!("/api/v1/namespaces/{own}/serviceaccounts/default/token")),
+        // What holds it: the policies, the agent's image, its rights.
+        ("PATCH", "/api/v1/namespaces/netloss-system/configmaps/netloss-agent".to_owned()),
+        ("PATCH", "/api/v1/namespaces/netloss-system/configmaps/netloss-freeze".to_owned()),
+        ("DELETE", "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/netloss-controller-containers".to_owned()),
+        ("PATCH", "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/netloss-controller-containers".to_owned()),
+        ("DELETE", "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/netloss-controller-containers".to_owned()),
+        ("PATCH", "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/another".to_owned()),
+        ("PATCH", "/apis/rbac.authorization.k8s.io/v1/clusterroles/netloss-controller".to_owned()),
+        ("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings".to_owned()),
+        ("PATCH", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/chaosexperiments.chaos.gushchin.dev".to_owned()),
+        ("PATCH", format!("/api/v1/namespaces/{own}")),
+        // Experiments of its own, or of others.
+        ("POST", format!("/apis/chaos.gushchin.dev/v1alpha1/namespaces/{own}/chaosexperiments")),
+        ("PUT", format!("/apis/chaos.gushchin.dev/v1alpha1/namespaces/{own}/chaosexperiments/x")),
+        ("DELETE", format!("/apis/chaos.gushchin.dev/v1alpha1/namespaces/{own}/chaosexperiments/x")),
+        // Nodes, and through them everything.
+        ("GET", "/api/v1/nodes".to_owned()),
+        ("GET", "/api/v1/nodes/n/proxy/pods".to_owned()),
+    ];
+    let mut wrong = Vec::new();
+    for (method, path) in cases {
+        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let dry = if method == "GET" {
+            ""
+        } else if path.contains('?') {
+            "&dryRun=All"
+        } else {
+            "?dryRun=All"
+        };
+        let request = http::Request::builder().method(method).uri(format!("{path}{dry}")).header("Content-Type", kind);
+        match client.request::<Value>(request.body(b"{}".to_vec()).unwrap()).await {
+            Err(kube::Error::Api(status)) if status.code == 403 && status.message.contains("cannot") => {}
+            other => wrong.push(format!("{method} {path}: {other:?}")),
+        }
+    }
+    assert!(wrong.is_empty(), "not forbidden:\n{}", wrong.join("\n"));
 }
 
 #[tokio::test]
