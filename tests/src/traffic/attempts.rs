@@ -54,6 +54,7 @@ fn outcome<T>(result: io::Result<T>) -> String {
 
 /// The names of all processes that are to be seen.
 fn processes() -> Vec<String> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let is_process = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().bytes().all(|digit| digit.is_ascii_digit());
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten().filter(is_process);
     entries.filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok()).map(|name| name.trim_end().to_owned()).collect()
 }
