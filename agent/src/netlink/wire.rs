@@ -63,7 +63,8 @@ impl Wire {
             message.header.sequence_number = self.sequence;
             message.finalize();
             let start = bytes.len();
-            bytes.resize(start + message.buffer_len(), 0);
+            // Its length as it was just finalized: to find it takes as long as to write it.
+            bytes.resize(start + message.header.length as usize, 0);
             message.serialize(&mut bytes[start..]);
         }
         self.socket.send(&bytes, 0)?;

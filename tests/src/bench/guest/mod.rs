@@ -1,7 +1,10 @@
 //! What is measured inside a kernel guest, as root, with the release build of the agent.
 
+mod datapath;
+mod exactness;
 mod programs;
 mod recording;
+mod share;
 mod start;
 mod weight;
 
@@ -18,7 +21,10 @@ pub fn main(arguments: &[String]) -> Result<()> {
     let [what, number] = arguments else { bail!("expected what to measure and how often, not {arguments:?}") };
     let number = number.parse().context("how often is a number")?;
     match what.as_str() {
+        "datapath" => datapath::measure(number),
+        "exactness" => exactness::measure(number),
         "start" => start::measure(number),
+        "share" => share::measure(number),
         "weight" => weight::measure(number),
         _ => bail!("nothing here measures {what}"),
     }

@@ -72,7 +72,7 @@ pub(super) fn measure(times: u32) -> Result<()> {
     Ok(())
 }
 
-fn milliseconds(duration: Duration) -> f64 {
+pub(super) fn milliseconds(duration: Duration) -> f64 {
     // To the microsecond, which is finer than an emulated machine can tell.
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
