@@ -98,6 +98,7 @@ pub async fn remove_seen(
 ) -> Result<(Vec<String>, Snapshot), Vec<String>> {
     let mut removed = Vec::new();
     let mut left = Vec::new();
+    let mut tables = None;
     for attempt in 0..=REMOVAL_ATTEMPTS {
         if attempt > 1 {
             tokio::time::sleep(REMOVAL_PAUSE * 2u32.pow(attempt - 2)).await;
@@ -113,9 +114,9 @@ pub async fn remove_seen(
         let steps = backend::removal(&snapshot, made_hook);
         left.clear();
         // First what brings packets to a netem.
-        match remove_tables() {
-            Ok(tables) if tables.is_empty() && steps.is_empty() => return Ok((removed, snapshot)),
-            Ok(tables) => removed.extend(tables),
+        match remove_tables(&mut tables) {
+            Ok(gone) if gone.is_empty() && steps.is_empty() => return Ok((removed, snapshot)),
+            Ok(gone) => removed.extend(gone),
             Err(error) => left.push(format!("could not remove the nftables tables {}: {error}", nft::TABLE)),
         }
         for step in steps {
@@ -136,15 +137,12 @@ pub async fn remove_seen(
 }
 
 /// Takes away tables of a guard without an owner, whose agent is gone. One with an owner goes with that, and while the owner lives
-/// nobody else works in this namespace.
-fn remove_tables() -> Result<Vec<String>, nft::Error> {
-    match nft::Socket::open() {
-        Ok(mut socket) => socket.remove_leftovers(),
-        Err(error) => {
-            debug!(%error, "no nfnetlink, so no tables");
-            Ok(Vec::new())
-        }
+/// nobody else works in this namespace. The `socket` is opened once.
+fn remove_tables(socket: &mut Option<nft::Socket>) -> Result<Vec<String>, nft::Error> {
+    if socket.is_none() {
+        *socket = nft::Socket::open().inspect_err(|error| debug!(%error, "no nfnetlink, so no tables")).ok();
     }
+    socket.as_mut().map_or(Ok(Vec::new()), nft::Socket::remove_leftovers)
 }
 
 /// `ifb`: the index of ours, as far as it is known.

@@ -102,8 +102,8 @@ async fn session(args: &RunArgs, signals: &Signals, reporter: &mut Reporter, doo
     let myself = myself(args);
     let control = door.control.insert(Control::take().map_err(not_locked)?);
     let mut session = Session::begin(args, myself, reporter).await?;
-    let cause = session.hold(&signals, control, &mut door.waiting, reporter).await?;
-    session.finish(cause).await
+    let (cause, seen) = session.hold(&signals, control, &mut door.waiting, reporter).await?;
+    session.finish(cause, seen).await
 }
 
 fn myself(args: &RunArgs) -> Holder {
@@ -185,14 +185,14 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Waits for the end, with a heartbeat now and then. Returns what made it end.
+    /// Waits for the end, with a heartbeat now and then. Returns what made it end, and what there was then.
     async fn hold(
         &mut self,
         signals: &Watch<'_>,
         control: &mut Control,
         waiting: &mut Vec<Visit>,
         reporter: &mut Reporter,
-    ) -> Result<Cause, Failed> {
+    ) -> Result<(Cause, Option<Snapshot>), Failed> {
         let mut beats = ticks(self.args.heartbeat.duration());
         let mut pulses = ticks(Pulse::PERIOD);
         let ended: io::Result<Cause> = loop {
@@ -219,15 +219,12 @@ impl<'a> Session<'a> {
             };
             match found {
                 Ok(None) => {}
-                Ok(Some(cause)) => return Ok(cause),
+                Ok(Some(cause)) => return Ok((cause, None)),
                 Err(failure) => return Err(undo(&self.netlink, self.made_hook, failure).await),
             }
         };
         match ended {
-            Ok(cause) => {
-                self.look();
-                Ok(cause)
-            }
+            Ok(cause) => Ok((cause, self.look())),
             Err(error) => {
                 self.placement.disarm();
                 let failure = failed(Stage::Hold, ExitCode::Failed, format!("cannot wait for the end any more: {error}"));
@@ -297,12 +294,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Takes the loss away and reads back that it is gone.
-    async fn finish(mut self, cause: Cause) -> Result<Removed, Failed> {
+    /// Takes the loss away and reads back that it is gone. What was `seen` last is where it begins; it ends with another look.
+    async fn finish(mut self, cause: Cause, seen: Option<Snapshot>) -> Result<Removed, Failed> {
         let elapsed = self.limit.elapsed();
         let backend = self.placement.backend();
         let account = self.placement.disarm().map(|account| self.kept_before.then(account));
-        match apply::remove(&self.netlink, self.made_hook).await {
+        match apply::remove_seen(&self.netlink, self.made_hook, seen).await {
             Ok(_) => Ok(Removed {
                 cause,
                 interface: self.placement.target().link.name.clone(),

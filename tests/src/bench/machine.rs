@@ -61,7 +61,7 @@ impl Machine {
         let comparisons =
             lines.iter().map(|line| serde_json::from_str(line).context("what was measured is no result")).collect::<Result<_>>()?;
         let machine = format!(
-            "Linux {}, emulated by QEMU (TCG) with {processors} processor{}",
+            "Linux {}, emulated by QEMU (TCG) with {processors} processor{}, without address space randomisation",
             outcome.release,
             if processors == 1 { "" } else { "s" }
         );

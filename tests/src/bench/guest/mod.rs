@@ -20,6 +20,9 @@ use super::{Comparison, RESULT};
 pub fn main(arguments: &[String]) -> Result<()> {
     let [what, number] = arguments else { bail!("expected what to measure and how often, not {arguments:?}") };
     let number = number.parse().context("how often is a number")?;
+    // QEMU translates code anew at each address that it is executed at, which takes longer than all else that is measured here, and is
+    // nothing that a processor does: with the same addresses each time, it has translated it in the first round.
+    std::fs::write("/proc/sys/kernel/randomize_va_space", "0").context("cannot keep addresses the same")?;
     match what.as_str() {
         "datapath" => datapath::measure(number),
         "exactness" => exactness::measure(number),
