@@ -23,14 +23,14 @@ const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step}: {error}{}", .hint.map(|hint| format!("; {hint}")).unwrap_or_default())]
 pub struct StepFailed {
-    step: Step,
+    step: Box<Step>,
     error: Error,
     hint: Option<&'static str>,
 }
 
 impl StepFailed {
     fn new(step: &Step, error: Error) -> Self {
-        Self { hint: hint(step, &error), step: step.clone(), error }
+        Self { hint: hint(step, &error), step: Box::new(step.clone()), error }
     }
 
     /// The kind of failure.
@@ -63,16 +63,17 @@ fn hint(step: &Step, error: &Error) -> Option<&'static str> {
     }
 }
 
-/// Executes steps in their order.
+/// Executes steps in their order. Returns the index of the ifb, if one of them had to do with it.
 ///
 /// # Errors
 /// The first step that the kernel did not take. Those before it are done; what takes them away is [`remove`].
-pub async fn apply(netlink: &Netlink, steps: &[Step]) -> Result<(), StepFailed> {
+pub fn apply(netlink: &Netlink, steps: &[Step]) -> Result<Option<u32>, StepFailed> {
+    let mut ifb = None;
     for step in steps {
         debug!(%step, "applying");
-        execute(netlink, step).await.map_err(|error| StepFailed::new(step, error))?;
+        execute(netlink, step, &mut ifb).map_err(|error| StepFailed::new(step, error))?;
     }
-    Ok(())
+    Ok(ifb)
 }
 
 /// Takes away whatever carries our marks and reads back that nothing does. Goes on past errors, and starts over with what the kernel
@@ -83,13 +84,26 @@ pub async fn apply(netlink: &Netlink, steps: &[Step]) -> Result<(), StepFailed> 
 /// # Errors
 /// What is left, in words.
 pub async fn remove(netlink: &Netlink, made_hook: Option<u32>) -> Result<(Vec<String>, Snapshot), Vec<String>> {
+    remove_seen(netlink, made_hook, None).await
+}
+
+/// The same where somebody has just looked, and `seen` this.
+///
+/// # Errors
+/// As [`remove`].
+pub async fn remove_seen(
+    netlink: &Netlink,
+    made_hook: Option<u32>,
+    mut seen: Option<Snapshot>,
+) -> Result<(Vec<String>, Snapshot), Vec<String>> {
     let mut removed = Vec::new();
     let mut left = Vec::new();
+    let mut tables = None;
     for attempt in 0..=REMOVAL_ATTEMPTS {
         if attempt > 1 {
             tokio::time::sleep(REMOVAL_PAUSE * 2u32.pow(attempt - 2)).await;
         }
-        let snapshot = match Snapshot::take(netlink).await {
+        let snapshot = match seen.take().map_or_else(|| Snapshot::take(netlink), Ok) {
             Ok(snapshot) => snapshot,
             Err(error) => {
                 warn!(%error, "cannot see what is left");
@@ -100,13 +114,13 @@ pub async fn remove(netlink: &Netlink, made_hook: Option<u32>) -> Result<(Vec<St
         let steps = backend::removal(&snapshot, made_hook);
         left.clear();
         // First what brings packets to a netem.
-        match remove_tables() {
-            Ok(tables) if tables.is_empty() && steps.is_empty() => return Ok((removed, snapshot)),
-            Ok(tables) => removed.extend(tables),
+        match remove_tables(&mut tables) {
+            Ok(gone) if gone.is_empty() && steps.is_empty() => return Ok((removed, snapshot)),
+            Ok(gone) => removed.extend(gone),
             Err(error) => left.push(format!("could not remove the nftables tables {}: {error}", nft::TABLE)),
         }
         for step in steps {
-            match execute(netlink, &step).await {
+            match execute(netlink, &step, &mut None) {
                 Ok(()) => removed.push(step.to_string()),
                 Err(error) => {
                     warn!(%step, %error, attempt, "not removed");
@@ -123,43 +137,40 @@ pub async fn remove(netlink: &Netlink, made_hook: Option<u32>) -> Result<(Vec<St
 }
 
 /// Takes away tables of a guard without an owner, whose agent is gone. One with an owner goes with that, and while the owner lives
-/// nobody else works in this namespace.
-fn remove_tables() -> Result<Vec<String>, nft::Error> {
-    match nft::Socket::open() {
-        Ok(mut socket) => socket.remove_leftovers(),
-        Err(error) => {
-            debug!(%error, "no nfnetlink, so no tables");
-            Ok(Vec::new())
-        }
+/// nobody else works in this namespace. The `socket` is opened once.
+fn remove_tables(socket: &mut Option<nft::Socket>) -> Result<Vec<String>, nft::Error> {
+    if socket.is_none() {
+        *socket = nft::Socket::open().inspect_err(|error| debug!(%error, "no nfnetlink, so no tables")).ok();
     }
+    socket.as_mut().map_or(Ok(Vec::new()), nft::Socket::remove_leftovers)
 }
 
-async fn execute(netlink: &Netlink, step: &Step) -> Result<(), Error> {
+/// `ifb`: the index of ours, as far as it is known.
+fn execute(netlink: &Netlink, step: &Step, ifb: &mut Option<u32>) -> Result<(), Error> {
+    let mut index = |device: &Device| index(netlink, device, ifb);
     match step {
-        Step::CreateIfb => netlink.create_ifb(marks::IFB).await,
-        Step::AddRootPrio { device, handle } => netlink.add_root_prio(index(netlink, device).await?, *handle).await,
-        Step::AddNetem { device, parent, handle, netem } => netlink.add_netem(index(netlink, device).await?, *parent, *handle, netem).await,
-        Step::AddTbf { device, parent, handle, longest } => {
-            netlink.add_tbf(index(netlink, device).await?, *parent, *handle, *longest).await
-        }
-        Step::AddIngress { device } => netlink.add_ingress(index(netlink, device).await?).await,
+        Step::CreateIfb => netlink.create_ifb(marks::IFB),
+        Step::AddRootPrio { device, handle } => netlink.add_root_prio(index(device)?, *handle),
+        Step::AddNetem { device, parent, handle, netem } => netlink.add_netem(index(device)?, *parent, *handle, netem),
+        Step::AddTbf { device, parent, handle, longest } => netlink.add_tbf(index(device)?, *parent, *handle, *longest),
+        Step::AddIngress { device } => netlink.add_ingress(index(device)?),
         Step::AddRedirect { device, priority } => {
-            let ifb = index(netlink, &Device::Ifb).await?;
-            netlink.add_redirect(index(netlink, device).await?, *priority, ifb).await
+            let to = index(&Device::Ifb)?;
+            netlink.add_redirect(index(device)?, *priority, to)
         }
-        Step::DeleteFilters { device, priority } => netlink.delete_filters(index(netlink, device).await?, *priority).await,
-        Step::DeleteQdisc { qdisc, .. } => netlink.delete_qdisc(qdisc).await,
-        Step::DeleteLink { device } => netlink.delete_link(index(netlink, device).await?).await,
-        Step::SetTxqlen { device, packets } => netlink.set_txqlen(index(netlink, device).await?, *packets).await,
+        Step::DeleteFilters { device, priority } => netlink.delete_filters(index(device)?, *priority),
+        Step::DeleteQdisc { qdisc, .. } => netlink.delete_qdisc(qdisc),
+        Step::DeleteLink { device } => netlink.delete_link(index(device)?),
+        Step::SetTxqlen { device, packets } => netlink.set_txqlen(index(device)?, *packets),
     }
 }
 
-async fn index(netlink: &Netlink, device: &Device) -> Result<u32, Error> {
-    match device {
-        Device::Index { index, .. } => Ok(*index),
-        Device::Ifb => match netlink.link(marks::IFB).await? {
-            Some(link) => Ok(link.index),
-            None => Err(Error::Kernel { errno: Errno::ENODEV, words: None }),
-        },
+fn index(netlink: &Netlink, device: &Device, ifb: &mut Option<u32>) -> Result<u32, Error> {
+    if let Device::Index { index, .. } = device {
+        return Ok(*index);
     }
+    if ifb.is_none() {
+        *ifb = netlink.link(marks::IFB)?.map(|link| link.index);
+    }
+    ifb.ok_or(Error::Kernel { errno: Errno::ENODEV, words: None })
 }

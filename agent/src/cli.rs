@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use netloss_contract::{CleanupArgs, RunArgs, StopArgs};
+use std::ffi::OsString;
 
 /// Puts packet loss on this network namespace's primary interface, and takes it away again.
 ///
@@ -20,6 +21,36 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The part of [`Cli`] that somebody waits for: to describe all the others takes longer than to read the arguments of one.
+#[derive(Debug, Parser)]
+#[command(name = "netloss-agent")]
+struct Quick {
+    #[arg(long, default_value = "warn", env = "NETLOSS_LOG", global = true)]
+    log: tracing::Level,
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: QuickCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum QuickCommand {
+    Run(RunArgs),
+}
+
+/// Reads the command line, or says what is wrong with it and ends.
+#[must_use]
+pub fn parse() -> Cli {
+    quick(&std::env::args_os().collect::<Vec<_>>()).unwrap_or_else(Cli::parse)
+}
+
+/// A `run` that nothing is wrong with; whatever else there is to say is left to [`Cli`].
+fn quick(arguments: &[OsString]) -> Option<Cli> {
+    arguments.get(1).filter(|command| *command == "run")?;
+    let Quick { log, json, command: QuickCommand::Run(run) } = Quick::try_parse_from(arguments).ok()?;
+    Some(Cli { log, json, command: Command::Run(run) })
 }
 
 /// What to do.
@@ -105,3 +136,35 @@ Exit codes:
   7  removal could not be completed: loss may remain
   8  an agent of another run works here; nothing was touched
   9  an agent works here and does not answer";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_quickly(line: &str) -> Option<Cli> {
+        quick(&line.split(' ').map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_is_read_quickly_is_what_is_read() {
+        for line in
+            ["netloss-agent run --loss 10 --ttl 2m", "netloss-agent run --model gilbert --loss 5 --burst 4 --ttl 1h --log debug --json"]
+        {
+            let (quick, whole) = (read_quickly(line).unwrap(), Cli::parse_from(line.split(' ')));
+            assert_eq!(format!("{quick:?}"), format!("{whole:?}"));
+        }
+    }
+
+    #[test]
+    fn the_rest_is_left_to_the_whole() {
+        for line in [
+            "netloss-agent",
+            "netloss-agent run",
+            "netloss-agent run --help",
+            "netloss-agent plan --loss 1 --ttl 1m",
+            "netloss-agent --json run",
+        ] {
+            assert!(read_quickly(line).is_none(), "{line}");
+        }
+    }
+}

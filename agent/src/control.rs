@@ -16,6 +16,7 @@ use std::{
 };
 use tokio::{
     sync::{Semaphore, mpsc},
+    task::JoinHandle,
     time::timeout,
 };
 use tracing::debug;
@@ -43,6 +44,7 @@ const ANSWER_LENGTH: u64 = 16 * 1024;
 pub struct Control {
     visits: mpsc::Receiver<Visit>,
     places: Arc<Semaphore>,
+    listening: JoinHandle<()>,
 }
 
 /// Somebody who asked for something.
@@ -102,8 +104,8 @@ impl Control {
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let (sender, visits) = mpsc::channel(CLIENTS);
         let places = Arc::new(Semaphore::new(CLIENTS));
-        tokio::spawn(listen(listener, sender, Arc::clone(&places)));
-        Ok(Self { visits, places })
+        let listening = tokio::spawn(listen(listener, sender, Arc::clone(&places)));
+        Ok(Self { visits, places, listening })
     }
 
     /// The next one who asks. Cancel safe.
@@ -118,6 +120,8 @@ impl Control {
     /// Waits until everybody has taken their answers, but not for long. For the very end.
     pub async fn farewell(self) {
         drop(self.visits);
+        // It keeps a place for the next one.
+        self.listening.abort();
         let all = u32::try_from(CLIENTS).unwrap_or(1);
         drop(timeout(CLIENT_LIMIT, self.places.acquire_many(all)).await);
     }

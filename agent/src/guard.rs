@@ -82,13 +82,10 @@ impl Guard {
     /// # Errors
     /// Where the kernel refuses the tables or the first lease; nothing of them is there then.
     pub fn arm(mut socket: Socket, ruleset: Ruleset, limit: Limit) -> Result<Self, Error> {
-        socket.transact(ruleset.creation())?;
         let (now, lease) = (Moment::now(), limit.remaining().min(LEASE));
-        if let Err(error) = socket.transact(ruleset.renewal(lease)) {
-            // Tables without an owner do not go with the socket. Where this fails too, nothing is in their lease.
-            let _ = socket.transact(ruleset.removal());
-            return Err(error);
-        }
+        let (mut messages, mut renewal) = (ruleset.creation(), ruleset.renewal(lease));
+        messages.append(&mut renewal);
+        socket.transact(messages)?;
         let mut account = Account::default();
         account.renewed(now, lease);
         let account = Arc::new(Mutex::new(account));

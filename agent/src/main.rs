@@ -1,8 +1,7 @@
 //! Parses, runs, exits.
 
-use clap::Parser;
 use netloss_agent::{
-    cli::{Cli, Command},
+    cli::{self, Command},
     commands, diagnostics,
     reporter::{Form, Reporter},
     run,
@@ -10,6 +9,10 @@ use netloss_agent::{
 };
 use netloss_contract::ExitCode;
 use std::io::IsTerminal;
+
+/// musl's own asks the system for each larger piece of memory, which takes longer than all that is done with it.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> std::process::ExitCode {
     // Before anything else: as PID 1 of a container, a signal that came before this would be lost.
@@ -20,7 +23,7 @@ fn main() -> std::process::ExitCode {
             return ExitCode::Failed.into();
         }
     };
-    let cli = Cli::parse();
+    let cli = cli::parse();
     diagnostics::install(cli.log);
     let form = if cli.json { Form::Json } else { Form::Text };
     match cli.command {

@@ -9,7 +9,6 @@ use crate::{
     },
     clock::Limit,
     guard::{self, Account, Guard},
-    marks,
     netlink::{self, Netlink, Qdisc},
     nft::{self, EgressHook, Ends, Ruleset, Socket},
     snapshot::Snapshot,
@@ -129,14 +128,13 @@ impl Plan {
     ///
     /// # Errors
     /// Where the kernel does not do it. What has been done by then is still there: [`apply::remove`] takes it away.
-    pub async fn bring(self, netlink: &Netlink, limit: impl FnOnce() -> Limit) -> Result<(Placement, Limit, Snapshot), NotBrought> {
-        apply::apply(netlink, &self.steps).await?;
+    pub fn bring(self, netlink: &Netlink, limit: impl FnOnce() -> Limit) -> Result<(Placement, Limit, Snapshot), NotBrought> {
+        let ifb = apply::apply(netlink, &self.steps)?;
         let guard = match self.guard {
             None => None,
             Some((socket, variant)) => {
-                let ifb = netlink.link(marks::IFB).await.map_err(NotBrought::Unreadable)?;
                 // Without an ifb there is no loss of what is received, and no rule that would need its index.
-                Some((socket, variant, guarded::ruleset(&self.target, variant, ifb.map_or(0, |ifb| ifb.index))))
+                Some((socket, variant, guarded::ruleset(&self.target, variant, ifb.unwrap_or(0))))
             }
         };
         let limit = limit();
@@ -149,7 +147,7 @@ impl Plan {
             }
         };
         let placement = Placement { target: self.target, guard };
-        let after = Snapshot::take(netlink).await.map_err(NotBrought::Unreadable)?;
+        let after = Snapshot::take(netlink).map_err(NotBrought::Unreadable)?;
         let unseeded = |netem: &Qdisc| netem.netem.as_ref().is_some_and(|netem| netem.seed.is_none());
         let netem = after.egress_netem(placement.target.link.index).or_else(|| after.ingress_netem());
         if placement.target.netem.seed.is_some() && netem.is_some_and(unseeded) {

@@ -27,8 +27,8 @@ pub struct Prepared {
 ///
 /// # Errors
 /// Why nothing is going to be done.
-pub async fn prepare(args: &RunArgs, netlink: &Netlink, before: &Snapshot) -> Result<Prepared, Failed> {
-    let routes = netlink.default_routes().await.map_err(|error| unreadable(&error))?;
+pub fn prepare(args: &RunArgs, netlink: &Netlink, before: &Snapshot) -> Result<Prepared, Failed> {
+    let routes = netlink.default_routes().map_err(|error| unreadable(&error))?;
     let choice = interface::choose(&before.links, &routes, args.interface.as_deref())
         .map_err(|error| failed(Stage::Plan, ExitCode::Refused, error.to_string()))?;
     let filtered = ends::describe(&args.filters, &routes, choice.link.index);
@@ -63,8 +63,8 @@ pub const CAPABILITY: &str =
 ///
 /// # Errors
 /// Where this process may not change the network.
-pub async fn permitted(netlink: &Netlink) -> Result<(), Failed> {
-    if netlink.is_permitted().await.map_err(|error| unreadable(&error))? {
+pub fn permitted(netlink: &Netlink) -> Result<(), Failed> {
+    if netlink.is_permitted().map_err(|error| unreadable(&error))? {
         Ok(())
     } else {
         Err(failed(Stage::Start, ExitCode::Unsupported, CAPABILITY))

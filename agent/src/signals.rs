@@ -1,19 +1,19 @@
 //! The signals that end the loss.
 //!
-//! PID 1 of a container ignores a signal that it has no handler for, for good. So the signals are blocked first, which keeps those
-//! that come early pending, and let in once the handlers stand.
+//! PID 1 of a container ignores a signal that it has no handler for, for good; one that is blocked stays pending. So the signals are
+//! blocked, in every thread, and read from a descriptor (signalfd(2)).
 
 use netloss_contract::Cause;
-use nix::sys::signal::{SigSet, Signal};
-use signal_hook::{flag, low_level::pipe};
-use std::{
-    io,
-    os::unix::net::UnixStream,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use nix::sys::{
+    signal::{SigSet, Signal},
+    signalfd::{SfdFlags, SignalFd},
 };
+use std::{
+    cell::Cell,
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// What each signal means. SIGHUP and SIGQUIT too: their default would kill the agent and leave the loss.
 const MEANINGS: [(Signal, Cause); 4] = [
@@ -26,55 +26,57 @@ const MEANINGS: [(Signal, Cause); 4] = [
 /// Signals that have come.
 #[derive(Debug)]
 pub struct Signals {
-    /// 1 + the place in [`MEANINGS`] of the last one that came; 0 before the first.
-    last: Arc<AtomicUsize>,
-    /// Gets a byte with each.
-    wake: UnixStream,
+    descriptor: SignalFd,
+    came: Cell<Option<Cause>>,
 }
 
 impl Signals {
-    /// Puts the handlers in place. To be called before anything else, and from the only thread.
+    /// Lets them come to a descriptor. To be called before anything else, and from the only thread: others inherit that they are blocked.
     ///
     /// # Errors
-    /// Where the system refuses a signal handler or a pair of sockets.
+    /// Where the system refuses it.
     pub fn install() -> io::Result<Self> {
         let set: SigSet = MEANINGS.iter().map(|(signal, _)| *signal).collect();
         set.thread_block()?;
-        let (wake, write) = UnixStream::pair()?;
-        wake.set_nonblocking(true)?;
-        let last = Arc::new(AtomicUsize::new(0));
-        for (place, (signal, _)) in MEANINGS.iter().enumerate() {
-            // In this order: who is woken finds the value.
-            flag::register_usize(*signal as i32, Arc::clone(&last), place + 1)?;
-            pipe::register(*signal as i32, write.try_clone()?)?;
-        }
-        set.thread_unblock()?;
-        Ok(Self { last, wake })
+        let descriptor = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok(Self { descriptor, came: Cell::new(None) })
     }
 
     /// Whether one has come.
     #[must_use]
     pub fn came(&self) -> bool {
-        self.last.load(Ordering::SeqCst) > 0
+        self.last().is_some()
+    }
+
+    /// What the last one that came means.
+    fn last(&self) -> Option<Cause> {
+        while let Ok(Some(signal)) = self.descriptor.read_signal() {
+            let meaning = MEANINGS.iter().find(|(known, _)| u32::try_from(*known as i32) == Ok(signal.ssi_signo));
+            self.came.set(meaning.map(|(_, cause)| *cause).or(self.came.get()));
+        }
+        self.came.get()
     }
 
     /// Lets the runtime watch for them.
     ///
     /// # Errors
-    /// Where the runtime cannot watch the socket.
+    /// Where the runtime cannot watch the descriptor.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn watch(&self) -> io::Result<Watch<'_>> {
-        Ok(Watch { last: &self.last, wake: tokio::net::UnixStream::from_std(self.wake.try_clone()?)? })
+        let descriptor = self.descriptor.as_fd().try_clone_to_owned()?;
+        #[allow(deprecated, reason = "unsound for types whose descriptor changes; an OwnedFd's does not, and the other way is unsafe code")]
+        let wake = AsyncFd::with_interest(descriptor, Interest::READABLE)?;
+        Ok(Watch { signals: self, wake })
     }
 }
 
 /// Waits for a signal.
 #[derive(Debug)]
 pub struct Watch<'a> {
-    last: &'a AtomicUsize,
-    wake: tokio::net::UnixStream,
+    signals: &'a Signals,
+    wake: AsyncFd<OwnedFd>,
 }
 
 impl Watch<'_> {
@@ -84,13 +86,11 @@ impl Watch<'_> {
     /// Where the runtime goes away.
     pub async fn come(&self) -> io::Result<Cause> {
         loop {
-            let came = self.last.load(Ordering::SeqCst);
-            if let Some((_, cause)) = came.checked_sub(1).and_then(|place| MEANINGS.get(place)) {
-                return Ok(*cause);
+            if let Some(cause) = self.signals.last() {
+                return Ok(cause);
             }
-            self.wake.readable().await?;
-            // The byte says no more than that the value is there to read.
-            let _ = self.wake.try_read(&mut [0; 8]);
+            // What has come in between wakes again.
+            self.wake.readable().await?.clear_ready();
         }
     }
 }

@@ -21,12 +21,12 @@ impl Snapshot {
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn take(netlink: &Netlink) -> Result<Self, Error> {
-        let links = netlink.links().await?;
-        let qdiscs = netlink.qdiscs().await?;
+    pub fn take(netlink: &Netlink) -> Result<Self, Error> {
+        let links = netlink.links()?;
+        let qdiscs = netlink.qdiscs()?;
         let mut filters = Vec::new();
         for hook in qdiscs.iter().filter(|qdisc| qdisc.parent == INGRESS_PARENT) {
-            filters.extend(netlink.ingress_filters(hook.ifindex).await?);
+            filters.extend(netlink.ingress_filters(hook.ifindex)?);
         }
         Ok(Self { links, qdiscs, filters })
     }

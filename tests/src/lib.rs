@@ -1,6 +1,6 @@
 //! The lab: real kernels, a real control plane and a real node to try netloss on.
 
-#[cfg(any(feature = "guest", feature = "host"))]
+#[cfg(any(feature = "measure", feature = "host"))]
 pub mod bench;
 #[cfg(feature = "host")]
 pub mod browser;

@@ -1,6 +1,6 @@
 //! `netloss-agent check`: whether loss would work here, and what to do where it would not.
 
-use super::{block_on, fail, holder};
+use super::{fail, holder};
 use crate::{
     backend::{self, Target, guarded::Variant},
     host,
@@ -17,7 +17,7 @@ use netloss_contract::{Checked, Direction, Event, ExitCode, Failed, Finding, Ver
 
 /// Says what there is and what is missing.
 pub fn check(interface: Option<&str>, reporter: &mut Reporter) -> ExitCode {
-    match block_on(look(interface)) {
+    match look(interface) {
         Ok(seen) => {
             let checks = seen.checks();
             let exit = checks.iter().find(|(finding, _)| finding.verdict == Verdict::Bad).map_or(ExitCode::Done, |(_, exit)| *exit);
@@ -48,12 +48,12 @@ struct Seen {
     tbf: Option<bool>,
 }
 
-async fn look(named: Option<&str>) -> Result<Seen, Failed> {
+fn look(named: Option<&str>) -> Result<Seen, Failed> {
     let netlink = Netlink::connect().map_err(|error| unreadable(&error))?;
-    let snapshot = Snapshot::take(&netlink).await.map_err(|error| unreadable(&error))?;
-    let routes = netlink.default_routes().await.map_err(|error| unreadable(&error))?;
+    let snapshot = Snapshot::take(&netlink).map_err(|error| unreadable(&error))?;
+    let routes = netlink.default_routes().map_err(|error| unreadable(&error))?;
     let choice = interface::choose(&snapshot.links, &routes, named);
-    let capable = netlink.is_permitted().await.map_err(|error| unreadable(&error))?;
+    let capable = netlink.is_permitted().map_err(|error| unreadable(&error))?;
     let guard = match &choice {
         Ok(Choice { link, .. }) => {
             let target = Target {
@@ -74,10 +74,10 @@ async fn look(named: Option<&str>) -> Result<Seen, Failed> {
         choice,
         snapshot,
         guard,
-        netem: netlink.knows_qdisc(QDISC_NETEM).await,
-        prio: netlink.knows_qdisc(QDISC_PRIO).await,
-        ifb: netlink.knows_ifb().await,
-        tbf: netlink.knows_qdisc(QDISC_TBF).await,
+        netem: netlink.knows_qdisc(QDISC_NETEM),
+        prio: netlink.knows_qdisc(QDISC_PRIO),
+        ifb: netlink.knows_ifb(),
+        tbf: netlink.knows_qdisc(QDISC_TBF),
     })
 }
 

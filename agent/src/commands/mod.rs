@@ -126,7 +126,7 @@ async fn try_cleanup(args: &CleanupArgs) -> Result<Vec<String>, Failed> {
     };
     let unreadable = |error| failed(Stage::Snapshot, ExitCode::Failed, format!("cannot open a netlink socket: {error}"));
     let netlink = Netlink::connect().map_err(unreadable)?;
-    permitted(&netlink).await?;
+    permitted(&netlink)?;
     let (removed, _) = apply::remove(&netlink, None).await.map_err(|left| {
         let message = "what a dead agent left here cannot be removed: loss may remain; restart the pod";
         Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) }

@@ -13,7 +13,7 @@ use netloss_contract::{Event, ExitCode, Failed, Planned, RunArgs, Stage};
 
 /// Says what `run` would do with these arguments, or why it would do nothing.
 pub fn plan(args: &RunArgs, reporter: &mut Reporter) -> ExitCode {
-    match super::block_on(try_plan(args)) {
+    match try_plan(args) {
         Ok(planned) => {
             reporter.report(Event::Planned(Box::new(planned)));
             ExitCode::Done
@@ -22,16 +22,16 @@ pub fn plan(args: &RunArgs, reporter: &mut Reporter) -> ExitCode {
     }
 }
 
-async fn try_plan(args: &RunArgs) -> Result<Planned, Failed> {
+fn try_plan(args: &RunArgs) -> Result<Planned, Failed> {
     args.check().map_err(|error| failed(Stage::Start, ExitCode::Usage, error.to_string()))?;
     prepare::in_time(args.deadline)?;
     holder()?;
     let netlink = Netlink::connect().map_err(|error| unreadable(&error))?;
-    let snapshot = Snapshot::take(&netlink).await.map_err(|error| unreadable(&error))?;
+    let snapshot = Snapshot::take(&netlink).map_err(|error| unreadable(&error))?;
     prepare::refuse_host(args, &snapshot.links)?;
-    prepare::permitted(&netlink).await?;
+    prepare::permitted(&netlink)?;
     let leftovers = backend::removal(&snapshot, None);
-    let Prepared { plan, interface_reason, filtered } = prepare::prepare(args, &netlink, &backend::without_ours(&snapshot, None)).await?;
+    let Prepared { plan, interface_reason, filtered } = prepare::prepare(args, &netlink, &backend::without_ours(&snapshot, None))?;
     let steps = leftovers.iter().map(ToString::to_string).chain(plan.describe()).collect();
     Ok(Planned {
         interface: plan.target().link.name.clone(),

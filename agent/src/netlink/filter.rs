@@ -97,10 +97,10 @@ impl Netlink {
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn ingress_filters(&self, ifindex: u32) -> Result<Vec<Filter>, Error> {
+    pub fn ingress_filters(&self, ifindex: u32) -> Result<Vec<Filter>, Error> {
         let mut message = message(ifindex, 0);
         message.header.info = 0;
-        let answers = self.dump(RouteNetlinkMessage::GetTrafficFilter(message)).await?;
+        let answers = self.dump(&RouteNetlinkMessage::GetTrafficFilter(message))?;
         Ok(answers.iter().filter_map(Filter::from_answer).collect())
     }
 
@@ -108,18 +108,18 @@ impl Netlink {
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn add_redirect(&self, ifindex: u32, priority: u16, to: u32) -> Result<(), Error> {
+    pub fn add_redirect(&self, ifindex: u32, priority: u16, to: u32) -> Result<(), Error> {
         let mut message = message(ifindex, priority);
         message.attributes = redirect(to);
-        self.change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_EXCL).await
+        self.change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Removes all filters of a priority from an interface's ingress hook. None there is fine.
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn delete_filters(&self, ifindex: u32, priority: u16) -> Result<(), Error> {
-        match self.change(RouteNetlinkMessage::DelTrafficFilter(message(ifindex, priority)), 0).await {
+    pub fn delete_filters(&self, ifindex: u32, priority: u16) -> Result<(), Error> {
+        match self.change(RouteNetlinkMessage::DelTrafficFilter(message(ifindex, priority)), 0) {
             // EINVAL: the qdisc that they hung on is gone, and they with it.
             Err(error) if matches!(error.errno(), Some(Errno::ENODEV | Errno::ENOENT | Errno::EINVAL)) => Ok(()),
             answer => answer,

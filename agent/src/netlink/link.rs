@@ -77,8 +77,8 @@ impl Netlink {
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn links(&self) -> Result<Vec<Link>, Error> {
-        let answers = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
+    pub fn links(&self) -> Result<Vec<Link>, Error> {
+        let answers = self.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
         Ok(answers.iter().filter_map(Link::from_answer).collect())
     }
 
@@ -86,10 +86,10 @@ impl Netlink {
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn link(&self, name: &str) -> Result<Option<Link>, Error> {
+    pub fn link(&self, name: &str) -> Result<Option<Link>, Error> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        match self.get(RouteNetlinkMessage::GetLink(message)).await {
+        match self.get(RouteNetlinkMessage::GetLink(message)) {
             Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
             answer => Ok(answer?.as_ref().and_then(Link::from_answer)),
         }
@@ -99,23 +99,23 @@ impl Netlink {
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn create_ifb(&self, name: &str) -> Result<(), Error> {
+    pub fn create_ifb(&self, name: &str) -> Result<(), Error> {
         let mut message = LinkMessage::default();
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
         message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]));
-        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await
+        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Whether this process may change the namespace's network: asked by setting nothing of the loopback.
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn is_permitted(&self) -> Result<bool, Error> {
+    pub fn is_permitted(&self) -> Result<bool, Error> {
         let mut message = LinkMessage::default();
         message.header.index = LOOPBACK;
-        match self.change(RouteNetlinkMessage::SetLink(message), 0).await {
+        match self.change(RouteNetlinkMessage::SetLink(message), 0) {
             Err(error) if error.errno() == Some(Errno::EPERM) => Ok(false),
             answer => answer.map(|()| true),
         }
@@ -123,11 +123,11 @@ impl Netlink {
 
     /// Whether the kernel has ifbs, or loads them now; none where it does not say. Asked for by one with more queues than are possible,
     /// which is refused after the kind was looked for (`rtnl_create_link` in net/core/rtnetlink.c).
-    pub async fn knows_ifb(&self) -> Option<bool> {
+    pub fn knows_ifb(&self) -> Option<bool> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]));
         message.attributes.push(LinkAttribute::NumTxQueues(u32::MAX));
-        match self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await.err()?.errno()? {
+        match self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).err()?.errno()? {
             Errno::EINVAL => Some(true),
             Errno::EOPNOTSUPP => Some(false),
             _ => None,
@@ -138,10 +138,10 @@ impl Netlink {
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn delete_link(&self, index: u32) -> Result<(), Error> {
+    pub fn delete_link(&self, index: u32) -> Result<(), Error> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        match self.change(RouteNetlinkMessage::DelLink(message), 0).await {
+        match self.change(RouteNetlinkMessage::DelLink(message), 0) {
             Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(()),
             answer => answer,
         }
@@ -151,10 +151,10 @@ impl Netlink {
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn set_txqlen(&self, index: u32, packets: u32) -> Result<(), Error> {
+    pub fn set_txqlen(&self, index: u32, packets: u32) -> Result<(), Error> {
         let mut message = LinkMessage::default();
         message.header.index = index;
         message.attributes.push(LinkAttribute::TxQueueLen(packets));
-        self.change(RouteNetlinkMessage::SetLink(message), 0).await
+        self.change(RouteNetlinkMessage::SetLink(message), 0)
     }
 }

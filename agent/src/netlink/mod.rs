@@ -5,21 +5,22 @@ mod filter;
 mod link;
 mod qdisc;
 mod route;
+mod wire;
 
 pub use changes::Changes;
 pub use filter::{Filter, INGRESS_HOOK};
 pub use link::Link;
 pub use qdisc::{Handle, INGRESS_PARENT, PRIO_BANDS, QDISC_CLSACT, QDISC_INGRESS, QDISC_NETEM, QDISC_PRIO, QDISC_TBF, Qdisc, ROOT};
 pub use route::DefaultRoute;
+pub(crate) use wire::Wire;
 
-use futures::StreamExt;
 use netlink_packet_core::{
     ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_proto::sys::AsyncSocket;
+use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
 /// How long one request may take. rtnetlink's lock is the whole node's: CNI churn elsewhere can hold it for a while.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -88,48 +89,37 @@ impl Error {
     }
 }
 
-/// A connection to rtnetlink in the calling thread's network namespace.
+/// A connection to rtnetlink in the network namespace of the thread that opened it.
 ///
-/// netlink-proto ends a response in the same way when it is complete and when the connection died, so every request here asks for
-/// its acknowledgment to be forwarded, and takes none for a failure.
-#[derive(Debug, Clone)]
+/// Every request asks for its acknowledgment, and takes none for a failure.
+#[derive(Debug)]
 pub struct Netlink {
-    handle: rtnetlink::Handle,
+    wire: RefCell<Wire>,
 }
 
 impl Netlink {
-    /// Opens the socket and spawns the task that serves it.
+    /// Opens the socket.
     ///
     /// # Errors
     /// Where the socket cannot be made.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
     pub fn connect() -> Result<Self, Error> {
-        let (mut connection, handle, _) = rtnetlink::new_connection()?;
-        connection.set_forward_ack(true);
-        connection.set_forward_done(true);
-        let socket = connection.socket_mut().socket_mut();
-        socket.set_ext_ack(true)?;
-        socket.set_cap_ack(true)?;
-        tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { wire: RefCell::new(Wire::open(NETLINK_ROUTE, TIME_LIMIT)?) })
     }
 
     /// Changes something; returns when the kernel has acknowledged it.
-    async fn change(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Error> {
-        self.exchange(message, NLM_F_ACK | flags).await.map(drop)
+    fn change(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Error> {
+        self.exchange(message, NLM_F_ACK | flags).map(drop)
     }
 
     /// Asks for one object; none where the kernel acknowledged without one.
-    async fn get(&self, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, Error> {
-        Ok(self.exchange(message, NLM_F_ACK).await?.pop())
+    fn get(&self, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, Error> {
+        Ok(self.exchange(message, NLM_F_ACK)?.pop())
     }
 
     /// Asks for all objects.
-    async fn dump(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Error> {
+    fn dump(&self, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Error> {
         for _ in 0..DUMP_ATTEMPTS {
-            match self.exchange(message.clone(), NLM_F_DUMP).await {
+            match self.exchange(message.clone(), NLM_F_DUMP) {
                 Err(Error::Unstable) => {}
                 answer => return answer,
             }
@@ -137,28 +127,21 @@ impl Netlink {
         Err(Error::Unstable)
     }
 
-    async fn exchange(&self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, Error> {
+    fn exchange(&self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let mut wire = self.wire.borrow_mut();
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
-        let answers = async {
-            let mut stream = self.handle.clone().request(request).map_err(|_| Error::ConnectionLost)?;
-            let (mut found, mut interrupted) = (Vec::new(), false);
-            while let Some(answer) = stream.next().await {
-                interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
-                match answer.payload {
-                    NetlinkPayload::InnerMessage(inner) => found.push(inner),
-                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(Error::kernel(&error)),
-                    NetlinkPayload::Done(done) if done.code < 0 => {
-                        return Err(Error::Kernel { errno: Errno::from_raw(done.code.saturating_abs()), words: None });
-                    }
-                    NetlinkPayload::Done(_) if interrupted => return Err(Error::Unstable),
-                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(found),
-                    NetlinkPayload::Overrun(_) => return Err(Error::Unstable),
-                    _ => {}
-                }
+        let first = wire.write(std::iter::once(request))?;
+        let (mut found, mut interrupted) = (Vec::new(), false);
+        wire.read(first, |flags, payload| {
+            interrupted |= flags & NLM_F_DUMP_INTR != 0;
+            match payload {
+                NetlinkPayload::InnerMessage(inner) => found.push(inner),
+                NetlinkPayload::Done(_) | NetlinkPayload::Error(_) => return true,
+                _ => {}
             }
-            Err(Error::ConnectionLost)
-        };
-        tokio::time::timeout(TIME_LIMIT, answers).await.unwrap_or(Err(Error::TimedOut))
+            false
+        })?;
+        if interrupted { Err(Error::Unstable) } else { Ok(found) }
     }
 }

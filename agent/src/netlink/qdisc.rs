@@ -159,8 +159,8 @@ impl Netlink {
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn qdiscs(&self) -> Result<Vec<Qdisc>, Error> {
-        let answers = self.dump(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default())).await?;
+    pub fn qdiscs(&self) -> Result<Vec<Qdisc>, Error> {
+        let answers = self.dump(&RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()))?;
         Ok(answers.iter().filter_map(Qdisc::from_answer).collect())
     }
 
@@ -170,8 +170,8 @@ impl Netlink {
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn add_netem(&self, ifindex: u32, parent: Handle, handle: Handle, netem: &Netem) -> Result<(), Error> {
-        self.add(message(ifindex, parent, handle, QDISC_NETEM), netem.encode()).await
+    pub fn add_netem(&self, ifindex: u32, parent: Handle, handle: Handle, netem: &Netem) -> Result<(), Error> {
+        self.add(message(ifindex, parent, handle, QDISC_NETEM), netem.encode())
     }
 
     /// Puts a prio with [`PRIO_BANDS`] bands at an interface's root. Every packet goes to the first band, unless its priority names a
@@ -179,11 +179,11 @@ impl Netlink {
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn add_root_prio(&self, ifindex: u32, handle: Handle) -> Result<(), Error> {
+    pub fn add_root_prio(&self, ifindex: u32, handle: Handle) -> Result<(), Error> {
         // struct tc_prio_qopt: the number of bands, and the band of each of the 16 priorities.
         let mut options = u32::from(PRIO_BANDS).to_ne_bytes().to_vec();
         options.extend([0; 16]);
-        self.add(message(ifindex, ROOT, handle, QDISC_PRIO), options).await
+        self.add(message(ifindex, ROOT, handle, QDISC_PRIO), options)
     }
 
     /// Puts a tbf into a class, or at an interface's root, that takes super-packets longer than `longest` bytes apart into segments
@@ -191,30 +191,30 @@ impl Netlink {
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn add_tbf(&self, ifindex: u32, parent: Handle, handle: Handle, longest: u32) -> Result<(), Error> {
-        self.add(message(ifindex, parent, handle, QDISC_TBF), tbf_options(longest)).await
+    pub fn add_tbf(&self, ifindex: u32, parent: Handle, handle: Handle, longest: u32) -> Result<(), Error> {
+        self.add(message(ifindex, parent, handle, QDISC_TBF), tbf_options(longest))
     }
 
-    async fn add(&self, mut message: TcMessage, options: Vec<u8>) -> Result<(), Error> {
+    fn add(&self, mut message: TcMessage, options: Vec<u8>) -> Result<(), Error> {
         // Raw: netlink-packet-route knows the options of neither, and would nest those of a parsed answer twice.
         message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, options)));
-        self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL).await
+        self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Puts an ingress qdisc on an interface.
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn add_ingress(&self, ifindex: u32) -> Result<(), Error> {
+    pub fn add_ingress(&self, ifindex: u32) -> Result<(), Error> {
         let message = message(ifindex, INGRESS_PARENT, Handle::of_major(0xffff), QDISC_INGRESS);
-        self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL).await
+        self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Whether the kernel has a kind of qdisc that does not do without options, or loads it now; none where it does not say. Asked by a
     /// request without options, which a kind that is known refuses.
-    pub async fn knows_qdisc(&self, kind: &str) -> Option<bool> {
+    pub fn knows_qdisc(&self, kind: &str) -> Option<bool> {
         let message = message(LOOPBACK, ROOT, Handle::of_major(0x7a11), kind);
-        match self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL).await.err()?.errno()? {
+        match self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL).err()?.errno()? {
             Errno::EINVAL => Some(true),
             Errno::ENOENT => Some(false),
             _ => None,
@@ -225,9 +225,9 @@ impl Netlink {
     ///
     /// # Errors
     /// As any request (see [`Error`]); where another qdisc is in its place, the kernel's refusal.
-    pub async fn delete_qdisc(&self, qdisc: &Qdisc) -> Result<(), Error> {
+    pub fn delete_qdisc(&self, qdisc: &Qdisc) -> Result<(), Error> {
         let message = message(qdisc.ifindex, qdisc.parent, qdisc.handle, &qdisc.kind);
-        match self.change(RouteNetlinkMessage::DelQueueDiscipline(message), 0).await {
+        match self.change(RouteNetlinkMessage::DelQueueDiscipline(message), 0) {
             Err(error) if matches!(error.errno(), Some(Errno::ENODEV | Errno::ENOENT)) => Ok(()),
             answer => answer,
         }

@@ -24,6 +24,9 @@ impl DefaultRoute {
     fn from_answer(answer: &RouteNetlinkMessage) -> Option<Self> {
         let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
         let header = &message.header;
+        if !matches!(header.address_family, AddressFamily::Inet | AddressFamily::Inet6) {
+            return None;
+        }
         // "unreachable default dev lo" is what older kernels show where IPv6 has no route.
         if header.destination_prefix_length != 0 || header.kind != RouteType::Unicast {
             return None;
@@ -52,14 +55,9 @@ impl Netlink {
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub async fn default_routes(&self) -> Result<Vec<DefaultRoute>, Error> {
-        let mut routes = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut message = RouteMessage::default();
-            message.header.address_family = family;
-            let answers = self.dump(RouteNetlinkMessage::GetRoute(message)).await?;
-            routes.extend(answers.iter().filter_map(DefaultRoute::from_answer));
-        }
-        Ok(routes)
+    pub fn default_routes(&self) -> Result<Vec<DefaultRoute>, Error> {
+        // Without a family the kernel answers for all of them.
+        let answers = self.dump(&RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
+        Ok(answers.iter().filter_map(DefaultRoute::from_answer).collect())
     }
 }

@@ -2,20 +2,14 @@
 //! wait for rtnetlink, for standard output or for anything else.
 
 use super::ruleset::{Message, Ruleset, TABLE, Way, delete_table, is_owned, list_rules, list_tables, our_table, rule_count};
-use crate::netlink;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload};
+use crate::netlink::{self, Wire};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily, none::ControlMessage};
-use netlink_sys::{SocketAddr, protocols::NETLINK_NETFILTER};
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use netloss_contract::PerDirection;
 use nix::{
     errno::Errno,
-    sys::{
-        socket::{
-            setsockopt,
-            sockopt::{ReceiveTimeout, SndBuf},
-        },
-        time::{TimeVal, TimeValLike},
-    },
+    sys::socket::{setsockopt, sockopt::SndBuf},
 };
 use std::{io, time::Duration};
 
@@ -25,9 +19,6 @@ const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// Room for a transaction with as many filters as there may be, in bytes; the kernel gives twice as much, and this much without asking
 /// for a capability of its own namespace (`net.core.wmem_max`).
 const SEND_BUFFER: usize = 212_992;
-
-/// `NLMSG_ALIGNTO`: where the next message of a datagram begins.
-const NLMSG_ALIGNTO: usize = 4;
 
 /// `NFNL_SUBSYS_NFTABLES` (include/uapi/linux/netfilter/nfnetlink.h).
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
@@ -40,9 +31,7 @@ pub type Error = netlink::Error;
 /// Close-on-exec, so that no child keeps the loss alive.
 #[derive(Debug)]
 pub struct Socket {
-    netlink: netlink_sys::Socket,
-    sequence: u32,
-    answers: Vec<u8>,
+    wire: Wire,
 }
 
 impl Socket {
@@ -51,15 +40,9 @@ impl Socket {
     /// # Errors
     /// Where the kernel has no nfnetlink, or no socket is to be had.
     pub fn open() -> Result<Self, Error> {
-        let mut netlink = netlink_sys::Socket::new(NETLINK_NETFILTER)?;
-        netlink.bind_auto()?;
-        netlink.connect(&SocketAddr::new(0, 0))?;
-        netlink.set_ext_ack(true)?;
-        netlink.set_cap_ack(true)?;
-        setsockopt(&netlink, SndBuf, &SEND_BUFFER).map_err(io::Error::from)?;
-        let limit = TimeVal::milliseconds(i64::try_from(TIME_LIMIT.as_millis()).unwrap_or(i64::MAX));
-        setsockopt(&netlink, ReceiveTimeout, &limit).map_err(io::Error::from)?;
-        Ok(Self { netlink, sequence: 0, answers: Vec::with_capacity(16 * 1024) })
+        let wire = Wire::open(NETLINK_NETFILTER, TIME_LIMIT)?;
+        setsockopt(wire.socket(), SndBuf, &SEND_BUFFER).map_err(io::Error::from)?;
+        Ok(Self { wire })
     }
 
     /// Does all that the messages say, or nothing.
@@ -84,13 +67,14 @@ impl Socket {
     /// # Errors
     /// Where they cannot be listed.
     pub fn has_owned_tables(&mut self) -> Result<bool, Error> {
-        let first = self.write(std::iter::once(list_tables()))?;
+        let first = self.wire.write(std::iter::once(list_tables()))?;
         let mut owned = false;
-        self.read(first, |payload| {
-            if let NetlinkPayload::InnerMessage(table) = payload {
-                owned |= our_table(table).is_some() && is_owned(table);
+        self.wire.read(first, |_, payload| {
+            match payload {
+                NetlinkPayload::InnerMessage(table) => owned |= our_table(&table).is_some() && is_owned(&table),
+                other => return matches!(other, NetlinkPayload::Done(_)),
             }
-            matches!(payload, NetlinkPayload::Done(_))
+            false
         })?;
         Ok(owned)
     }
@@ -100,11 +84,11 @@ impl Socket {
     /// # Errors
     /// Where they cannot be listed or taken away. A kernel without nf_tables has none.
     pub fn remove_leftovers(&mut self) -> Result<Vec<String>, Error> {
-        let first = self.write(std::iter::once(list_tables()))?;
+        let first = self.wire.write(std::iter::once(list_tables()))?;
         let mut families = Vec::new();
-        let listed = self.read(first, |payload| match payload {
+        let listed = self.wire.read(first, |_, payload| match payload {
             NetlinkPayload::InnerMessage(table) => {
-                families.extend(our_table(table));
+                families.extend(our_table(&table));
                 false
             }
             NetlinkPayload::Done(_) => true,
@@ -128,10 +112,10 @@ impl Socket {
     pub fn counted(&mut self, ruleset: &Ruleset) -> Result<PerDirection<u64>, Error> {
         let mut counts = PerDirection::default();
         for family in ruleset.families() {
-            let first = self.write(std::iter::once(list_rules(family)))?;
-            self.read(first, |payload| match payload {
+            let first = self.wire.write(std::iter::once(list_rules(family)))?;
+            self.wire.read(first, |_, payload| match payload {
                 NetlinkPayload::InnerMessage(rule) => {
-                    if let Some((way, packets)) = rule_count(rule) {
+                    if let Some((way, packets)) = rule_count(&rule) {
                         let count = if way == Way::In { &mut counts.ingress } else { &mut counts.egress };
                         *count = Some(count.unwrap_or(0) + packets);
                     }
@@ -153,52 +137,8 @@ impl Socket {
             }
         }
         let end = commit.then(|| control(ControlMessage::BatchEnd));
-        let first = self.write(std::iter::once(control(ControlMessage::BatchBegin)).chain(messages).chain(end))?;
-        self.read(first, |payload| matches!(payload, NetlinkPayload::Error(_)))
-    }
-
-    /// Sends messages as one datagram; returns the first sequence number.
-    fn write(&mut self, messages: impl Iterator<Item = Message>) -> Result<u32, Error> {
-        let first = self.sequence.wrapping_add(1);
-        let mut bytes = Vec::new();
-        for mut message in messages {
-            self.sequence = self.sequence.wrapping_add(1);
-            message.header.sequence_number = self.sequence;
-            message.finalize();
-            let start = bytes.len();
-            bytes.resize(start + message.buffer_len(), 0);
-            message.serialize(&mut bytes[start..]);
-        }
-        self.netlink.send(&bytes, 0)?;
-        Ok(first)
-    }
-
-    /// Hands the answers to all messages since `first` to `is_last`, until that says so. An error to any message, the begin and the
-    /// end of a transaction included, fails all.
-    fn read(&mut self, first: u32, mut is_last: impl FnMut(&NetlinkPayload<NetfilterMessage>) -> bool) -> Result<(), Error> {
-        let own = self.sequence.wrapping_sub(first);
-        loop {
-            self.answers.clear();
-            self.netlink.recv(&mut self.answers, 0).map_err(|error| match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::TimedOut,
-                _ => Error::Socket(error),
-            })?;
-            let mut rest = self.answers.as_slice();
-            while let Ok(buffer) = NetlinkBuffer::new_checked(rest) {
-                let length = (buffer.length() as usize).next_multiple_of(NLMSG_ALIGNTO);
-                let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(|_| Error::ConnectionLost)?;
-                rest = rest.get(length..).unwrap_or_default();
-                // Late answers to a transaction that was given up.
-                if message.header.sequence_number.wrapping_sub(first) > own {
-                    continue;
-                }
-                match message.payload {
-                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(Error::kernel(&error)),
-                    payload if is_last(&payload) => return Ok(()),
-                    _ => {}
-                }
-            }
-        }
+        let first = self.wire.write(std::iter::once(control(ControlMessage::BatchBegin)).chain(messages).chain(end))?;
+        self.wire.read(first, |_, payload: NetlinkPayload<NetfilterMessage>| matches!(payload, NetlinkPayload::Error(_)))
     }
 }
 

@@ -28,7 +28,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Does it, reports what happened, and says so with the exit code.
 #[must_use]
 pub fn run(args: &RunArgs, signals: &Signals, reporter: &mut Reporter) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_io_events_per_tick(16).build();
     match runtime {
         Ok(runtime) => runtime.block_on(whole(args, signals, reporter)),
         Err(error) => conclude(Err(failed(Stage::Start, ExitCode::Failed, format!("cannot start the runtime: {error}"))), reporter).1,
@@ -102,8 +102,8 @@ async fn session(args: &RunArgs, signals: &Signals, reporter: &mut Reporter, doo
     let myself = myself(args);
     let control = door.control.insert(Control::take().map_err(not_locked)?);
     let mut session = Session::begin(args, myself, reporter).await?;
-    let cause = session.hold(&signals, control, &mut door.waiting, reporter).await?;
-    session.finish(cause).await
+    let (cause, seen) = session.hold(&signals, control, &mut door.waiting, reporter).await?;
+    session.finish(cause, seen).await
 }
 
 fn myself(args: &RunArgs) -> Holder {
@@ -124,17 +124,18 @@ impl<'a> Session<'a> {
     /// Looks, decides, applies, reads back and compares. Where that fails, nothing stays behind.
     async fn begin(args: &'a RunArgs, myself: Holder, reporter: &mut Reporter) -> Result<Self, Failed> {
         let netlink = Netlink::connect().map_err(|error| unreadable(&error))?;
-        prepare::refuse_host(args, &netlink.links().await.map_err(|error| unreadable(&error))?)?;
-        prepare::permitted(&netlink).await?;
-        let (leftovers_removed, before) = apply::remove(&netlink, None).await.map_err(|left| {
+        let seen = Snapshot::take(&netlink).map_err(|error| unreadable(&error))?;
+        prepare::refuse_host(args, &seen.links)?;
+        prepare::permitted(&netlink)?;
+        let (leftovers_removed, before) = apply::remove_seen(&netlink, None, Some(seen)).await.map_err(|left| {
             let message = "what a dead agent left here cannot be removed";
             Failed { left, ..failed(Stage::Snapshot, ExitCode::Incomplete, message) }
         })?;
-        let Prepared { plan, interface_reason, filtered } = prepare::prepare(args, &netlink, &before).await?;
+        let Prepared { plan, interface_reason, filtered } = prepare::prepare(args, &netlink, &before)?;
         let (made_hook, backend_reason) = (plan.made_hook(), plan.reason().to_owned());
         // Before the first change that could be missed.
         let changes = Changes::listen().map_err(|error| unreadable(&error))?;
-        let brought = plan.bring(&netlink, || Limit::new(Moment::now(), args.ttl, args.deadline)).await;
+        let brought = plan.bring(&netlink, || Limit::new(Moment::now(), args.ttl, args.deadline));
         let set = brought.map_err(|error| not_brought(&error)).and_then(|(placement, limit, after)| match Alarms::set(&limit) {
             Ok(alarms) => Ok((placement, limit, after, alarms)),
             Err(error) => Err(failed(Stage::Apply, ExitCode::Failed, format!("cannot set a timer: {error}"))),
@@ -184,14 +185,14 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Waits for the end, with a heartbeat now and then. Returns what made it end.
+    /// Waits for the end, with a heartbeat now and then. Returns what made it end, and what there was then.
     async fn hold(
         &mut self,
         signals: &Watch<'_>,
         control: &mut Control,
         waiting: &mut Vec<Visit>,
         reporter: &mut Reporter,
-    ) -> Result<Cause, Failed> {
+    ) -> Result<(Cause, Option<Snapshot>), Failed> {
         let mut beats = ticks(self.args.heartbeat.duration());
         let mut pulses = ticks(Pulse::PERIOD);
         let ended: io::Result<Cause> = loop {
@@ -209,7 +210,7 @@ impl<'a> Session<'a> {
                 },
                 _ = beats.tick(), if !reporter.is_live() => self.beat(reporter).await,
                 visit = control.visit() => {
-                    if let Some(stopping) = self.attend(visit, reporter).await {
+                    if let Some(stopping) = self.attend(visit, reporter) {
                         waiting.push(stopping);
                         break Ok(Cause::Stopped);
                     }
@@ -218,15 +219,12 @@ impl<'a> Session<'a> {
             };
             match found {
                 Ok(None) => {}
-                Ok(Some(cause)) => return Ok(cause),
+                Ok(Some(cause)) => return Ok((cause, None)),
                 Err(failure) => return Err(undo(&self.netlink, self.made_hook, failure).await),
             }
         };
         match ended {
-            Ok(cause) => {
-                self.look().await;
-                Ok(cause)
-            }
+            Ok(cause) => Ok((cause, self.look())),
             Err(error) => {
                 self.placement.disarm();
                 let failure = failed(Stage::Hold, ExitCode::Failed, format!("cannot wait for the end any more: {error}"));
@@ -244,7 +242,7 @@ impl<'a> Session<'a> {
     }
 
     /// Answers one who asks. Returns the one who asked for the end, and waits for it.
-    async fn attend(&mut self, visit: Visit, reporter: &Reporter) -> Option<Visit> {
+    fn attend(&mut self, visit: Visit, reporter: &Reporter) -> Option<Visit> {
         if let Request::Stop { run: Some(meant) } = &visit.request
             && self.args.run.as_ref() != Some(meant)
         {
@@ -254,7 +252,7 @@ impl<'a> Session<'a> {
             visit.answer(&reporter.record(Event::Failed(failure)));
             return None;
         }
-        self.look().await;
+        self.look();
         let now = Some(self.heartbeat(reporter.lines_dropped()));
         let status = Status { holder: Some(self.myself.clone()), applied: Some(self.applied.clone()), now };
         visit.answer(&reporter.record(Event::Status(Box::new(status))));
@@ -262,8 +260,8 @@ impl<'a> Session<'a> {
     }
 
     /// Reads the counters and what has changed; none where the kernel does not say.
-    async fn look(&mut self) -> Option<Snapshot> {
-        match Snapshot::take(&self.netlink).await {
+    fn look(&mut self) -> Option<Snapshot> {
+        match Snapshot::take(&self.netlink) {
             Ok(snapshot) => {
                 self.meter.update(&snapshot, self.placement.counted());
                 self.drift = self.placement.drift(&snapshot);
@@ -296,12 +294,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Takes the loss away and reads back that it is gone.
-    async fn finish(mut self, cause: Cause) -> Result<Removed, Failed> {
+    /// Takes the loss away and reads back that it is gone. What was `seen` last is where it begins; it ends with another look.
+    async fn finish(mut self, cause: Cause, seen: Option<Snapshot>) -> Result<Removed, Failed> {
         let elapsed = self.limit.elapsed();
         let backend = self.placement.backend();
         let account = self.placement.disarm().map(|account| self.kept_before.then(account));
-        match apply::remove(&self.netlink, self.made_hook).await {
+        match apply::remove_seen(&self.netlink, self.made_hook, seen).await {
             Ok(_) => Ok(Removed {
                 cause,
                 interface: self.placement.target().link.name.clone(),

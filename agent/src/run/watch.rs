@@ -53,7 +53,7 @@ impl Session<'_> {
     /// Looks whether all is as applied, and brings again what is not, once. `gone`: the interface was deleted, and what has its index
     /// now is another. Returns why the loss has to end, if it has to.
     pub(super) async fn inspect(&mut self, gone: bool) -> Result<Option<Cause>, Failed> {
-        let Some(snapshot) = self.look().await else { return Ok(None) };
+        let Some(snapshot) = self.look() else { return Ok(None) };
         // It may have been stopped while it looked.
         self.pulse.beat(Moment::now());
         let link = &self.placement.target().link;
@@ -91,7 +91,7 @@ impl Session<'_> {
         target.link = before.link(target.link.index).cloned().unwrap_or(target.link);
         let plan = Plan::make(choice, &before, target).map_err(|error| prepare::not_planned(&error))?;
         self.made_hook = plan.made_hook();
-        let (placement, _, after) = plan.bring(&self.netlink, || limit).await.map_err(|error| not_brought(&error))?;
+        let (placement, _, after) = plan.bring(&self.netlink, || limit).map_err(|error| not_brought(&error))?;
         self.placement = placement;
         self.meter.rebase(&after, self.placement.counted());
         self.repaired = std::mem::take(&mut self.drift);

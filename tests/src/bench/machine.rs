@@ -61,7 +61,7 @@ impl Machine {
         let comparisons =
             lines.iter().map(|line| serde_json::from_str(line).context("what was measured is no result")).collect::<Result<_>>()?;
         let machine = format!(
-            "Linux {}, emulated by QEMU (TCG) with {processors} processor{}",
+            "Linux {}, emulated by QEMU (TCG) with {processors} processor{}, without address space randomisation",
             outcome.release,
             if processors == 1 { "" } else { "s" }
         );
@@ -73,6 +73,6 @@ impl Machine {
 fn program(name: &str) -> Result<PathBuf> {
     let mut build = cargo::cargo();
     build.args(["build", "--quiet", "--package", "netloss-lab", "--bin", name, "--profile", "guest", "--target", KERNEL.arch.target()]);
-    build.args(["--no-default-features", "--features", "guest", "--message-format", "json-render-diagnostics"]);
+    build.args(["--no-default-features", "--features", "measure", "--message-format", "json-render-diagnostics"]);
     cargo::executables(&mut build)?.pop().with_context(|| format!("cargo built no {name}"))
 }

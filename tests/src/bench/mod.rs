@@ -6,8 +6,10 @@
 mod result;
 
 #[cfg(feature = "host")]
+mod datapath;
+#[cfg(feature = "host")]
 mod document;
-#[cfg(feature = "guest")]
+#[cfg(feature = "measure")]
 pub mod guest;
 #[cfg(feature = "host")]
 mod machine;
@@ -74,5 +76,8 @@ pub const BENCHES: &[Bench] = &[
         guards: true,
         run: scale::measure,
     },
+    Bench { name: "share", what: "where the time of the agent's start goes", guards: false, run: start::share },
     Bench { name: "weight", what: "image, memory and work while the loss is in place", guards: true, run: weight::measure },
+    Bench { name: "datapath", what: "what a packet costs that meets the loss", guards: false, run: datapath::measure },
+    Bench { name: "exactness", what: "what is lost, against what was asked for", guards: false, run: datapath::exactness },
 ];

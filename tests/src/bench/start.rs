@@ -21,3 +21,19 @@ pub(super) fn measure(size: Size) -> Result<Report> {
         comparisons: measured.comparisons,
     })
 }
+
+/// Where that time goes.
+pub(super) fn share(size: Size) -> Result<Report> {
+    let measured = Machine::prepare()?.measure("share", size.pick(25, 7), 1)?;
+    Ok(Report {
+        name: "share".to_owned(),
+        title: "Where the time of the agent's start goes".to_owned(),
+        about:
+            "Commands of the agent that each do more than the one before, and change nothing, from their start to their end; beside them a \
+                program of busybox and `tc -V`, which finds its libraries and ends."
+                .to_owned(),
+        command: "tests/lab bench share".to_owned(),
+        machine: measured.machine,
+        comparisons: measured.comparisons,
+    })
+}

@@ -57,7 +57,7 @@ fn applied(signals: &SigSet) -> io::Result<()> {
 fn exchange(socket: &OwnedFd, datagram: &[u8]) -> io::Result<()> {
     send(socket.as_raw_fd(), datagram, MsgFlags::empty())?;
     let last = sequences(datagram).filter(|(_, flags, _)| flags & 0x304 != 0).last().map(|(_, _, sequence)| sequence);
-    let mut answers = [0; 32 * 1024];
+    let mut answers = vec![0; 32 * 1024];
     loop {
         let length = recv(socket.as_raw_fd(), &mut answers, MsgFlags::empty())?;
         let ended = |(kind, _, sequence): (u16, u16, u32)| matches!(kind, NLMSG_ERROR | NLMSG_DONE) && Some(sequence) == last;

@@ -122,6 +122,18 @@ impl Running {
         Ok(line)
     }
 
+    /// Sends SIGTERM.
+    pub(super) fn terminate(&self) -> Result<()> {
+        kill(Pid::from_raw(self.pid().try_into()?), Signal::SIGTERM).context("cannot stop it")
+    }
+
+    /// Waits for its end.
+    pub(super) fn end(mut self) -> Result<()> {
+        let status = self.child.wait()?;
+        ensure!(status.success(), "it ended with {status}");
+        Ok(())
+    }
+
     /// Sends SIGTERM, waits for its end, and returns how long that took.
     pub(super) fn stop(self) -> Result<Duration> {
         let pid = self.pid();

@@ -18,9 +18,13 @@ const FLOORS: [&str; 2] = ["floor of guarded", "floor of tc"];
 
 /// What is wanted of the agent by the shell's time, and by that of its own messages.
 const WANTED: [(Directions, Bound, Bound); 2] =
-    [(Directions::Egress, Bound::AtMost(0.5), Bound::AtMost(0.9)), (Directions::Both, Bound::AtMost(0.25), Bound::AtMost(0.5))];
+    [(Directions::Egress, Bound::AtMost(0.5), Bound::AtMost(0.75)), (Directions::Both, Bound::AtMost(0.25), Bound::AtMost(0.35))];
+/// Why more than that is done.
+const MORE_THAN_THE_FLOOR: &str = "1.5 × the floor. The floor knows beforehand what it has to send, and looks at no answer. The agent loads more code, \
+     reads its command line, chooses the interface from what the kernel shows, decides, compares what it set with what is there, and reports it. \
+     What each of these takes is below.";
 const WANTED_OF_FLOOR: Bound = Bound::AtMost(1.5);
-const GUARD_OF_FLOOR: Bound = Bound::AtMost(3.0);
+const GUARD_OF_FLOOR: Bound = Bound::AtMost(3.5);
 
 pub(super) fn measure(times: u32) -> Result<()> {
     for (directions, wanted, guard) in WANTED {
@@ -57,6 +61,7 @@ pub(super) fn measure(times: u32) -> Result<()> {
             }
             for (agent, floor) in [GUARDED, TC].into_iter().zip(FLOORS) {
                 comparison = comparison.ratio(agent, SHELL, wanted, Some(guard)).ratio(agent, floor, WANTED_OF_FLOOR, Some(GUARD_OF_FLOOR));
+                comparison = comparison.because(MORE_THAN_THE_FLOOR);
             }
             hand_over(&comparison)?;
         }
@@ -65,14 +70,19 @@ pub(super) fn measure(times: u32) -> Result<()> {
             for (which, unit) in counted.into_iter().enumerate() {
                 let of = |recording: &Recording| vec![f64::from(recording.stages[place].counts()[which])];
                 let comparison = Comparison::new(format!("{words}, {what}"), unit).variant(SHELL, of(&shell));
-                hand_over(&comparison.variant(GUARDED, of(&guarded)).variant(TC, of(&tc)).undrawn())?;
+                let mut comparison = comparison.variant(GUARDED, of(&guarded)).variant(TC, of(&tc)).undrawn();
+                if which == 0 {
+                    // The same each time, but for a packet that comes in between.
+                    comparison = comparison.ratio(GUARDED, SHELL, wanted, Some(guard)).ratio(TC, SHELL, wanted, Some(guard));
+                }
+                hand_over(&comparison)?;
             }
         }
     }
     Ok(())
 }
 
-fn milliseconds(duration: Duration) -> f64 {
+pub(super) fn milliseconds(duration: Duration) -> f64 {
     // To the microsecond, which is finer than an emulated machine can tell.
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }

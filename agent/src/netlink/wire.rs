@@ -1,0 +1,121 @@
+//! A netlink socket that is asked and waited for: messages as one datagram, then the answers to them.
+//!
+//! Blocking, with a time limit. The kernel does what a request asks before the send returns, so there is nothing that could be done
+//! meanwhile, and each turn through a runtime would only cost time.
+
+use super::Error;
+use netlink_packet_core::{NetlinkBuffer, NetlinkDeserializable, NetlinkMessage, NetlinkPayload, NetlinkSerializable};
+use netlink_sys::{Socket, SocketAddr};
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{setsockopt, sockopt::ReceiveTimeout},
+        time::{TimeVal, TimeValLike},
+    },
+};
+use std::{fmt::Debug, io, os::fd::AsFd, time::Duration};
+
+/// `NLMSG_ALIGNTO`: where the next message of a datagram begins.
+const NLMSG_ALIGNTO: usize = 4;
+
+/// `struct nlmsghdr` in bytes.
+const HEADER: usize = 16;
+
+/// As much as the kernel answers at once (`netlink_recvmsg`).
+const ANSWER: usize = 32 * 1024;
+
+/// A socket of one protocol. Close-on-exec.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    socket: Socket,
+    sequence: u32,
+    answers: Vec<u8>,
+}
+
+impl Wire {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// Where the kernel has no such protocol, or no socket is to be had.
+    pub(crate) fn open(protocol: isize, limit: Duration) -> Result<Self, Error> {
+        let mut socket = Socket::new(protocol)?;
+        socket.bind_auto()?;
+        // Nobody but the kernel may answer.
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        let limit = TimeVal::milliseconds(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX));
+        setsockopt(&socket, ReceiveTimeout, &limit).map_err(io::Error::from)?;
+        Ok(Self { socket, sequence: 0, answers: Vec::with_capacity(ANSWER) })
+    }
+
+    /// The socket itself, for its options.
+    pub(crate) fn socket(&self) -> &impl AsFd {
+        &self.socket
+    }
+
+    /// Sends messages as one datagram; returns the first sequence number.
+    pub(crate) fn write<I: NetlinkSerializable>(&mut self, messages: impl Iterator<Item = NetlinkMessage<I>>) -> Result<u32, Error> {
+        let first = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        for mut message in messages {
+            self.sequence = self.sequence.wrapping_add(1);
+            message.header.sequence_number = self.sequence;
+            message.finalize();
+            let start = bytes.len();
+            // Its length as it was just finalized: to find it takes as long as to write it.
+            bytes.resize(start + message.header.length as usize, 0);
+            message.serialize(&mut bytes[start..]);
+        }
+        self.socket.send(&bytes, 0)?;
+        Ok(first)
+    }
+
+    /// Hands the answers to all messages since `first`, with their flags, to `is_last`, until that says so. An error to any message fails
+    /// all.
+    pub(crate) fn read<I: NetlinkDeserializable + Debug>(
+        &mut self,
+        first: u32,
+        mut is_last: impl FnMut(u16, NetlinkPayload<I>) -> bool,
+    ) -> Result<(), Error> {
+        let own = self.sequence.wrapping_sub(first);
+        loop {
+            self.answers.clear();
+            self.socket.recv(&mut self.answers, 0).map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::TimedOut,
+                // More answers came than the socket holds.
+                _ if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => Error::Unstable,
+                _ => Error::Socket(error),
+            })?;
+            let mut rest = self.answers.as_slice();
+            while let Ok(buffer) = NetlinkBuffer::new_checked(rest) {
+                let length = (buffer.length() as usize).max(HEADER).next_multiple_of(NLMSG_ALIGNTO);
+                let (this, sequence) = (rest, buffer.sequence_number());
+                rest = rest.get(length..).unwrap_or_default();
+                // Late answers to requests that were given up.
+                if sequence.wrapping_sub(first) > own {
+                    continue;
+                }
+                let message = match NetlinkMessage::<I>::deserialize(this) {
+                    Ok(message) => message,
+                    Err(error) => {
+                        tracing::warn!(%error, "an answer of the kernel that is not understood");
+                        continue;
+                    }
+                };
+                match message.payload {
+                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(Error::kernel(&error)),
+                    NetlinkPayload::Done(done) if done.code < 0 => {
+                        return Err(Error::Kernel { errno: Errno::from_raw(done.code.saturating_abs()), words: None });
+                    }
+                    NetlinkPayload::Overrun(_) => return Err(Error::Unstable),
+                    payload => {
+                        if is_last(message.header.flags, payload) {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
