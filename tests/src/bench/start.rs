@@ -29,8 +29,10 @@ pub(super) fn share(size: Size) -> Result<Report> {
         name: "share".to_owned(),
         title: "Where the time of the agent's start goes".to_owned(),
         about:
-            "Commands of the agent that each do more than the one before, and change nothing, from their start to their end; beside them a \
-                program of busybox and `tc -V`, which finds its libraries and ends."
+            "Commands of the agent that each do more than the one before and change nothing, from their start to their end: with `--version` its code \
+                is there and the command line known, with `status` it has asked who works here and answered, with `plan` it has looked at the \
+                namespace and asked the kernel what it would take. Beside them a program that does nothing, and `tc -V`, which finds its \
+                libraries and ends."
                 .to_owned(),
         command: "tests/lab bench share".to_owned(),
         machine: measured.machine,

@@ -75,13 +75,19 @@ struct Receiver {
 impl Receiver {
     /// Takes what is there, after waiting that long for the first packet.
     fn drain(&mut self, wait: Option<Duration>) -> Result<()> {
-        let mut wait = wait;
+        self.socket.set_nonblocking(wait.is_none())?;
+        self.socket.set_read_timeout(wait)?;
+        let mut waits = wait.is_some();
         loop {
-            self.socket.set_nonblocking(wait.is_none())?;
-            self.socket.set_read_timeout(wait.take())?;
             let mut bytes = [0; 4];
             match self.socket.recv(&mut bytes) {
-                Ok(4) => self.note(u32::from_be_bytes(bytes))?,
+                Ok(4) => {
+                    self.note(u32::from_be_bytes(bytes))?;
+                    // Only the first one is waited for. To say so for each would take longer than to receive it.
+                    if std::mem::take(&mut waits) {
+                        self.socket.set_nonblocking(true)?;
+                    }
+                }
                 Ok(length) => bail!("a packet of {length} bytes arrived that nobody sent"),
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(()),
                 Err(error) => return Err(error).context("cannot receive"),

@@ -15,6 +15,8 @@ const AGENTS: &str = "agent, guarded";
 const TC: &str = "iproute2";
 
 const RATES: [f64; 5] = [0.1, 1.0, 5.0, 10.0, 40.0];
+/// Where the processors have something else to do.
+const RATES_LOADED: [f64; 2] = [1.0, 10.0];
 const BURST: f64 = 4.0;
 
 /// Of a TCP segment without options, on an MTU of 1500.
@@ -107,7 +109,8 @@ pub(super) fn measure(packets: u32) -> Result<()> {
         models.extend((!loaded).then_some(Model::Correlated(25.0)));
         for model in models {
             for way in [Way::Out, Way::In] {
-                for rate in RATES {
+                let rates = if loaded { RATES_LOADED.as_slice() } else { &RATES };
+                for &rate in rates {
                     println!("{model:?} {way:?} {rate}{when}");
                     let [ours, theirs] = [agents(model, way, rate, packets)?, tcs(model, way, rate, packets)?];
                     let what = format!("{rate} % {}, {}{when}", model.words(), direction(way));
