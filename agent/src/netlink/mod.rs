@@ -6,7 +6,7 @@ mod link;
 mod qdisc;
 mod route;
 
-pub use changes::Changes;
+pub use changes::{Changes, deleted_link};
 pub use filter::{Filter, INGRESS_HOOK};
 pub use link::Link;
 pub use qdisc::{Handle, INGRESS_PARENT, PRIO_BANDS, QDISC_CLSACT, QDISC_INGRESS, QDISC_NETEM, QDISC_PRIO, QDISC_TBF, Qdisc, ROOT};

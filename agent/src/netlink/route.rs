@@ -21,7 +21,9 @@ pub struct DefaultRoute {
 }
 
 impl DefaultRoute {
-    fn from_answer(answer: &RouteNetlinkMessage) -> Option<Self> {
+    /// As the kernel tells of it; none where an answer is about something else.
+    #[must_use]
+    pub fn from_answer(answer: &RouteNetlinkMessage) -> Option<Self> {
         let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
         let header = &message.header;
         // "unreachable default dev lo" is what older kernels show where IPv6 has no route.

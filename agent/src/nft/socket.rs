@@ -131,10 +131,7 @@ impl Socket {
             let first = self.write(std::iter::once(list_rules(family)))?;
             self.read(first, |payload| match payload {
                 NetlinkPayload::InnerMessage(rule) => {
-                    if let Some((way, packets)) = rule_count(rule) {
-                        let count = if way == Way::In { &mut counts.ingress } else { &mut counts.egress };
-                        *count = Some(count.unwrap_or(0) + packets);
-                    }
+                    add(&mut counts, rule);
                     false
                 }
                 NetlinkPayload::Done(_) => true,
@@ -183,22 +180,68 @@ impl Socket {
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::TimedOut,
                 _ => Error::Socket(error),
             })?;
-            let mut rest = self.answers.as_slice();
-            while let Ok(buffer) = NetlinkBuffer::new_checked(rest) {
-                let length = (buffer.length() as usize).next_multiple_of(NLMSG_ALIGNTO);
-                let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(|_| Error::ConnectionLost)?;
-                rest = rest.get(length..).unwrap_or_default();
-                // Late answers to a transaction that was given up.
-                if message.header.sequence_number.wrapping_sub(first) > own {
-                    continue;
-                }
-                match message.payload {
-                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(Error::kernel(&error)),
-                    payload if is_last(&payload) => return Ok(()),
-                    _ => {}
-                }
+            if take(&self.answers, first, own, &mut is_last)? {
+                return Ok(());
             }
         }
+    }
+}
+
+/// Hands the answers of one datagram to `is_last`, those to `first` and the `own` messages after it. Whether that said so.
+fn take(datagram: &[u8], first: u32, own: u32, mut is_last: impl FnMut(&NetlinkPayload<NetfilterMessage>) -> bool) -> Result<bool, Error> {
+    let mut rest = datagram;
+    while let Ok(buffer) = NetlinkBuffer::new_checked(rest) {
+        let length = (buffer.length() as usize).next_multiple_of(NLMSG_ALIGNTO);
+        let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(|_| Error::ConnectionLost)?;
+        rest = rest.get(length..).unwrap_or_default();
+        // Late answers to a transaction that was given up.
+        if message.header.sequence_number.wrapping_sub(first) > own {
+            continue;
+        }
+        match message.payload {
+            NetlinkPayload::Error(error) if error.code.is_some() => return Err(Error::kernel(&error)),
+            payload if is_last(&payload) => return Ok(true),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
+/// What a datagram tells of our tables and rules, whoever was asked for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Told {
+    /// Tables of our name.
+    pub tables: u32,
+    /// Those of them that go with their socket.
+    pub owned: u32,
+    /// What our rules have counted.
+    pub counted: PerDirection<u64>,
+}
+
+impl Told {
+    /// Reads a datagram as a [`Socket`] reads what comes from the kernel.
+    ///
+    /// # Errors
+    /// Where the kernel said no, or it is none of its datagrams.
+    pub fn by(datagram: &[u8]) -> Result<Self, Error> {
+        let mut told = Self::default();
+        take(datagram, 0, u32::MAX, |payload| {
+            if let NetlinkPayload::InnerMessage(answer) = payload {
+                told.tables += u32::from(our_table(answer).is_some());
+                told.owned += u32::from(our_table(answer).is_some() && is_owned(answer));
+                add(&mut told.counted, answer);
+            }
+            false
+        })?;
+        Ok(told)
+    }
+}
+
+/// Adds what a listed rule has counted, if it is ours.
+fn add(counts: &mut PerDirection<u64>, answer: &NetfilterMessage) {
+    if let Some((way, packets)) = rule_count(answer) {
+        let count = if way == Way::In { &mut counts.ingress } else { &mut counts.egress };
+        *count = Some(count.unwrap_or(0).saturating_add(packets));
     }
 }
 
