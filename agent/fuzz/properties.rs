@@ -106,7 +106,7 @@ fn parsed(words: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Er
     Cli::try_parse_from(std::iter::once("netloss-agent".into()).chain(words)).map(|cli| cli.command)
 }
 
-fn reparsed(argv: Vec<String>) -> Command {
+fn reparsed(argv: &[String]) -> Command {
     parsed(argv.iter().map(OsString::from)).unwrap_or_else(|error| panic!("{argv:?}: {error}"))
 }
 
@@ -115,16 +115,16 @@ pub fn argv(bytes: &[u8]) {
     match parsed(words(bytes)) {
         Ok(Command::Run(args)) => {
             within_its_ranges(&args);
-            let Command::Run(again) = reparsed(args.to_argv()) else { panic!("{args:?}") };
+            let Command::Run(again) = reparsed(&args.to_argv()) else { panic!("{args:?}") };
             assert_eq!(again, args);
         }
         Ok(Command::Plan(args)) => within_its_ranges(&args),
         Ok(Command::Stop(args)) => {
-            let Command::Stop(again) = reparsed(args.to_argv()) else { panic!("{args:?}") };
+            let Command::Stop(again) = reparsed(&args.to_argv()) else { panic!("{args:?}") };
             assert_eq!(again, args);
         }
         Ok(Command::Cleanup(args)) => {
-            let Command::Cleanup(again) = reparsed(args.to_argv()) else { panic!("{args:?}") };
+            let Command::Cleanup(again) = reparsed(&args.to_argv()) else { panic!("{args:?}") };
             assert_eq!(again, args);
         }
         Ok(Command::Check { .. } | Command::Status { .. }) => {}
@@ -224,7 +224,8 @@ pub fn kernel(bytes: &[u8]) {
 }
 
 fn of_rtnetlink(datagram: &[u8]) {
-    drop(netlink::deleted_link(datagram));
+    let kind = datagram.get(4..6).map(|kind| u16::from_ne_bytes([kind[0], kind[1]]));
+    assert!(netlink::deleted_link(datagram).is_none() || kind == Some(17), "{datagram:?}");
     // As netlink-proto splits what it receives.
     let mut rest = datagram;
     while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {

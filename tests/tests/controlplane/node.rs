@@ -13,7 +13,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex};
 
-type Logs = Arc<Mutex<HashMap<String, String>>>;
+type Logs = Arc<Mutex<HashMap<String, Vec<u8>>>>;
 
 /// The node `localhost`.
 pub(crate) struct Node {
@@ -53,9 +53,9 @@ impl Node {
     }
 
     /// What the agent's log in this pod says from now on.
-    pub(crate) fn set_log(&self, entry: &PodStatus, text: String) {
+    pub(crate) fn set_log(&self, entry: &PodStatus, text: impl Into<Vec<u8>>) {
         let path = format!("/containerLogs/{}/{}/{}", entry.namespace, entry.name, entry.container);
-        self.logs.lock().unwrap().insert(path, text);
+        self.logs.lock().unwrap().insert(path, text.into());
     }
 }
 
@@ -72,8 +72,9 @@ fn answer(mut stream: impl std::io::Read + Write, logs: &Logs) -> std::io::Resul
     let path = request.split([' ', '?']).nth(1).unwrap_or_default();
     let (status, text) = match logs.lock().unwrap().get(path) {
         Some(text) => ("200 OK", text.clone()),
-        None => ("404 Not Found", "container not found".to_owned()),
+        None => ("404 Not Found", b"container not found".to_vec()),
     };
-    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len())?;
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len())?;
+    stream.write_all(&text)?;
     stream.flush()
 }
