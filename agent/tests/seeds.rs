@@ -30,3 +30,13 @@ fn record() -> io::Result<()> {
 fn control() -> io::Result<()> {
     each_seed("control", properties::control)
 }
+
+#[test]
+fn argv() -> io::Result<()> {
+    each_seed("argv", properties::argv)
+}
+
+#[test]
+fn kernel() -> io::Result<()> {
+    each_seed("kernel", properties::kernel)
+}

@@ -11,14 +11,22 @@ use crate::{
     operate::{self, Election as Elected, MetricsServer, Operation, WebhookServer},
     reconcile::Context,
     verify,
+    words::line,
 };
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
-use std::{io::Write as _, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
-use tracing::info;
-use tracing_subscriber::EnvFilter;
+use std::{fmt, io::Write as _, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
+use tracing::{Event, Subscriber, info};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        FmtContext,
+        format::{FormatEvent, FormatFields, Writer},
+    },
+    registry::LookupSpan,
+};
 
 /// Runs `ChaosExperiments` of the action pod-network-loss.
 #[derive(Debug, Parser)]
@@ -212,13 +220,31 @@ impl CommonArgs {
     }
 }
 
+/// Keeps each entry of the log on a line of its own: what others wrote is in some of them.
+struct OneLine<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for OneLine<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut entry = String::new();
+        self.0.format_event(context, Writer::new(&mut entry), event)?;
+        writeln!(writer, "{}", line(&entry))
+    }
+}
+
 impl LogArgs {
     fn init(&self) -> anyhow::Result<()> {
         let filter = EnvFilter::try_new(&self.log).with_context(|| format!("--log {}: give a level such as info or debug", self.log))?;
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         match self.log_format {
-            LogFormat::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
-            LogFormat::Text => log.init(),
+            LogFormat::Json => {
+                log.json().flatten_event(true).with_current_span(false).with_span_list(false).map_event_format(OneLine).init();
+            }
+            LogFormat::Text => log.map_event_format(OneLine).init(),
         }
         Ok(())
     }

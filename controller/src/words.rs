@@ -1,17 +1,55 @@
 //! Words that come from elsewhere, made fit for a status, an event or a log line.
 
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
 /// Longest text from elsewhere that is written on, in bytes. A hundred pods' worth of it stays well within an object's size.
 const LONGEST: usize = 400;
+
+/// Whether a character does something instead of being shown: ends a line, moves a terminal's cursor, or turns the direction of what
+/// follows, so that it is read as another thing than it is.
+#[must_use]
+pub(crate) fn acts(c: char) -> bool {
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// `text` on one line.
+#[must_use]
+pub(crate) fn line(text: &str) -> String {
+    text.replace(acts, " ").trim().to_owned()
+}
 
 /// `text` on one line and of bounded length.
 #[must_use]
 pub(crate) fn brief(text: &str) -> String {
-    let mut line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if line.len() > LONGEST {
-        line.truncate(line.floor_char_boundary(LONGEST));
-        line.push('…');
+    shortened(line(text), LONGEST)
+}
+
+/// At most so many bytes, and a sign that there was more.
+#[must_use]
+pub(crate) fn shortened(mut text: String, longest: usize) -> String {
+    if text.len() > longest {
+        text.truncate(text.floor_char_boundary(longest));
+        text.push('…');
     }
-    line
+    text
+}
+
+/// The object with each of its texts on one line: what comes from a cluster may have been written by anybody, and goes to a terminal.
+#[must_use]
+pub(crate) fn plain<T: Serialize + DeserializeOwned>(object: T) -> T {
+    fn each(value: &mut Value) {
+        match value {
+            Value::String(text) if text.contains(acts) => *text = line(text),
+            Value::Array(values) => values.iter_mut().for_each(each),
+            Value::Object(fields) => fields.values_mut().for_each(each),
+            _ => {}
+        }
+    }
+    let Ok(mut value) = serde_json::to_value(&object) else { return object };
+    each(&mut value);
+    serde_json::from_value(value).unwrap_or(object)
 }
 
 /// The first few of many, and how many more there are.
@@ -32,8 +70,15 @@ mod tests {
     #[test]
     fn text_from_elsewhere_is_one_bounded_line() {
         assert_eq!(brief(" a\nb\u{1b}c "), "a b c");
+        assert_eq!(brief("a\u{2028}b\u{9b}31mc\u{202e}d\u{85}e\rf"), "a b 31mc d e f");
         let long = brief(&"ü".repeat(1000));
         assert!(long.len() <= LONGEST + '…'.len_utf8() && long.ends_with('…'), "{long}");
+    }
+
+    #[test]
+    fn an_objects_texts_are_on_one_line_wherever_they_stand() {
+        let object = serde_json::json!({ "a": "b\nc", "d": [{ "e": "\u{1b}[2J" }, 1, null], "f": "g h" });
+        assert_eq!(plain(object), serde_json::json!({ "a": "b c", "d": [{ "e": "[2J" }, 1, null], "f": "g h" }));
     }
 
     #[test]

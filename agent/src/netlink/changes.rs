@@ -80,7 +80,8 @@ impl Changes {
 }
 
 /// The index of the interface that a notification says is gone. A bridge's port that leaves it is told with another family.
-fn deleted_link(bytes: &[u8]) -> Option<u32> {
+#[must_use]
+pub fn deleted_link(bytes: &[u8]) -> Option<u32> {
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
     let family = *bytes.get(HEADER)?;
     let index = u32::from_ne_bytes(bytes.get(HEADER + 4..HEADER + 8)?.try_into().ok()?);

@@ -32,7 +32,9 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn from_answer(answer: &RouteNetlinkMessage) -> Option<Self> {
+    /// As the kernel tells of it; none where an answer is about something else.
+    #[must_use]
+    pub fn from_answer(answer: &RouteNetlinkMessage) -> Option<Self> {
         let RouteNetlinkMessage::NewTrafficFilter(message) = answer else { return None };
         let mut filter =
             Self { ifindex: message.header.index.cast_unsigned(), priority: TcHandle::from(message.header.info).major, ..Self::default() };

@@ -64,7 +64,9 @@ impl Link {
         link
     }
 
-    fn from_answer(answer: &RouteNetlinkMessage) -> Option<Self> {
+    /// As the kernel tells of it; none where an answer is about something else.
+    #[must_use]
+    pub fn from_answer(answer: &RouteNetlinkMessage) -> Option<Self> {
         match answer {
             RouteNetlinkMessage::NewLink(message) => Some(Self::parse(message)),
             _ => None,

@@ -7,12 +7,12 @@ mod qdisc;
 mod route;
 mod wire;
 
-pub use changes::Changes;
+pub use changes::{Changes, deleted_link};
 pub use filter::{Filter, INGRESS_HOOK};
 pub use link::Link;
 pub use qdisc::{Handle, INGRESS_PARENT, PRIO_BANDS, QDISC_CLSACT, QDISC_INGRESS, QDISC_NETEM, QDISC_PRIO, QDISC_TBF, Qdisc, ROOT};
 pub use route::DefaultRoute;
-pub(crate) use wire::Wire;
+pub(crate) use wire::{Wire, take};
 
 use netlink_packet_core::{
     ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,

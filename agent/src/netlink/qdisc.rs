@@ -87,7 +87,9 @@ impl Qdisc {
         self.handle == Handle::default()
     }
 
-    fn from_answer(answer: &RouteNetlinkMessage) -> Option<Self> {
+    /// As the kernel tells of it; none where an answer is about something else.
+    #[must_use]
+    pub fn from_answer(answer: &RouteNetlinkMessage) -> Option<Self> {
         let RouteNetlinkMessage::NewQueueDiscipline(message) = answer else { return None };
         let mut qdisc = Self {
             ifindex: message.header.index.cast_unsigned(),

@@ -21,7 +21,9 @@ pub struct DefaultRoute {
 }
 
 impl DefaultRoute {
-    fn from_answer(answer: &RouteNetlinkMessage) -> Option<Self> {
+    /// As the kernel tells of it; none where an answer is about something else.
+    #[must_use]
+    pub fn from_answer(answer: &RouteNetlinkMessage) -> Option<Self> {
         let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
         let header = &message.header;
         if !matches!(header.address_family, AddressFamily::Inet | AddressFamily::Inet6) {

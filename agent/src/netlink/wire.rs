@@ -87,35 +87,48 @@ impl Wire {
                 _ if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => Error::Unstable,
                 _ => Error::Socket(error),
             })?;
-            let mut rest = self.answers.as_slice();
-            while let Ok(buffer) = NetlinkBuffer::new_checked(rest) {
-                let length = (buffer.length() as usize).max(HEADER).next_multiple_of(NLMSG_ALIGNTO);
-                let (this, sequence) = (rest, buffer.sequence_number());
-                rest = rest.get(length..).unwrap_or_default();
-                // Late answers to requests that were given up.
-                if sequence.wrapping_sub(first) > own {
-                    continue;
-                }
-                let message = match NetlinkMessage::<I>::deserialize(this) {
-                    Ok(message) => message,
-                    Err(error) => {
-                        tracing::warn!(%error, "an answer of the kernel that is not understood");
-                        continue;
-                    }
-                };
-                match message.payload {
-                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(Error::kernel(&error)),
-                    NetlinkPayload::Done(done) if done.code < 0 => {
-                        return Err(Error::Kernel { errno: Errno::from_raw(done.code.saturating_abs()), words: None });
-                    }
-                    NetlinkPayload::Overrun(_) => return Err(Error::Unstable),
-                    payload => {
-                        if is_last(message.header.flags, payload) {
-                            return Ok(());
-                        }
-                    }
+            if take(&self.answers, first, own, &mut is_last)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Hands the answers of one datagram to `is_last`, those to `first` and the `own` messages after it. Whether that said so.
+pub(crate) fn take<I: NetlinkDeserializable + Debug>(
+    datagram: &[u8],
+    first: u32,
+    own: u32,
+    mut is_last: impl FnMut(u16, NetlinkPayload<I>) -> bool,
+) -> Result<bool, Error> {
+    let mut rest = datagram;
+    while let Ok(buffer) = NetlinkBuffer::new_checked(rest) {
+        let length = (buffer.length() as usize).max(HEADER).next_multiple_of(NLMSG_ALIGNTO);
+        let (this, sequence) = (rest, buffer.sequence_number());
+        rest = rest.get(length..).unwrap_or_default();
+        // Late answers to requests that were given up.
+        if sequence.wrapping_sub(first) > own {
+            continue;
+        }
+        let message = match NetlinkMessage::<I>::deserialize(this) {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::warn!(%error, "an answer of the kernel that is not understood");
+                continue;
+            }
+        };
+        match message.payload {
+            NetlinkPayload::Error(error) if error.code.is_some() => return Err(Error::kernel(&error)),
+            NetlinkPayload::Done(done) if done.code < 0 => {
+                return Err(Error::Kernel { errno: Errno::from_raw(done.code.saturating_abs()), words: None });
+            }
+            NetlinkPayload::Overrun(_) => return Err(Error::Unstable),
+            payload => {
+                if is_last(message.header.flags, payload) {
+                    return Ok(true);
                 }
             }
         }
     }
+    Ok(false)
 }

@@ -87,7 +87,7 @@ pub(super) fn counted(rule: &[Expression]) -> u64 {
         ExpressionAttribute::Data(Expressions::Other { expression_type, attributes }) if expression_type == COUNTER => Some(attributes),
         _ => None,
     });
-    counters.flatten().filter(|attribute| attribute.kind() == NFTA_COUNTER_PACKETS).map(number).sum()
+    counters.flatten().filter(|attribute| attribute.kind() == NFTA_COUNTER_PACKETS).map(number).fold(0, u64::saturating_add)
 }
 
 /// A 64 bit number in network order; 0 where it is none.

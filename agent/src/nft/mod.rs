@@ -10,4 +10,4 @@ mod ruleset;
 mod socket;
 
 pub use ruleset::{Egress, EgressHook, Ends, Ruleset, TABLE};
-pub use socket::{Error, Socket};
+pub use socket::{Error, Socket, Told};

@@ -251,7 +251,7 @@ pub(super) fn rule_count(answer: &NetfilterMessage) -> Option<(Way, u64)> {
         RuleAttribute::Expressions(expressions) => Some(counted(expressions)),
         _ => None,
     });
-    Some((way, expressions.sum()))
+    Some((way, expressions.fold(0, u64::saturating_add)))
 }
 
 /// Which way packets go, seen from the namespace.

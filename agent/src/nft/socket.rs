@@ -2,7 +2,7 @@
 //! wait for rtnetlink, for standard output or for anything else.
 
 use super::ruleset::{Message, Ruleset, TABLE, Way, delete_table, is_owned, list_rules, list_tables, our_table, rule_count};
-use crate::netlink::{self, Wire};
+use crate::netlink::{self, Wire, take};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily, none::ControlMessage};
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -115,10 +115,7 @@ impl Socket {
             let first = self.wire.write(std::iter::once(list_rules(family)))?;
             self.wire.read(first, |_, payload| match payload {
                 NetlinkPayload::InnerMessage(rule) => {
-                    if let Some((way, packets)) = rule_count(&rule) {
-                        let count = if way == Way::In { &mut counts.ingress } else { &mut counts.egress };
-                        *count = Some(count.unwrap_or(0) + packets);
-                    }
+                    add(&mut counts, &rule);
                     false
                 }
                 NetlinkPayload::Done(_) => true,
@@ -139,6 +136,44 @@ impl Socket {
         let end = commit.then(|| control(ControlMessage::BatchEnd));
         let first = self.wire.write(std::iter::once(control(ControlMessage::BatchBegin)).chain(messages).chain(end))?;
         self.wire.read(first, |_, payload: NetlinkPayload<NetfilterMessage>| matches!(payload, NetlinkPayload::Error(_)))
+    }
+}
+
+/// What a datagram tells of our tables and rules, whoever was asked for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Told {
+    /// Tables of our name.
+    pub tables: u32,
+    /// Those of them that go with their socket.
+    pub owned: u32,
+    /// What our rules have counted.
+    pub counted: PerDirection<u64>,
+}
+
+impl Told {
+    /// Reads a datagram as a [`Socket`] reads what comes from the kernel.
+    ///
+    /// # Errors
+    /// Where the kernel said no, or it is none of its datagrams.
+    pub fn by(datagram: &[u8]) -> Result<Self, Error> {
+        let mut told = Self::default();
+        take(datagram, 0, u32::MAX, |_, payload| {
+            if let NetlinkPayload::InnerMessage(answer) = payload {
+                told.tables += u32::from(our_table(&answer).is_some());
+                told.owned += u32::from(our_table(&answer).is_some() && is_owned(&answer));
+                add(&mut told.counted, &answer);
+            }
+            false
+        })?;
+        Ok(told)
+    }
+}
+
+/// Adds what a listed rule has counted, if it is ours.
+fn add(counts: &mut PerDirection<u64>, answer: &NetfilterMessage) {
+    if let Some((way, packets)) = rule_count(answer) {
+        let count = if way == Way::In { &mut counts.ingress } else { &mut counts.egress };
+        *count = Some(count.unwrap_or(0).saturating_add(packets));
     }
 }
 

@@ -6,9 +6,12 @@ use crate::{
     schedule::Schedule,
     targets::{self, CONTAINER_LIMIT, Candidate, NamespaceFacts, RESERVED, Refusal, Safety, Skip},
     windows::{Access, Windows},
-    words::some_of,
+    words::{line, shortened, some_of},
 };
 use jiff::Timestamp;
+
+/// The longest refusal or warning, in bytes.
+const LONGEST: usize = 4096;
 
 /// What is about to be done to an experiment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,9 +62,11 @@ pub struct Verdict {
 /// Judges an experiment that is about to be created or changed.
 #[must_use]
 pub fn judge(experiment: &Experiment<'_>, operation: Operation, seen: &Seen, now: Timestamp, settings: &Settings) -> Verdict {
+    // They repeat what somebody wrote, and are shown on terminals and in logs.
+    let plain = |words: &String| shortened(line(words), LONGEST);
     match refusal(experiment, operation, seen, now, settings) {
-        Some(Refusal { safety, words }) => Verdict { refusal: Some(words), safety, ..Verdict::default() },
-        None => Verdict { warnings: warnings(experiment, seen, now, settings), ..Verdict::default() },
+        Some(Refusal { safety, words }) => Verdict { refusal: Some(plain(&words)), safety, ..Verdict::default() },
+        None => Verdict { warnings: warnings(experiment, seen, now, settings).iter().map(plain).collect(), ..Verdict::default() },
     }
 }
 

@@ -1,22 +1,19 @@
 //! The API server's questions, over HTTPS.
 
-use super::{Operation, certificate::Identity, judge, look};
+use super::{
+    certificate::Identity,
+    judge, look,
+    review::{Asked, Review},
+};
 use crate::{
-    api::{ChaosExperimentSpec, ChaosExperimentStatus},
     http::{self, Answer, LIMIT, plain},
-    machine::{Experiment, Settings},
+    machine::Settings,
     metrics::Metrics,
     reconcile::Clock,
 };
 use http_body_util::{BodyExt, Limited};
 use hyper::{Method, Request, StatusCode, body::Incoming};
-use kube::{
-    Client,
-    core::{
-        DynamicObject,
-        admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation as Asked},
-    },
-};
+use kube::{Client, core::admission::AdmissionResponse};
 use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
@@ -97,13 +94,11 @@ async fn answer(webhook: Webhook, request: Request<Incoming>) -> Answer {
     let Ok(Ok(body)) = timeout(LIMIT, Limited::new(request.into_body(), LARGEST).collect()).await else {
         return plain(StatusCode::BAD_REQUEST, "the review is too large, or did not arrive\n");
     };
-    let review: Result<AdmissionReview<DynamicObject>, _> = serde_json::from_slice(&body.to_bytes());
-    let request: Option<AdmissionRequest<DynamicObject>> = review.ok().and_then(|review| review.try_into().ok());
-    let Some(request) = request else {
+    let Some(review) = Review::read(&body.to_bytes()) else {
         return plain(StatusCode::BAD_REQUEST, "this is no AdmissionReview\n");
     };
     // Without an answer, the webhook's failurePolicy decides.
-    let response = match timeout(LIMIT, reviewed(&webhook, &request)).await {
+    let response = match timeout(LIMIT, reviewed(&webhook, &review)).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
             warn!(%error, "a review could not be answered");
@@ -115,42 +110,17 @@ async fn answer(webhook: Webhook, request: Request<Incoming>) -> Answer {
     http::answer(StatusCode::OK, "application/json", body)
 }
 
-async fn reviewed(webhook: &Webhook, request: &AdmissionRequest<DynamicObject>) -> kube::Result<AdmissionResponse> {
-    let response = AdmissionResponse::from(request);
-    let Some(object) = request.object.as_ref().filter(|_| matches!(request.operation, Asked::Create | Asked::Update)) else {
-        return Ok(response);
+async fn reviewed(webhook: &Webhook, review: &Review) -> kube::Result<AdmissionResponse> {
+    let asked = match review.asked() {
+        Asked::Admitted => return Ok(review.admitted()),
+        Asked::Unreadable(why) => return Ok(review.refused(&why)),
+        Asked::Experiment(asked) => asked,
     };
-    if object.metadata.deletion_timestamp.is_some() {
-        return Ok(response);
-    }
-    let spec: ChaosExperimentSpec = match serde_json::from_value(object.data["spec"].clone()) {
-        Ok(spec) => spec,
-        Err(error) => return Ok(response.deny(format!("spec: {error}"))),
-    };
-    let status: Option<ChaosExperimentStatus> = serde_json::from_value(object.data["status"].clone()).ok();
-    let namespace = request.namespace.clone().unwrap_or_default();
-    let experiment = Experiment {
-        namespace: &namespace,
-        uid: object.metadata.uid.as_deref().unwrap_or_default(),
-        generation: object.metadata.generation.unwrap_or_default(),
-        deleting: false,
-        finalized: false,
-        spec: &spec,
-        status: status.as_ref(),
-    };
-    if !spec.action.is_served() {
-        return Ok(response);
-    }
-    let seen = look(&webhook.client, &experiment, &request.user_info, &webhook.settings).await?;
-    let operation = if request.operation == Asked::Create { Operation::Create } else { Operation::Update };
-    let verdict = judge(&experiment, operation, &seen, (webhook.clock)(), &webhook.settings);
-    webhook.metrics.refused(verdict.safety, &namespace);
-    let (name, refusal) = (&request.name, verdict.refusal.as_deref());
-    info!(namespace, name, user = request.user_info.username, refusal, warnings = verdict.warnings.len(), "reviewed");
-    let mut response = match verdict.refusal {
-        Some(refusal) => response.deny(refusal),
-        None => response,
-    };
-    response.warnings = (!verdict.warnings.is_empty()).then_some(verdict.warnings);
-    Ok(response)
+    let experiment = asked.experiment();
+    let seen = look(&webhook.client, &experiment, &review.request().user_info, &webhook.settings).await?;
+    let verdict = judge(&experiment, asked.operation, &seen, (webhook.clock)(), &webhook.settings);
+    webhook.metrics.refused(verdict.safety, &asked.namespace);
+    let (namespace, name, refusal) = (&asked.namespace, &review.request().name, verdict.refusal.as_deref());
+    info!(namespace, name, user = review.request().user_info.username, refusal, warnings = verdict.warnings.len(), "reviewed");
+    Ok(review.answered(verdict))
 }

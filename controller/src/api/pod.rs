@@ -246,13 +246,16 @@ pub struct ObservedInterval {
 impl From<Traffic> for ObservedTraffic {
     fn from(traffic: Traffic) -> Self {
         let hundredths = |percent: f64| (percent * 100.0).round() / 100.0;
+        // Anybody in the pod may have written the report. Of its numbers the two counters alone are taken, and as an API server takes them:
+        // a number that it refuses would keep the status from being written.
+        let packets = traffic.packets.min(i64::MAX.cast_unsigned());
+        let dropped = traffic.dropped.min(packets);
+        let interval = wilson(dropped, packets);
         Self {
-            packets: traffic.packets,
-            dropped: traffic.dropped,
-            loss_percentage: traffic.observed_percentage.map(hundredths),
-            // Not the report's own: anybody in the pod may have written that.
-            interval: wilson(traffic.dropped, traffic.packets)
-                .map(|of| ObservedInterval { low: hundredths(of.low), high: hundredths(of.high) }),
+            packets,
+            dropped,
+            loss_percentage: interval.map(|_| hundredths(100.0 * dropped as f64 / packets as f64)),
+            interval: interval.map(|of| ObservedInterval { low: hundredths(of.low), high: hundredths(of.high) }),
         }
     }
 }
@@ -260,5 +263,21 @@ impl From<Traffic> for ObservedTraffic {
 impl From<PerDirection<Traffic>> for ObservedLoss {
     fn from(traffic: PerDirection<Traffic>) -> Self {
         Self { egress: traffic.egress.map(Into::into), ingress: traffic.ingress.map(Into::into) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_what_an_api_server_takes() {
+        let forged = Traffic { packets: u64::MAX, dropped: u64::MAX, observed_percentage: Some(1e308), ..Traffic::default() };
+        let observed = ObservedTraffic::from(forged);
+        assert_eq!((observed.packets, observed.dropped), (i64::MAX.cast_unsigned(), i64::MAX.cast_unsigned()));
+        assert_eq!(observed.loss_percentage, Some(100.0));
+        let more_than_all = ObservedTraffic::from(Traffic { packets: 10, dropped: 20, ..Traffic::default() });
+        assert_eq!((more_than_all.dropped, more_than_all.loss_percentage), (10, Some(100.0)));
+        assert_eq!(ObservedTraffic::from(Traffic::default()).loss_percentage, None);
     }
 }

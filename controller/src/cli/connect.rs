@@ -1,7 +1,10 @@
 //! Which cluster, as whom and where: the flags that kubectl has too.
 
 use super::error::Error;
-use crate::api::{ChaosExperiment, ChaosExperimentHistory};
+use crate::{
+    api::{ChaosExperiment, ChaosExperimentHistory},
+    words::plain,
+};
 use clap::Args;
 use kube::{
     Api, Client, Config,
@@ -163,13 +166,13 @@ impl Cluster {
     pub(super) async fn experiment(&self, name: &str) -> Result<ChaosExperiment, Error> {
         let found = self.here::<ChaosExperiment>().get_opt(name).await;
         let found = found.map_err(Error::api(format!("reading ChaosExperiment \"{name}\" in namespace \"{}\"", self.namespace)))?;
-        found.ok_or_else(|| Error::Failed(self.no_such("ChaosExperiment", name)))
+        found.map(plain).ok_or_else(|| Error::Failed(self.no_such("ChaosExperiment", name)))
     }
 
     /// The records of an experiment's runs, the latest first.
     pub(super) async fn records(&self, scope: &Scope, experiment: Option<&str>) -> Result<Vec<ChaosExperimentHistory>, Error> {
         let list = self.api::<ChaosExperimentHistory>(scope).list(&kube::api::ListParams::default()).await;
-        let mut records = list.map_err(Error::api("listing history records"))?.items;
+        let mut records: Vec<_> = list.map_err(Error::api("listing history records"))?.items.into_iter().map(plain).collect();
         records.retain(|record| experiment.is_none_or(|name| record.spec.experiment_ref.name == name));
         records.sort_by_key(|record| std::cmp::Reverse(record.spec.execution.start_time.0));
         Ok(records)

@@ -1,6 +1,7 @@
 //! What goes wrong, in words that name the thing and the way out.
 
 use super::exit::Exit;
+use crate::words::line;
 use std::io;
 
 /// Why a command did not do what it was asked.
@@ -46,7 +47,8 @@ impl Error {
     pub(super) fn api(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
         let what = what.into();
         move |error| {
-            let words = of_api(&what, &error);
+            // The API server repeats what others wrote.
+            let words = line(&of_api(&what, &error));
             if is_forbidden(&error) { Self::Forbidden(words) } else { Self::Failed(words) }
         }
     }

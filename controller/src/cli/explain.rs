@@ -72,6 +72,12 @@ pub(super) async fn run(args: ExplainArgs, cluster: &Cluster) -> Result<(), Erro
     print(&text(&explanation))
 }
 
+/// What is said of an experiment where nothing else is known.
+pub(super) fn shown(object: &ChaosExperiment, now: Timestamp) -> String {
+    let facts = Facts { presence: Presence::Ready(1), freeze: None, waiting: BTreeMap::new() };
+    text(&explain(object, &facts, now))
+}
+
 fn text(explanation: &Explanation) -> String {
     let why = explanation.why.iter().map(|sentence| format!("{sentence}\n"));
     let next = explanation.next.iter().map(|sentence| format!("Next: {sentence}\n"));

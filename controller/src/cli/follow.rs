@@ -8,7 +8,10 @@ use super::{
     show::Show,
     view::{ExperimentView, LiveFigures},
 };
-use crate::api::ChaosExperiment;
+use crate::{
+    api::ChaosExperiment,
+    words::{line, plain},
+};
 use futures::StreamExt;
 use jiff::Timestamp;
 use kube::{
@@ -118,7 +121,7 @@ fn complain(name: &str, error: watcher::Error, is_complained: &mut bool) -> Resu
         return Err(Error::api(format!("watching ChaosExperiment \"{name}\""))(source));
     }
     if !std::mem::replace(is_complained, true) {
-        note(&format!("the API server does not answer ({source}): trying again"));
+        note(&line(&format!("the API server does not answer ({source}): trying again")));
     }
     Ok(())
 }
@@ -142,7 +145,7 @@ impl<'a> Sight<'a> {
             let uid = self.uid.map(str::to_owned).or_else(|| self.last.as_ref().and_then(|last| last.uid()));
             uid.is_none() || uid == object.uid()
         };
-        match event {
+        match event.modify(|object| *object = plain(object.clone())) {
             watcher::Event::Init => self.is_listed = false,
             watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
                 if !is_meant(&object) {

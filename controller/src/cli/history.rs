@@ -123,6 +123,11 @@ pub(super) async fn run(args: HistoryArgs, cluster: &Cluster) -> Result<(), Erro
     print(&text(&list.runs, args.all_namespaces, format == Format::Wide, Paint::stdout(), Timestamp::now()))
 }
 
+/// A record as a table.
+pub(super) fn shown(record: &ChaosExperimentHistory, paint: Paint, now: Timestamp) -> String {
+    text(&[Past::new(record)], true, true, paint, now)
+}
+
 fn text(runs: &[Past], namespaces: bool, wide: bool, paint: Paint, now: Timestamp) -> String {
     let mut heading = vec!["EXPERIMENT", "RUN", "RESULT", "STARTED", "TOOK", "PODS", "EGRESS", "INGRESS"];
     if namespaces {

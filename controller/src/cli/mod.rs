@@ -32,11 +32,13 @@ mod view;
 mod watch;
 mod workload;
 
+use crate::{api::ChaosExperiment, words::plain};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use connect::ConnectionArgs;
 use error::Error;
 pub use exit::Exit;
+use jiff::Timestamp;
 
 /// The program, as it is installed.
 const PROGRAM: &str = "kubectl-netloss";
@@ -181,6 +183,30 @@ impl Cli {
             Command::Reference => output::print(&reference::page()),
         }
     }
+}
+
+/// All that is shown of an experiment, in each of its forms, as text: what its fields are made of may be anybody's, and none of it may do
+/// anything to a terminal.
+///
+/// # Errors
+/// Where it has no such form.
+pub fn everything_shown(object: ChaosExperiment, now: Timestamp) -> Result<String, String> {
+    let object = plain(object);
+    let (figures, paint) = (view::LiveFigures::new(), output::Paint::none());
+    let view = view::ExperimentView::new(&object, &figures, now);
+    let record = object.status.as_ref().map(|status| history::shown(&crate::history::record(&object, status, now), paint, now));
+    let document = |format| output::document(format, "Experiment", &view).map_err(|error| error.to_string());
+    let parts = [
+        show::whole(&view, true, paint),
+        show::Lines::default().of(&view, now),
+        status::text(std::slice::from_ref(&view), true, true, paint, now),
+        explain::shown(&object, now),
+        report::shown(&object, now),
+        record.unwrap_or_default(),
+        document(output::Format::Json)?,
+        document(output::Format::Yaml)?,
+    ];
+    Ok(parts.concat())
 }
 
 fn completion(shell: Shell) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! What is printed, and in which form.
 
 use super::error::Error;
+use crate::words::acts;
 use clap::{Args, ValueEnum};
 use console::Style;
 use serde::Serialize;
@@ -74,14 +75,36 @@ pub(super) fn yaml<T: Serialize>(value: &T) -> Result<String, Error> {
 /// Prints to standard output, at once.
 pub(super) fn print(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    out.write_all(shown(text).as_bytes())?;
     out.flush()?;
     Ok(())
 }
 
 /// Prints a line to standard error. Nobody may be there to read it, which is no reason to stop.
 pub(super) fn note(line: &str) {
-    drop(writeln!(std::io::stderr().lock(), "{line}"));
+    drop(writeln!(std::io::stderr().lock(), "{}", shown(line)));
+}
+
+/// A text without characters that do something to a terminal, but for the ends of its lines and the colours of [`Paint`]. What comes from
+/// a cluster has none to begin with ([`crate::words::plain`]); this is for what did not come that way.
+fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(acts) {
+        let (before, tail) = rest.split_at(at);
+        shown += before;
+        let kept = colour(tail).or_else(|| tail.starts_with(['\n', '\t']).then_some(1));
+        shown += kept.map_or(" ", |length| &tail[..length]);
+        rest = &tail[kept.unwrap_or_else(|| tail.chars().next().map_or(1, char::len_utf8))..];
+    }
+    shown + rest
+}
+
+/// The length of the escape sequence that the text begins with, if it is one that sets a colour: `ESC [ 1 ; 31 m`.
+fn colour(text: &str) -> Option<usize> {
+    let parameters = text.strip_prefix("\u{1b}[")?;
+    let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    parameters[end..].starts_with('m').then_some(2 + end + 1)
 }
 
 /// What a colour is to say.
@@ -112,7 +135,6 @@ impl Paint {
     }
 
     /// Without colours.
-    #[cfg(test)]
     pub(super) fn none() -> Self {
         Self { colours: false }
     }
@@ -162,6 +184,13 @@ mod tests {
         let plain = console::strip_ansi_codes(&table(&["PHASE", "Z"], &rows)).into_owned();
         assert_eq!(plain, "PHASE     Z\nFailed    x\nRunning   y\n");
         assert_eq!(Paint::none().tone(Tone::Bad, "Failed"), "Failed");
+    }
+
+    #[test]
+    fn a_terminal_is_told_nothing_but_colours() {
+        let red = Paint { colours: true }.tone(Tone::Bad, "Failed");
+        assert_eq!(shown(&format!("{red}\tü\n")), format!("{red}\tü\n"));
+        assert_eq!(shown("a\u{1b}[2Jb\u{1b}]0;title\u{7}c\rd\u{9b}31me\u{2028}f\u{202e}g\u{1b}["), "a [2Jb ]0;title c d 31me f g [");
     }
 
     #[test]

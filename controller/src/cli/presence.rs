@@ -1,7 +1,7 @@
 //! Whether netloss's controller is there: by its lease, and where it has none by its pods.
 
 use super::connect::Cluster;
-use crate::{leader::LEASE, targets::is_ready};
+use crate::{leader::LEASE, targets::is_ready, words::line};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     coordination::v1::{Lease, LeaseSpec},
@@ -59,8 +59,8 @@ pub(super) async fn look(cluster: &Cluster, now: Timestamp) -> Presence {
 
 fn said(error: &kube::Error) -> String {
     match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
+        kube::Error::Api(status) => line(&status.message),
+        other => line(&other.to_string()),
     }
 }
 
@@ -69,7 +69,7 @@ fn of(lease: Result<Option<LeaseSpec>, String>, ready: Result<usize, String>, no
     /// A replica that is slow, or whose clock is another, is not down.
     const SLACK: i64 = 5;
     let held = lease.as_ref().ok().and_then(Option::as_ref).and_then(|spec| {
-        let (holder, renewed) = (spec.holder_identity.clone()?, spec.renew_time.as_ref()?.0);
+        let (holder, renewed) = (line(spec.holder_identity.as_deref()?), spec.renew_time.as_ref()?.0);
         let ago = now.duration_since(renewed).as_secs();
         Some((holder, ago, ago <= i64::from(spec.lease_duration_seconds.unwrap_or(15)) + SLACK))
     });

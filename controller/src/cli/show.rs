@@ -177,7 +177,7 @@ pub(super) struct Lines {
 
 impl Lines {
     /// The lines for what has changed.
-    fn of(&mut self, view: &ExperimentView, now: Timestamp) -> String {
+    pub(super) fn of(&mut self, view: &ExperimentView, now: Timestamp) -> String {
         let mut text = String::new();
         let at = now.strftime("%H:%M:%S").to_string();
         let head = (view.phase.clone(), view.message.clone());

@@ -8,7 +8,10 @@ use super::{
     show::{tone, whole},
     view::{ExperimentView, Seen, span},
 };
-use crate::api::ChaosExperiment;
+use crate::{
+    api::ChaosExperiment,
+    words::{line, plain},
+};
 use clap::Args;
 use jiff::Timestamp;
 use kube::{
@@ -78,9 +81,11 @@ pub(super) async fn experiments(cluster: &Cluster, scope: &Scope) -> Result<Vec<
     for object in list {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         match object.0 {
-            Ok(object) if object.spec.action.is_served() => objects.push(object),
+            Ok(object) if object.spec.action.is_served() => objects.push(plain(object)),
             Ok(_) => {}
-            Err(invalid) => note(&format!("left out {namespace}/{name}, which does not have the form of this version: {}", invalid.error)),
+            Err(invalid) => {
+                note(&format!("left out {namespace}/{name}, which does not have the form of this version: {}", line(&invalid.error)));
+            }
         }
     }
     Ok(objects)
@@ -93,7 +98,8 @@ where
     Ok(cluster.api::<DeserializeGuard<K>>(scope).list(&ListParams::default()).await?.items)
 }
 
-fn text(views: &[ExperimentView], namespaces: bool, wide: bool, paint: Paint, now: Timestamp) -> String {
+/// A table of experiments.
+pub(super) fn text(views: &[ExperimentView], namespaces: bool, wide: bool, paint: Paint, now: Timestamp) -> String {
     let mut heading = vec!["NAME", "PHASE", "ASKED", "PODS", "EGRESS", "INGRESS", "LEFT", "AGE"];
     if namespaces {
         heading.insert(0, "NAMESPACE");

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus, Outcome, Phase},
     history::EXPERIMENT_LABEL,
-    words::some_of,
+    words::{plain, some_of},
 };
 use clap::Args;
 use futures::{StreamExt, stream};
@@ -245,7 +245,7 @@ async fn how_it_ended(cluster: &Cluster, object: &ChaosExperiment, last: Option<
     let scope = Scope::One(object.namespace().unwrap_or_default());
     let records = cluster.api::<crate::api::ChaosExperimentHistory>(&scope).list(&of_this_one).await;
     let records = records.map(|list| list.items).unwrap_or_default();
-    let of_run = records.into_iter().find(|record| record.spec.execution.run == status.run);
+    let of_run = records.into_iter().map(plain).find(|record| record.spec.execution.run == status.run);
     of_run.map_or(status.clone(), |record| ChaosExperimentStatus { pods: record.spec.pods, ..status })
 }
 

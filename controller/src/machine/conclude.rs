@@ -15,11 +15,18 @@ use std::time::Duration;
 /// The share of the duration under which a loss counts as shortened.
 const SHORTENED_BELOW: f64 = 0.9;
 
+/// A time of a report, as far as an object can have it: `metav1.Time` has years from 0 to 9999, and an API server refuses others.
+fn reported(at: Timestamp) -> Time {
+    /// 9999-12-31T23:59:59Z.
+    const LAST: i64 = 253_402_300_799;
+    Time(Timestamp::from_second(at.as_second().clamp(0, LAST)).unwrap_or_default())
+}
+
 /// The loss was in place.
 pub(super) fn mark_applied(pod: &mut PodStatus, at: Timestamp, applied: &Applied) {
     if !pod.was_applied() {
         pod.state = pod.state.max(PodState::Applied);
-        pod.applied_at = Some(Time(at));
+        pod.applied_at = Some(reported(at));
         pod.interface = Some(brief(&applied.interface));
         pod.backend = Some(backend(applied.backend));
         pod.unguarded = Some(applied.unguarded);
@@ -28,12 +35,15 @@ pub(super) fn mark_applied(pod: &mut PodStatus, at: Timestamp, applied: &Applied
 
 /// The agent's container has ended.
 pub(super) fn conclude(pod: &mut PodStatus, exit_code: i32, reason: Option<&str>, words: Option<&str>, last: Option<&Record>) {
+    let exit = ExitCode::from_code(exit_code);
     let (outcome, message) = match last.map(|record| (record.time, &record.event)) {
-        Some((_, Event::Removed(removed))) => of_removed(pod, removed),
-        Some((_, Event::Failed(failed))) => of_failed(failed),
+        // An agent ends as it has reported. Of one that was killed somebody else may have written the report.
+        Some((_, Event::Removed(removed))) if exit == Some(ExitCode::Done) => of_removed(pod, removed),
+        Some((_, Event::Failed(failed))) if exit == Some(failed.exit) && failed.exit != ExitCode::Done => of_failed(failed),
+        Some((_, Event::Removed(_) | Event::Failed(_))) => (Outcome::Unknown, Some(otherwise(exit_code, reason))),
         Some((at, Event::Heartbeat(heartbeat))) => {
             let since = SignedDuration::try_from_secs_f64(-heartbeat.elapsed_seconds).ok().and_then(|elapsed| at.checked_add(elapsed).ok());
-            pod.applied_at = pod.applied_at.take().or_else(|| since.map(Time));
+            pod.applied_at = pod.applied_at.take().or_else(|| since.map(reported));
             pod.observed = Some(heartbeat.traffic.into());
             (Outcome::Unknown, Some(killed(exit_code, reason)))
         }
@@ -52,20 +62,22 @@ pub(super) fn conclude(pod: &mut PodStatus, exit_code: i32, reason: Option<&str>
 }
 
 fn of_removed(pod: &mut PodStatus, removed: &Removed) -> (Outcome, Option<String>) {
-    pod.applied_at = Some(Time(removed.applied_at));
+    pod.applied_at = Some(reported(removed.applied_at));
     pod.interface = Some(brief(&removed.interface));
     pod.backend = Some(backend(removed.backend));
     pod.unguarded = Some(removed.backend.unguarded());
     pod.observed = Some(removed.traffic.into());
-    pod.loss_seconds = Some((removed.elapsed_seconds * 10.0).round() / 10.0);
+    // No agent brings a loss for longer.
+    let elapsed = removed.elapsed_seconds.clamp(0.0, Ttl::MAX.as_secs_f64());
+    pod.loss_seconds = Some((elapsed * 10.0).round() / 10.0);
     let asked = pod.asked.duration.parse::<Ttl>().map_or(0.0, |ttl| ttl.duration().as_secs_f64());
     let cause = serde_json::to_value(removed.cause).ok().and_then(|cause| cause.as_str().map(str::to_owned)).unwrap_or_default();
-    if removed.elapsed_seconds < SHORTENED_BELOW * asked {
-        let message = format!("the loss lasted {:.1} s of {}: ended by {cause}", removed.elapsed_seconds, pod.asked.duration);
+    if elapsed < SHORTENED_BELOW * asked {
+        let message = format!("the loss lasted {elapsed:.1} s of {}: ended by {cause}", pod.asked.duration);
         return (Outcome::Shortened, Some(message));
     }
     if let Some(kept) = removed.kept.as_ref().filter(|kept| kept.degraded) {
-        let (armed, elapsed, lapses) = (kept.armed_seconds, removed.elapsed_seconds, kept.lapses);
+        let (armed, lapses) = (kept.armed_seconds.clamp(0.0, elapsed), kept.lapses);
         let message = format!(
             "packets were lost for {armed:.1} s of {elapsed:.1} s: the agent got too little processor time (its lease lapsed {lapses} time(s))"
         );
@@ -123,11 +135,61 @@ fn of_exit_code(exit_code: i32, reason: Option<&str>, words: Option<&str>) -> (O
 }
 
 fn killed(exit_code: i32, reason: Option<&str>) -> String {
+    format!("the agent ended without its report ({})", ending(exit_code, reason))
+}
+
+fn otherwise(exit_code: i32, reason: Option<&str>) -> String {
+    format!("the agent ended otherwise than its report says ({}), so that is not believed", ending(exit_code, reason))
+}
+
+/// As the kubelet tells it.
+fn ending(exit_code: i32, reason: Option<&str>) -> String {
     let reason = reason.map(|reason| format!(", {}", brief(reason))).unwrap_or_default();
-    format!("the agent ended without its report (exit code {exit_code}{reason})")
+    format!("exit code {exit_code}{reason}")
 }
 
 /// As the reports spell it.
 fn backend(backend: Backend) -> String {
     serde_json::to_value(backend).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::fixtures::{entry, record, removed};
+
+    fn outcome(exit_code: i32, event: Event) -> (Option<Outcome>, PodStatus) {
+        let mut pod = entry();
+        conclude(&mut pod, exit_code, None, None, Some(&record(event)));
+        (pod.outcome, pod)
+    }
+
+    #[test]
+    fn a_report_is_believed_of_an_agent_that_ended_so() {
+        assert_eq!(outcome(0, removed()).0, Some(Outcome::Clean));
+        assert_eq!(outcome(137, removed()).0, Some(Outcome::Unknown));
+        let failed = |exit| {
+            Event::Failed(Failed { stage: netloss_contract::Stage::Hold, message: "no".to_owned(), exit, left: Vec::new(), holder: None })
+        };
+        assert_eq!(outcome(1, failed(ExitCode::Failed)).0, Some(Outcome::Failed));
+        for (code, exit) in [(137, ExitCode::Failed), (0, ExitCode::Failed), (0, ExitCode::Done)] {
+            let (outcome, pod) = outcome(code, failed(exit));
+            assert_eq!(outcome, Some(Outcome::Unknown), "{code} {exit:?}");
+            assert!(pod.message.unwrap().starts_with("the agent ended otherwise than its report says (exit code "));
+        }
+    }
+
+    /// An API server refuses a status with what JSON has no number for, and with a time before the year 0.
+    #[test]
+    fn what_a_report_counts_and_dates_fits_into_a_status() {
+        for (elapsed, applied_at, seconds) in
+            [(1e308, "-009999-01-02T01:59:59Z", 604_800.0), (-1e308, "9999-12-30T00:00:00Z", 0.0), (30.04, "2027-01-15T08:00:10Z", 30.0)]
+        {
+            let Event::Removed(mut report) = removed() else { panic!("it is one") };
+            (report.elapsed_seconds, report.applied_at) = (elapsed, applied_at.parse().unwrap());
+            let (_, pod) = outcome(0, Event::Removed(report));
+            assert_eq!(pod.loss_seconds, Some(seconds));
+            assert!(pod.applied_at.unwrap().0 >= Timestamp::UNIX_EPOCH);
+        }
+    }
 }

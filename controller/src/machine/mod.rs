@@ -42,6 +42,7 @@ use crate::{
     api::{ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodStatus},
     metrics::Live,
     targets::{Candidate, NamespaceFacts, Safety, Skip},
+    words::{acts, line, shortened},
 };
 use jiff::Timestamp;
 use netloss_contract::{Applied, Record};
@@ -296,13 +297,34 @@ pub fn needs(experiment: &Experiment<'_>, now: Timestamp, settings: &Settings) -
 pub fn decide(experiment: &Experiment<'_>, observed: &Observed, now: Timestamp, settings: &Settings) -> Decision {
     let decision = match (stage(experiment), observed) {
         (Stage::NotOurs, _) => return Decision::default(),
-        (Stage::Following(status), Observed::Pods(seen)) => return follow::follow(experiment, status, seen, now, settings),
+        (Stage::Following(status), Observed::Pods(seen)) => {
+            return in_plain_words(follow::follow(experiment, status, seen, now, settings));
+        }
         (Stage::Begin(why), _) if let Some(held) = begin::hold(experiment, why, now, settings) => held,
         (Stage::Begin(why), Observed::Surroundings(seen)) => plan::plan(experiment, why, seen, now, settings),
         _ => Decision::default(),
     };
     let at_rest = !decision.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way);
-    Decision { finalizer: (experiment.finalized && at_rest).then_some(false), ..decision }
+    in_plain_words(Decision { finalizer: (experiment.finalized && at_rest).then_some(false), ..decision })
+}
+
+/// The longest text of a status, in bytes. A spec may be as large as an object may be, and what is said of it repeats parts of it.
+const LONGEST_MESSAGE: usize = 4096;
+
+/// Whatever the words were made of, they go to people's terminals on one line, and fit into an object. An entry's arguments and names are left as they are.
+fn in_plain_words(mut decision: Decision) -> Decision {
+    let plain = |text: &mut String| {
+        if text.len() > LONGEST_MESSAGE || text.contains(acts) {
+            *text = shortened(line(text), LONGEST_MESSAGE);
+        }
+    };
+    if let Some(status) = &mut decision.status {
+        status.message.iter_mut().chain(&mut status.last_error).for_each(plain);
+        status.conditions.iter_mut().map(|condition| &mut condition.message).for_each(plain);
+        status.pods.iter_mut().filter_map(|pod| pod.message.as_mut()).for_each(plain);
+    }
+    decision.events.iter_mut().map(|event| &mut event.note).for_each(plain);
+    decision
 }
 
 /// What there is to do with an experiment.

@@ -52,6 +52,9 @@ pub fn check(experiment: &Experiment<'_>, settings: &Settings) -> Result<Request
             "spec.selector has \"{key}\": \"{value}\", which no pod can carry: give a label as pods have it, such as app: web"
         ));
     }
+    if let Some(name) = spec.interface.as_deref().filter(|name| !is_interface(name)) {
+        return Err(format!("spec.interface is \"{name}\", which no interface is called: give a name such as eth0, or leave it out"));
+    }
     let model = model(spec)?;
     let filters = filters(spec)?;
     let spare_node = spec.spare_node == Some(true);
@@ -88,6 +91,12 @@ fn is_label(key: &str, value: &str) -> bool {
     };
     let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
     prefix.is_none_or(|prefix| is_name(prefix, 253)) && is_name(name, 63) && (value.is_empty() || is_name(value, 63))
+}
+
+/// As the schema has it; the kernel has names of up to 15 bytes.
+fn is_interface(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '-');
+    name.len() <= 15 && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(fits)
 }
 
 /// How packets are lost, within what is allowed.

@@ -56,8 +56,10 @@ pub(super) fn gather(
         let counted: Vec<ObservedLoss> =
             status.pods.iter().filter_map(|pod| live.get(&pod.uid).map(|live| live.traffic.into()).or(pod.observed)).collect();
         for (direction, of) in [("egress", (|seen| seen.egress) as fn(&ObservedLoss) -> _), ("ingress", |seen| seen.ingress)] {
-            let (packets, dropped) =
-                counted.iter().filter_map(of).fold((0, 0), |(packets, dropped), one| (packets + one.packets, dropped + one.dropped));
+            let (packets, dropped) = counted
+                .iter()
+                .filter_map(of)
+                .fold((0_u64, 0_u64), |sum, one| (sum.0.saturating_add(one.packets), sum.1.saturating_add(one.dropped)));
             if packets > 0 {
                 observed.with_label_values(&[&namespace, &name, direction]).set(dropped as f64 / packets as f64);
             }

@@ -184,6 +184,8 @@ impl Metrics {
             self.injection.observe(applied.0.duration_since(planned.0).as_secs_f64().max(0.0));
         }
         let Some(outcome) = is.outcome.filter(|_| was.is_none_or(PodStatus::is_open)) else { return };
+        // Nobody may ever scrape, and pods come and go.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&is.uid);
         self.outcomes.with_label_values(&[&is.namespace, &name(outcome)]).inc();
         if before.stopping.is_none()
             && let Some(due) = due(is)

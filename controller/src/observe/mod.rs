@@ -16,7 +16,7 @@ use crate::{
     targets::{Candidate, NamespaceFacts},
     words::brief,
 };
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{AsyncReadExt, StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use kube::{
@@ -253,7 +253,7 @@ async fn with_log(client: &Client, entry: &PodStatus, run: &str, mut view: PodVi
 
 async fn log(api: &Api<Pod>, entry: &PodStatus, run: &str) -> AgentLog {
     match read_log(api, entry, LogParams { limit_bytes: Some(LOG_BYTES), ..LogParams::default() }).await {
-        Ok(text) => report::of_log(&text, run),
+        Ok(text) => told(Log::Begin, &text, run),
         Err(why) => AgentLog::Unreadable(why),
     }
 }
@@ -263,17 +263,34 @@ async fn lately(api: &Api<Pod>, entry: &PodStatus, run: &str) -> AgentLog {
     let since = i64::try_from(SILENCE.as_secs()).unwrap_or(i64::MAX);
     let params = LogParams { since_seconds: Some(since), limit_bytes: Some(LOG_BYTES), ..LogParams::default() };
     match read_log(api, entry, params).await {
-        Ok(text) if text.is_empty() => AgentLog::Mute,
-        Ok(text) => AgentLog::Heard(report::live(&text, run)),
+        Ok(text) => told(Log::Lately, &text, run),
         Err(why) => AgentLog::Unreadable(why),
+    }
+}
+
+/// What a part of a log says of this run.
+#[must_use]
+pub fn told(part: Log, text: &str, run: &str) -> AgentLog {
+    match part {
+        Log::Begin => report::of_log(text, run),
+        Log::Lately if text.is_empty() => AgentLog::Mute,
+        Log::Lately => AgentLog::Heard(report::live(text, run)),
     }
 }
 
 async fn read_log(api: &Api<Pod>, entry: &PodStatus, params: LogParams) -> Result<String, String> {
     let params = LogParams { container: Some(entry.container.clone()), ..params };
-    match tokio::time::timeout(LOG_TIMEOUT, api.logs(&entry.name, &params)).await {
+    match tokio::time::timeout(LOG_TIMEOUT, bounded_log(api, &entry.name, &params)).await {
         Ok(Ok(text)) => Ok(text),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {LOG_TIMEOUT:?}")),
     }
+}
+
+/// A log as text, whatever it is made of: the limit may cut a character in two. No more of it is read than was asked for, whatever the
+/// kubelet sends.
+async fn bounded_log(api: &Api<Pod>, pod: &str, params: &LogParams) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    api.log_stream(pod, params).await?.take(LOG_BYTES.unsigned_abs()).read_to_end(&mut bytes).await?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

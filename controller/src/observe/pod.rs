@@ -6,7 +6,10 @@ use crate::{
     machine::{AgentLog, AgentState, AgentView, PodView},
     targets,
 };
-use k8s_openapi::api::core::v1::{ContainerState, EphemeralContainer, Pod};
+use k8s_openapi::{
+    api::core::v1::{ContainerState, EphemeralContainer, Pod},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 
 /// A part of an agent's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +57,24 @@ fn new_sandbox(pod: &Pod, entry: &PodStatus) -> bool {
     let network_since = conditions
         .filter(|condition| condition.type_ == "PodReadyToStartContainers")
         .find_map(|condition| condition.last_transition_time.as_ref());
-    // Both by the node's clock.
-    let made_later = network_since.zip(entry.applied_at.as_ref()).is_some_and(|(since, applied)| since.0 > applied.0);
+    // All by the node's clock. When the loss was brought says the agent's report, which somebody else in the pod may have written; that its
+    // container had been started by then says the kubelet.
+    let made_later = network_since.zip(entry.applied_at.as_ref()).is_some_and(|(since, applied)| {
+        let started = container_state(pod, &entry.container).and_then(started_at);
+        since.0 > applied.0 && started.is_none_or(|started| since.0 > started.0)
+    });
     other_address || made_later
+}
+
+fn started_at(state: &ContainerState) -> Option<&Time> {
+    let of_running = state.running.as_ref().and_then(|running| running.started_at.as_ref());
+    of_running.or(state.terminated.as_ref().and_then(|ended| ended.started_at.as_ref()))
+}
+
+/// What the kubelet says of an ephemeral container.
+fn container_state<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerState> {
+    let mut statuses = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
+    statuses.find(|status| status.name == container)?.state.as_ref()
 }
 
 fn ephemeral(pod: &Pod) -> impl Iterator<Item = &EphemeralContainer> {
@@ -68,9 +86,7 @@ fn has(pod: &Pod, container: &str) -> bool {
 }
 
 fn state(pod: &Pod, container: &str, run: &str) -> AgentState {
-    let statuses = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
-    let state = statuses.filter(|status| status.name == container).find_map(|status| status.state.as_ref());
-    match state {
+    match container_state(pod, container) {
         Some(ContainerState { terminated: Some(ended), .. }) => {
             let text = ended.message.as_deref().unwrap_or_default();
             let last = report::last(text, run).map(Box::new);
@@ -125,6 +141,29 @@ mod tests {
         assert_eq!(state_of(seen(&json!({}))), AgentState::Waiting { reason: None, message: None });
         let waiting = AgentState::Waiting { reason: Some("ImagePullBackOff".to_owned()), message: Some("no".to_owned()) };
         assert_eq!(state_of(seen(&json!({ "waiting": { "reason": "ImagePullBackOff", "message": "no" } }))), waiting);
+    }
+
+    /// Or else nobody would look at what an agent has left that was killed in a pod that forged when its loss began.
+    #[test]
+    fn a_sandbox_that_is_older_than_the_agents_container_is_not_new() {
+        let new_sandbox = |since: &str, applied: &str| {
+            let entry = PodStatus { applied_at: Some(Time(applied.parse().unwrap())), ..entry() };
+            let state = json!({ "terminated": { "exitCode": 137, "startedAt": "2027-01-15T08:00:00Z" } });
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": { "name": entry.name, "namespace": entry.namespace, "uid": entry.uid },
+                "status": {
+                    "conditions": [{ "type": "PodReadyToStartContainers", "status": "True", "lastTransitionTime": since }],
+                    "ephemeralContainerStatuses": [
+                        { "name": entry.container, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state },
+                    ],
+                },
+            }))
+            .unwrap();
+            matches!(view(Some(&pod), &entry, "uid/1"), PodView::Present { new_sandbox: true, .. })
+        };
+        assert!(new_sandbox("2027-01-15T08:00:30Z", "2027-01-15T08:00:10Z"));
+        assert!(!new_sandbox("2027-01-15T07:00:00Z", "2027-01-15T08:00:10Z"));
+        assert!(!new_sandbox("2027-01-15T07:00:00Z", "1970-01-01T00:00:00Z"), "forged");
     }
 
     #[test]

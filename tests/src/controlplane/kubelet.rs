@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::Pki;
 
-type Logs = Arc<Mutex<HashMap<String, String>>>;
+type Logs = Arc<Mutex<HashMap<String, Vec<u8>>>>;
 
 /// Serves logs until the process ends.
 #[derive(Debug)]
@@ -53,9 +53,9 @@ impl Kubelet {
     }
 
     /// What a container's log says from now on.
-    pub fn set_log(&self, namespace: &str, pod: &str, container: &str, text: String) {
+    pub fn set_log(&self, namespace: &str, pod: &str, container: &str, text: impl Into<Vec<u8>>) {
         let path = format!("/containerLogs/{namespace}/{pod}/{container}");
-        self.logs.lock().unwrap_or_else(PoisonError::into_inner).insert(path, text);
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).insert(path, text.into());
     }
 
     /// Where it is, as the status of its node's object says it.
@@ -81,8 +81,9 @@ fn answer(mut stream: impl Read + Write, logs: &Logs) -> std::io::Result<()> {
     let path = request.split([' ', '?']).nth(1).unwrap_or_default();
     let (status, text) = match logs.lock().unwrap_or_else(PoisonError::into_inner).get(path) {
         Some(text) => ("200 OK", text.clone()),
-        None => ("404 Not Found", "container not found".to_owned()),
+        None => ("404 Not Found", b"container not found".to_vec()),
     };
-    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len())?;
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len())?;
+    stream.write_all(&text)?;
     stream.flush()
 }

@@ -15,6 +15,7 @@ mod ending;
 mod faults;
 mod floor;
 mod history;
+mod hostile;
 mod install;
 mod leader;
 mod leaving;

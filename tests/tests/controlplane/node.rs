@@ -26,7 +26,7 @@ impl Node {
     }
 
     /// What the agent's log in this pod says from now on.
-    pub(crate) fn set_log(&self, entry: &PodStatus, text: String) {
-        self.kubelet.set_log(&entry.namespace, &entry.name, &entry.container, text);
+    pub(crate) fn set_log(&self, entry: &PodStatus, text: impl Into<Vec<u8>>) {
+        self.kubelet.set_log(&entry.namespace, &entry.name, &entry.container, text.into());
     }
 }

@@ -12,6 +12,7 @@ use crate::{
         status::experiments,
     },
     reconcile::FINALIZER,
+    words::{line, plain},
 };
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -144,8 +145,8 @@ pub(super) async fn look(cluster: &Cluster, now: Timestamp) -> Result<Facts, Err
 
 fn said(error: &kube::Error) -> String {
     match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
+        kube::Error::Api(status) => line(&status.message),
+        other => line(&other.to_string()),
     }
 }
 
@@ -335,7 +336,7 @@ impl InPods {
         let objects = experiments(cluster, scope).await?;
         let pods = cluster.api::<Pod>(scope).list(&ListParams::default()).await.map_err(Error::api("listing pods"))?.items;
         let records = match cluster.api::<ChaosExperimentHistory>(scope).list(&ListParams::default()).await {
-            Ok(list) => list.items,
+            Ok(list) => list.items.into_iter().map(plain).collect(),
             Err(error) if is_forbidden(&error) => Vec::new(),
             Err(error) => return Err(Error::api("listing history records")(error)),
         };

@@ -16,6 +16,7 @@ use crate::{
     },
     container::{image_to_send, repair_container},
     reconcile::FINALIZER,
+    words::line,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
@@ -76,7 +77,7 @@ async fn clean(cluster: &Cluster, remains: &Remains, ours: Option<&str>) -> Resu
         return Err(Error::Failed(format!("pod {name}: what was to clean up was refused: {words}: restart the pod in place of it")));
     }
     let found = wait(&pods, &entry.name, &container).await?;
-    print(&format!("{name}: cleaned up: {found}\n"))
+    print(&format!("{name}: cleaned up: {}\n", line(&found)))
 }
 
 fn image_in(pod: &Pod, container: &str) -> Option<String> {

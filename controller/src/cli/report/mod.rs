@@ -14,7 +14,7 @@ use super::{
     view::{Asked, ExperimentView, LiveFigures, PodLine, Seen},
 };
 use crate::api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, RunResult};
-use crate::history;
+use crate::{history, words::plain};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
@@ -83,7 +83,7 @@ async fn find(args: &ReportArgs, cluster: &Cluster) -> Result<Report, Error> {
     let (name, now) = (&args.name, Timestamp::now());
     let api: Api<ChaosExperiment> = cluster.here();
     let object = api.get_opt(name).await.map_err(Error::api(format!("reading ChaosExperiment \"{name}\"")))?;
-    let of_status = object.filter(|object| {
+    let of_status = object.map(plain).filter(|object| {
         let run = object.status.as_ref().and_then(|status| status.run);
         run.is_some() && args.run.is_none_or(|wanted| run == Some(wanted))
     });
@@ -99,6 +99,12 @@ async fn find(args: &ReportArgs, cluster: &Cluster) -> Result<Report, Error> {
         Error::Failed(format!("nothing is known of {run}\"{name}\" in namespace \"{namespace}\": `kubectl netloss history -n {namespace}` lists what is on record"))
     })?;
     Ok(of_record(&record, now))
+}
+
+/// A run as Markdown and as a page.
+pub(super) fn shown(object: &ChaosExperiment, now: Timestamp) -> String {
+    let report = of_object(object, &LiveFigures::new(), now);
+    markdown::page(&report) + &html::page(&report)
 }
 
 fn of_object(object: &ChaosExperiment, live: &LiveFigures, now: Timestamp) -> Report {
