@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -42,8 +43,8 @@ const MARKER: u32 = u32::MAX;
 /// The end is known by markers, sent until one gets through: packets do not overtake each other here, so what has not
 /// arrived before a marker never will. No time is measured.
 pub(super) fn send(from: (&Namespace, SocketAddr), to: (&Namespace, SocketAddr), packets: u32) -> Result<Trace> {
-    let sender = from.0.run(|| UdpSocket::bind(from.1).context("cannot open the sender's socket"))?;
-    let socket = to.0.run(|| UdpSocket::bind(to.1).context("cannot open the receiver's socket"))?;
+    let sender = from.0.run(|| bind(from.1).context("cannot open the sender's socket"))?;
+    let socket = to.0.run(|| bind(to.1).context("cannot open the receiver's socket"))?;
     setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).context("cannot enlarge the receive buffer")?;
     sender.connect(socket.local_addr()?).context("cannot reach the receiver")?;
     let mut receiver = Receiver { socket, arrived: vec![false; packets as usize], marked: false };
@@ -64,6 +65,17 @@ pub(super) fn send(from: (&Namespace, SocketAddr), to: (&Namespace, SocketAddr),
     let overflows = receive_buffer_overflows(to.0)? - overflows;
     ensure!(overflows == 0, "{overflows} packets overflowed the receiver's buffer, which is no loss on the way");
     Ok(receiver.arrived)
+}
+
+/// A program that another test is just starting has copies of all sockets until it is loaded: one that was closed may be there a while.
+fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
+    let started = Instant::now();
+    loop {
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && started.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(10)),
+            bound => return bound,
+        }
+    }
 }
 
 struct Receiver {
