@@ -454,7 +454,8 @@ pub fn objects(bytes: &[u8]) {
             let value = given.unwrap_or_else(|| {
                 let mut status = shape::value(status_schema(), status_schema(), &mut drawn);
                 // An entry that is this run's.
-                for pod in status["pods"].as_array_mut().into_iter().flatten().filter(|pod| pod.is_object()) {
+                let pods = status.get_mut("pods").and_then(Value::as_array_mut);
+                for pod in pods.into_iter().flatten().filter(|pod| pod.is_object()) {
                     if !shape::seldom(&mut drawn, 4) {
                         pod["container"] = json!(container_name(UID, 1, 1));
                         (pod["argv"], pod["attempt"], pod["image"]) = (json!(["run", "--run=uid/1"]), json!(1), json!("agent:1"));
