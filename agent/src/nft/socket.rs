@@ -154,7 +154,7 @@ impl Told {
     /// Reads a datagram as a [`Socket`] reads what comes from the kernel.
     ///
     /// # Errors
-    /// Where the kernel said no, or it is none of its datagrams.
+    /// Where the kernel said no.
     pub fn by(datagram: &[u8]) -> Result<Self, Error> {
         let mut told = Self::default();
         take(datagram, 0, u32::MAX, |_, payload| {

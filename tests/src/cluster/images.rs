@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
@@ -79,17 +79,11 @@ pub fn build(images: &[Image], architectures: &[Architecture]) -> Result<Vec<Pat
         packages::ensure(architecture.compiler())?;
     }
     let step = progress::step("Building images");
-    let mut command = Command::new(paths::workspace_root().join("images/build"));
+    let mut command = cargo::images_build();
     command.args(architectures.iter().flat_map(|architecture| ["--arch", architecture.name()]));
     command.args(images.iter().flat_map(|image| ["--only", image.name()]));
-    cargo::without_cargo_variables(&mut command);
-    let mut child = command
-        .env("CARGO_TARGET_DIR", paths::target_dir())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot start images/build")?;
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().context("cannot start images/build")?;
     let mut lines = Vec::new();
     if let Some(stderr) = child.stderr.take() {
         for line in BufReader::new(stderr).lines() {

@@ -18,6 +18,15 @@ pub fn cargo() -> Command {
     cargo
 }
 
+/// `images/build`, which calls cargo with the options that what ships is compiled with.
+#[must_use]
+pub fn images_build() -> Command {
+    let mut script = Command::new(paths::workspace_root().join("images/build"));
+    script.env("CARGO_TARGET_DIR", paths::target_dir());
+    without_cargo_variables(&mut script);
+    script
+}
+
 /// Takes away what `cargo run` and `cargo test` tell a program about its own package. A cargo that inherits it takes it for a changed
 /// environment of build scripts that look at such variables, and builds TLS anew each time.
 pub fn without_cargo_variables(command: &mut Command) {

@@ -4,6 +4,7 @@ pub mod archive;
 pub mod cache;
 pub mod cargo;
 pub mod command;
+pub mod http;
 pub mod packages;
 pub mod paths;
 pub mod ports;

@@ -87,7 +87,7 @@ impl Daemon {
     ///
     /// If the program has ended.
     pub fn resident(&self) -> Result<u64> {
-        self.number("status", "VmRSS:")
+        self.status("VmRSS:")
     }
 
     /// The most memory that it has had, in KiB.
@@ -96,22 +96,13 @@ impl Daemon {
     ///
     /// If the program has ended.
     pub fn most_resident(&self) -> Result<u64> {
-        self.number("status", "VmHWM:")
+        self.status("VmHWM:")
     }
 
-    /// Bytes that it has read so far, from files and from sockets.
-    ///
-    /// # Errors
-    ///
-    /// If the program has ended.
-    pub fn received(&self) -> Result<u64> {
-        self.number("io", "rchar:")
-    }
-
-    /// A number that the kernel keeps of a process, see proc(5).
-    fn number(&self, file: &str, name: &str) -> Result<u64> {
-        let text = fs::read_to_string(format!("/proc/{}/{file}", self.pid()))?;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name} in {file}"))?;
+    /// An amount of memory in proc_pid_status(5), in KiB.
+    fn status(&self, name: &str) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).context("a process without memory")?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 

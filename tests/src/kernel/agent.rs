@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -75,11 +74,8 @@ pub fn build(arch: Arch) -> Result<Payload> {
 ///
 /// If it does not build.
 pub fn build_release(arch: Arch) -> Result<PathBuf> {
-    // As it is in the image, paths and all: the script has the compiler's options.
-    let mut images = Command::new(paths::workspace_root().join("images/build"));
-    images.args(["--binary", "--only", "agent", "--arch", arch.debian()]).env("CARGO_TARGET_DIR", paths::target_dir());
-    cargo::without_cargo_variables(&mut images);
-    command::run(&mut images)?;
+    // As it is in the image, paths and all.
+    command::run(cargo::images_build().args(["--binary", "--only", "agent", "--arch", arch.debian()]))?;
     Ok(built(arch))
 }
 

@@ -32,6 +32,9 @@ pub const NAME: &str = "localhost";
 /// Half a minute on an idle machine; the emulator shares two cores with builds.
 const READY_LIMIT: Duration = Duration::from_mins(6);
 
+/// The last that the node's init does.
+const UNTIL_IMPORTED: &str = "until [ -e /run/images-imported ]; do sleep 0.2; done";
+
 /// How often a VM is started until that counts as a failure.
 const BOOTS: u32 = 3;
 
@@ -123,8 +126,8 @@ impl Node {
 
     async fn import_images(self, step: Step) -> Result<Self> {
         step.detail("importing images");
-        let imported = "until [ -e /run/images-imported ]; do sleep 0.2; done; ! grep 'cannot import' /run/images.log";
-        let answer = self.run_within(imported, Duration::from_mins(2)).await?;
+        let imported = format!("{UNTIL_IMPORTED}; ! grep 'cannot import' /run/images.log");
+        let answer = self.run_within(&imported, Duration::from_mins(2)).await?;
         if !answer.success() {
             bail!("the node could not import its images: {}", answer.output);
         }
@@ -197,7 +200,7 @@ impl Node {
         let (shell, dir) = (self.vm.shell(), self.vm.dir().to_owned());
         spawn_blocking(move || shell.between_requests(|| monitor::reset(&dir))).await??;
         // A request is kept until somebody reads it.
-        let answer = self.run_within("until [ -e /run/images-imported ]; do sleep 0.5; done", Duration::from_mins(5)).await?;
+        let answer = self.run_within(UNTIL_IMPORTED, Duration::from_mins(5)).await?;
         if !answer.success() {
             bail!("the node does not come up after a reset\n{}", self.process().log_tail(40));
         }

@@ -1,6 +1,5 @@
 //! The Grafana dashboard asks for nothing that a running controller does not have.
 
-use crate::leader::get;
 use crate::lifecycle::eventually;
 use crate::metrics::{listen, of_prometheus};
 use crate::pods::run_of;
@@ -11,6 +10,7 @@ use netloss_controller::machine::Settings;
 use netloss_controller::metrics::Metrics;
 use netloss_controller::reconcile::Context;
 use netloss_controller::targets::Safety;
+use netloss_lab::host::http::get;
 use netloss_lab::host::paths::workspace_root;
 use netloss_lab::host::ports;
 use netloss_lab::host::process::{Daemon, Lifetime};

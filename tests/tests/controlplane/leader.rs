@@ -9,6 +9,7 @@ use kube::{Api, Client};
 use netloss_controller::api::PodState;
 use netloss_lab::controlplane::ControlPlane;
 use netloss_lab::host::cargo::{cargo, executables};
+use netloss_lab::host::http::get;
 use netloss_lab::host::paths::workspace_root;
 use netloss_lab::host::ports;
 use netloss_lab::host::process::{Daemon, Lifetime};
@@ -18,8 +19,6 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
@@ -74,17 +73,6 @@ impl Replica {
     async fn leads(&self) -> bool {
         get(self.metrics, "/metrics").await.lines().any(|line| line == "netloss_leader 1")
     }
-}
-
-/// An answer with its head, or nothing.
-pub(crate) async fn get(port: u16, path: &str) -> String {
-    let answer = async {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).await?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.map(|_| text)
-    };
-    tokio::time::timeout(Duration::from_secs(5), answer).await.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 /// The controllers' own namespace.

@@ -1,7 +1,7 @@
 //! `netloss-controller drain` and `verify`: what is done before netloss goes, and how it is known to be there.
 
 use crate::ending::stop;
-use crate::leader::{get, program};
+use crate::leader::program;
 use crate::lifecycle::eventually;
 use crate::world::{AGENT_IMAGE, World, install_definitions, spec};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
@@ -10,6 +10,7 @@ use kube::{Api, ResourceExt};
 use netloss_controller::api::{Phase, Stopping};
 use netloss_lab::cluster::{apply, parse};
 use netloss_lab::controlplane::ControlPlane;
+use netloss_lab::host::http::get;
 use netloss_lab::host::paths::workspace_root;
 use netloss_lab::host::ports;
 use netloss_lab::host::process::{Daemon, Lifetime};

@@ -147,7 +147,7 @@ async fn prometheus_scrapes_what_promtool_finds_well_formed() {
 
     let query = async |query: &str| -> Value {
         let url = format!("/api/v1/query?query={query}");
-        let answer = crate::leader::get(port, &url).await;
+        let answer = netloss_lab::host::http::get(port, &url).await;
         let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
         serde_json::from_str::<Value>(&body).map(|answer| answer["data"]["result"].clone()).unwrap_or_default()
     };

@@ -1,6 +1,6 @@
 //! The rights that are shipped are enough, and each is needed: a controller without one of them says which it lacks.
 
-use crate::leader::{get, program};
+use crate::leader::program;
 use crate::world::{AGENT_IMAGE, World, install_definitions, spec};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -11,6 +11,7 @@ use kube::{Api, ResourceExt};
 use netloss_controller::api::{ChaosExperimentPlan, Phase, PodState, PodStatus};
 use netloss_lab::cluster::{apply, parse};
 use netloss_lab::controlplane::ControlPlane;
+use netloss_lab::host::http::get;
 use netloss_lab::host::paths::workspace_root;
 use netloss_lab::host::ports;
 use netloss_lab::host::process::{Daemon, Lifetime};

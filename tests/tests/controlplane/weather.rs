@@ -1,11 +1,12 @@
 //! An API server that is away, that refuses, and that loses answers: the controller goes on where it was.
 
-use crate::leader::{get, program};
+use crate::leader::program;
 use crate::pods::run_of;
 use crate::world::{AGENT_IMAGE, World, install_definitions, spec};
 use netloss_controller::api::{Outcome, Phase, PodState};
 use netloss_lab::controlplane::ControlPlane;
 use netloss_lab::controlplane::proxy::{Proxy, Weather};
+use netloss_lab::host::http::get;
 use netloss_lab::host::ports;
 use netloss_lab::host::process::{Daemon, Lifetime};
 use serde_json::json;

@@ -1,7 +1,6 @@
 //! Where it takes place: a control plane, nodes that kwok plays, pods, and one controller.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::Command;
@@ -15,8 +14,6 @@ use kube::{Api, Client};
 use netloss_controller::api::ChaosExperiment;
 use netloss_controller::definitions;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
@@ -25,6 +22,7 @@ use super::agents::Agents;
 use crate::cluster::{Architecture, Image, build_images};
 use crate::controlplane::kubelet::Kubelet;
 use crate::controlplane::{ControlPlane, Tool};
+use crate::host::http::get;
 use crate::host::process::{Daemon, Lifetime};
 use crate::host::{paths, ports};
 
@@ -94,7 +92,7 @@ impl Field {
         let log = self.control_plane.dir().join("controller.log");
         let controller = Daemon::start("netloss-controller", &command, &log, Lifetime::WithLab)?;
         let limit = Instant::now() + LIMIT;
-        while !is_ready(health).await {
+        while !get(health, "/readyz").await.starts_with("HTTP/1.1 200") {
             controller.ensure_running()?;
             ensure!(Instant::now() < limit, "the controller is not ready: {}", controller.log_tail(20));
             sleep(Duration::from_millis(50)).await;
@@ -186,17 +184,6 @@ impl Field {
         let request = http::Request::get("/metrics").body(Vec::new())?;
         Ok(Requests::of(&self.client.request_text(request).await?))
     }
-}
-
-async fn is_ready(port: u16) -> bool {
-    let ask = async {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        std::io::Result::Ok(answer)
-    };
-    ask.await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 
 /// Requests that the API server has counted.

@@ -49,12 +49,12 @@ async fn measured(size: Size) -> Result<Report> {
         }
         all.push(Measured { targets: *targets, native, sequential });
     }
-    let others = if size == Size::Full { "10 000 others are in the same namespaces." } else { "" };
+    let others = if size == Size::Full { "10 000 others are in the same namespaces. " } else { "" };
     Ok(Report {
         name: "scale".to_owned(),
         title: "The controller with many pods".to_owned(),
         about: format!(
-            "Experiments on 10 to 5 000 pods, {} to an experiment, which is what `spec.count` allows. {others} The API server is a real \
+            "Experiments on 10 to 5 000 pods, {} to an experiment, which is what `spec.count` allows. {others}The API server is a real \
              one, the nodes are kwok's; what kubelets write about agents, and what agents say, is played. Beside it the simplest flow that \
              does the same: a list, then for each pod, one after the other, the patch and a write of the status. Requests are those of \
              whole runs, from the experiment to its end and its record, as the API server has counted them.",
