@@ -94,7 +94,7 @@ pub fn record(object: &ChaosExperiment, status: &ChaosExperimentStatus, now: Tim
                 phase: status.phase,
                 run: status.run,
             },
-            affected_resources: status.pods.iter().filter(|pod| pod.was_applied()).map(affected).collect(),
+            affected_resources: status.pods.iter().filter(|pod| may_have_lost(pod)).map(affected).collect(),
             audit: Audit {
                 initiated_by: writer(object),
                 scheduled_execution: Some(status.last_scheduled_time.is_some() && object.spec.schedule.is_some()),
@@ -128,6 +128,11 @@ fn record_name(name: &str, uid: &str, run: u32) -> String {
     let name = &name[..name.floor_char_boundary(LONGEST)];
     let short = rank(&[uid]) & 0xff_ffff;
     format!("{}-{short:06x}-r{run}", name.trim_end_matches(['.', '-']))
+}
+
+/// Of one whose end is unknown nobody can say that it was not.
+fn may_have_lost(pod: &PodStatus) -> bool {
+    pod.was_applied() || pod.outcome == Some(Outcome::Unknown)
 }
 
 fn affected(pod: &PodStatus) -> AffectedResource {
@@ -225,6 +230,14 @@ mod tests {
         assert_eq!(result(&over(Phase::Failed, vec![])), RunResult::Failure);
         assert_eq!(failure_reason(&over(Phase::Failed, vec![pod(Outcome::NeverStarted)])), FailureReason::Timeout);
         assert_eq!(failure_reason(&over(Phase::Failed, vec![])), FailureReason::ValidationError);
+    }
+
+    #[test]
+    fn whoever_may_have_lost_packets_is_in_the_record() {
+        let pod = |applied_at, outcome| may_have_lost(&PodStatus { applied_at, outcome: Some(outcome), ..entry() });
+        assert!(pod(Some(Time(at(0))), Outcome::Clean));
+        assert!(pod(None, Outcome::Unknown));
+        assert!(!pod(None, Outcome::NeverStarted) && !pod(None, Outcome::Failed));
     }
 
     #[test]

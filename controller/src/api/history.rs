@@ -40,7 +40,7 @@ pub struct ChaosExperimentHistorySpec {
     pub experiment_spec: ChaosExperimentSpec,
     /// When, and with what result.
     pub execution: Execution,
-    /// The pods that had the loss.
+    /// The pods that had the loss, or may have had it as their outcome is Unknown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub affected_resources: Vec<AffectedResource>,
     /// On what account.

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let time = Comparison::new("egress applied", "ms").variant("ours", vec![1.0, 2.0, 3.0]).variant("theirs", vec![10.0]);
+        let time = Comparison::new("egress applied", "ms").variant("ours", vec![1.0, 2.0, 3.0]).variant("theirs", vec![10.0; 3]);
         Report {
             name: "start".into(),
             title: "Start".into(),

@@ -101,11 +101,14 @@ impl Comparison {
         self
     }
 
-    /// Adds a goal of the ratio of two variants' medians. Where one of them is not there, there is none.
+    /// Adds a goal of the ratio of two variants: the median of the ratios of samples that were taken one after the other, as a machine
+    /// that is now slower and now faster then is to both. Where one of them is not there, there is none.
     #[must_use]
     pub fn ratio(mut self, of: &str, to: &str, wanted: Bound, guard: Option<Bound>) -> Self {
-        if let (Some(ours), Some(theirs)) = (self.median(of), self.median(to)) {
-            self.goals.push(Goal::new(of, Some(to), wanted, guard, ours / theirs));
+        let samples = |name: &str| self.variant_of(name).map(|variant| variant.samples.as_slice()).unwrap_or_default();
+        let ratios = samples(of).iter().zip(samples(to)).map(|(ours, theirs)| ours / theirs).collect();
+        if let Some(ratios) = Variant::of(String::new(), ratios) {
+            self.goals.push(Goal::new(of, Some(to), wanted, guard, ratios.median));
         }
         self
     }
@@ -113,7 +116,7 @@ impl Comparison {
     /// Adds a goal of a variant's median itself.
     #[must_use]
     pub fn value(mut self, of: &str, wanted: Bound, guard: Option<Bound>) -> Self {
-        if let Some(reached) = self.median(of) {
+        if let Some(reached) = self.variant_of(of).map(|variant| variant.median) {
             self.goals.push(Goal::new(of, None, wanted, guard, reached));
         }
         self
@@ -135,8 +138,8 @@ impl Comparison {
         self
     }
 
-    fn median(&self, name: &str) -> Option<f64> {
-        self.variants.iter().find(|variant| variant.name == name).map(|variant| variant.median)
+    fn variant_of(&self, name: &str) -> Option<&Variant> {
+        self.variants.iter().find(|variant| variant.name == name)
     }
 }
 
@@ -226,6 +229,12 @@ mod tests {
         let strict = both.ratio("ours", "theirs", Bound::AtMost(0.7), Some(Bound::AtMost(0.55))).because("unused");
         assert!(strict.goals[1].met && strict.goals[1].is_regression() && strict.goals[1].because.is_none());
         assert!(strict.value("nobody", Bound::AtLeast(1.0), None).goals.len() == 2);
+    }
+
+    #[test]
+    fn a_machine_that_slows_down_is_slower_for_both() {
+        let both = Comparison::new("time", "ms").variant("ours", vec![1.0, 4.0, 4.0]).variant("theirs", vec![2.0, 2.5, 8.0]);
+        assert!(both.ratio("ours", "theirs", Bound::AtMost(0.5), None).goals[0].met);
     }
 
     #[test]

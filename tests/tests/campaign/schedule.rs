@@ -248,7 +248,7 @@ impl Schedule {
             ensure!(different.len() == runs.len() && runs.len() <= self.runs(), "{name} was injected twice: {runs:?}");
             let in_status = experiments.iter().filter_map(|experiment| experiment.status.as_ref()).flat_map(|status| &status.pods);
             let is_known = in_status.into_iter().any(|entry| entry.name == name)
-                || records.iter().any(|record| record.spec.affected_resources.iter().any(|resource| resource.name == name));
+                || records.iter().any(|record| record.spec.pods.iter().any(|entry| entry.name == name && entry.outcome.is_some()));
             ensure!(runs.is_empty() || is_known, "{name} has had an agent, and neither status nor a record knows of it");
             for status in pod.status.and_then(|status| status.ephemeral_container_statuses).unwrap_or_default() {
                 // One that containerd was killed under may wait to be started for ever.

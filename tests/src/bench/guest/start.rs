@@ -18,7 +18,7 @@ const FLOORS: [&str; 2] = ["floor of guarded", "floor of tc"];
 
 /// What is wanted of the agent by the shell's time, and by that of its own messages.
 const WANTED: [(Directions, Bound, Bound); 2] =
-    [(Directions::Egress, Bound::AtMost(0.5), Bound::AtMost(0.75)), (Directions::Both, Bound::AtMost(0.25), Bound::AtMost(0.35))];
+    [(Directions::Egress, Bound::AtMost(0.5), Bound::AtMost(0.75)), (Directions::Both, Bound::AtMost(0.25), Bound::AtMost(0.5))];
 /// Why more than that is done.
 const MORE_THAN_THE_FLOOR: &str = "1.5 × the floor. The floor knows beforehand what it has to send, and looks at no answer. The agent loads more code, \
      reads its command line, chooses the interface from what the kernel shows, decides, compares what it set with what is there, and reports it. \
