@@ -346,7 +346,7 @@ fn production_and_others_namespaces_need_consent() {
 fn what_stops_an_agent_and_is_never_started_is_followed_by_another() {
     let spec = ChaosExperimentSpec { duration: Some("1h".to_owned()), ..spec() };
     let held = paused(&spec, true);
-    let waiting = AgentState::Waiting { reason: Some("ContainerCreating".to_owned()), message: None };
+    let waiting = AgentState::Waiting { made: false, reason: Some("ContainerCreating".to_owned()), message: None };
     let stuck = |entry: &PodStatus| {
         present(AgentView { stop: Some(waiting.clone()), ..agent_view(entry, AgentState::Running, AgentLog::Heard(None)) })
     };

@@ -214,6 +214,9 @@ pub struct AgentView {
 pub enum AgentState {
     /// Not started; why, where the kubelet says it.
     Waiting {
+        /// Whether the container is made. If the runtime is killed while it starts one that is, that may have run, and the kubelet shows it
+        /// as not started for good: containerd kills what it finds like that.
+        made: bool,
         /// One word, such as `ImagePullBackOff`.
         reason: Option<String>,
         /// In words.

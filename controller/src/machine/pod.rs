@@ -195,7 +195,7 @@ impl Follower<'_> {
                 self.end(pod, Outcome::PodEnded, &Skip::Finished.to_string())
             }
             AgentState::Running => self.running(pod, agent),
-            AgentState::Waiting { reason, message } => self.waiting(pod, agent, reason.as_deref(), message.as_deref()),
+            AgentState::Waiting { made, reason, message } => self.waiting(pod, agent, *made, reason.as_deref(), message.as_deref()),
         };
         Step { adopted, ..step }
     }
@@ -332,11 +332,14 @@ impl Follower<'_> {
         }
     }
 
-    fn waiting(&self, pod: &mut PodStatus, agent: &AgentView, reason: Option<&str>, message: Option<&str>) -> Step {
+    fn waiting(&self, pod: &mut PodStatus, agent: &AgentView, made: bool, reason: Option<&str>, message: Option<&str>) -> Step {
         let trouble = reason.filter(|reason| !is_usual(reason));
         if self.is_overdue(pod) {
             return if pod.was_applied() {
                 let words = "the agent's container was set back by the kubelet and did not say how its loss ended";
+                self.repair(pod, agent.repair.as_ref(), false, words)
+            } else if made {
+                let words = "the agent's container was made and never seen to start: it may have been killed together with the runtime";
                 self.repair(pod, agent.repair.as_ref(), false, words)
             } else {
                 let why = [trouble, message].into_iter().flatten().map(brief).collect::<Vec<_>>().join(": ");

@@ -45,10 +45,11 @@ enum Happening {
 
 fn happening() -> impl Strategy<Value = Happening> {
     let pod = 0..PODS;
-    let waiting = || AgentState::Waiting { reason: None, message: None };
+    let waiting = || AgentState::Waiting { made: false, reason: None, message: None };
     let state = prop_oneof![
         1 => Just(waiting()),
-        1 => Just(AgentState::Waiting { reason: Some("ErrImagePull".to_owned()), message: None }),
+        1 => Just(AgentState::Waiting { made: false, reason: Some("ErrImagePull".to_owned()), message: None }),
+        1 => Just(AgentState::Waiting { made: true, reason: None, message: None }),
         3 => Just(AgentState::Running),
         2 => Just(terminated(0, Some(removed()))),
         1 => Just(terminated(137, Some(heartbeat()))),
@@ -290,7 +291,7 @@ impl Cluster {
             if !decision.preflight.is_empty() {
                 preflight = Some(self.preflight.clone());
             }
-            let waiting = AgentState::Waiting { reason: None, message: None };
+            let waiting = AgentState::Waiting { made: false, reason: None, message: None };
             let stops = decision.stops.iter().map(|entry| (entry, entry.stop.as_ref()));
             for (entry, sent) in stops.chain(decision.repairs.iter().map(|entry| (entry, entry.repair.as_ref()))) {
                 let pod = &mut self.pods[index(entry)];

@@ -134,7 +134,7 @@ fn a_run_goes_through_its_phases() {
     assert_eq!(injecting.status, None);
     assert_eq!(injecting.injections, planned.pods);
 
-    let adopted = step(&spec, &planned, |entry| agent(entry, AgentState::Waiting { reason: None, message: None }), at(2));
+    let adopted = step(&spec, &planned, |entry| agent(entry, AgentState::Waiting { made: false, reason: None, message: None }), at(2));
     assert_eq!((adopted.injections.len(), reasons(&adopted)), (0, Vec::new()));
     let injected = adopted.status.unwrap();
     assert_eq!((injected.phase, injected.pods[0].state), (Some(Phase::Pending), PodState::Injected));
@@ -212,9 +212,9 @@ fn an_edit_during_a_run_stops_it_first() {
 
     let put_in = edited(&stopping, &AgentState::Running, None);
     assert_eq!((put_in.stops, put_in.status), (stopping.pods.clone(), None));
-    let waiting = edited(&stopping, &AgentState::Running, Some(&AgentState::Waiting { reason: None, message: None }));
+    let waiting = edited(&stopping, &AgentState::Running, Some(&AgentState::Waiting { made: false, reason: None, message: None }));
     assert!(waiting.stops.is_empty() && waiting.requeue.is_some());
-    let blocked = AgentState::Waiting { reason: Some("ErrImagePull".to_owned()), message: None };
+    let blocked = AgentState::Waiting { made: false, reason: Some("ErrImagePull".to_owned()), message: None };
     let words = edited(&stopping, &AgentState::Running, Some(&blocked));
     assert!(message(&words).contains("p0: what was sent to stop the agent does not start: ErrImagePull"), "{}", message(&words));
     let failed = edited(&stopping, &AgentState::Running, Some(&terminated(1, None)));
@@ -234,7 +234,7 @@ fn an_edit_during_a_run_stops_it_first() {
 /// One that has not started cannot be asked to stop: nobody would hear it, and it would begin afterwards.
 #[test]
 fn an_agent_that_has_not_started_is_stopped_once_it_has() {
-    let waiting = AgentState::Waiting { reason: None, message: None };
+    let waiting = AgentState::Waiting { made: false, reason: None, message: None };
     let decision = edited(&planned(&spec(), 1), &waiting, None);
     assert!(decision.stops.is_empty() && decision.status.unwrap().pods[0].stop.is_none());
 }
@@ -321,7 +321,8 @@ fn every_end_has_an_outcome_and_a_reason() {
         _ => None,
     };
     let overdue = at(150 + 60);
-    let waiting = |reason: &str| AgentState::Waiting { reason: Some(reason.to_owned()), message: Some("not found".to_owned()) };
+    let waiting =
+        |reason: &str| AgentState::Waiting { made: false, reason: Some(reason.to_owned()), message: Some("not found".to_owned()) };
     let oom = AgentState::Terminated { exit_code: 137, reason: Some("OOMKilled".to_owned()), message: None, last: None };
     let start_error =
         AgentState::Terminated { exit_code: 128, reason: Some("StartError".to_owned()), message: Some("no file".to_owned()), last: None };
@@ -392,6 +393,16 @@ fn every_end_has_an_outcome_and_a_reason() {
     }
 }
 
+/// containerd, killed while it starts a container, kills that when it is there again, and says that it was never started.
+#[test]
+fn what_may_have_died_unseen_is_repaired() {
+    let made = AgentState::Waiting { made: true, reason: None, message: None };
+    let (outcome, words, _) = end(|entry| agent(entry, made.clone()), at(150 + 60));
+    assert_eq!(outcome, Outcome::Unknown);
+    assert!(words.starts_with("the agent's container was made and never seen to start"), "{words}");
+    assert!(words.ends_with("loss may remain until the pod ends"), "{words}");
+}
+
 /// A loss of seconds is counted in renewals of its lease, which the agent allows for.
 #[test]
 fn what_is_degraded_is_for_the_agent_to_say() {
@@ -439,7 +450,8 @@ fn a_container_of_that_name_with_other_arguments_is_not_adopted() {
 #[test]
 fn what_stands_in_the_way_shows_in_the_message() {
     let spec = spec();
-    let waiting = AgentState::Waiting { reason: Some("ImagePullBackOff".to_owned()), message: Some("back-off 10s".to_owned()) };
+    let waiting =
+        AgentState::Waiting { made: false, reason: Some("ImagePullBackOff".to_owned()), message: Some("back-off 10s".to_owned()) };
     let decision = step(&spec, &planned(&spec, 2), |entry| agent(entry, waiting.clone()), at(5));
     assert_eq!(message(&decision), "Injecting 10% packet loss into 2 pod(s); p0: ImagePullBackOff; p1: ImagePullBackOff");
     assert_eq!(decision.requeue, Some(Duration::from_mins(1)));
@@ -516,7 +528,7 @@ fn the_largest_status_stays_within_its_bound() {
     let observed = surroundings(many);
     let status = decide(&experiment(None), &observed, at(0), &settings()).status.unwrap();
     let refused = PodView::Refused("x".repeat(10_000));
-    let adopted = |entry: &PodStatus| agent(entry, AgentState::Waiting { reason: None, message: None });
+    let adopted = |entry: &PodStatus| agent(entry, AgentState::Waiting { made: false, reason: None, message: None });
     let mut injected = {
         let views = status.pods.iter().map(|entry| (entry.uid.clone(), adopted(entry))).collect();
         decide(&experiment(Some(&status)), &pods(views), at(1), &settings()).status.unwrap()

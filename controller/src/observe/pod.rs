@@ -7,7 +7,7 @@ use crate::{
     targets,
 };
 use k8s_openapi::{
-    api::core::v1::{ContainerState, EphemeralContainer, Pod},
+    api::core::v1::{ContainerState, ContainerStatus, EphemeralContainer, Pod},
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
@@ -60,7 +60,7 @@ fn new_sandbox(pod: &Pod, entry: &PodStatus) -> bool {
     // All by the node's clock. When the loss was brought says the agent's report, which somebody else in the pod may have written; that its
     // container had been started by then says the kubelet.
     let made_later = network_since.zip(entry.applied_at.as_ref()).is_some_and(|(since, applied)| {
-        let started = container_state(pod, &entry.container).and_then(started_at);
+        let started = container_status(pod, &entry.container).and_then(|status| started_at(status.state.as_ref()?));
         since.0 > applied.0 && started.is_none_or(|started| since.0 > started.0)
     });
     other_address || made_later
@@ -72,9 +72,9 @@ fn started_at(state: &ContainerState) -> Option<&Time> {
 }
 
 /// What the kubelet says of an ephemeral container.
-fn container_state<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerState> {
+fn container_status<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerStatus> {
     let mut statuses = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
-    statuses.find(|status| status.name == container)?.state.as_ref()
+    statuses.find(|status| status.name == container)
 }
 
 fn ephemeral(pod: &Pod) -> impl Iterator<Item = &EphemeralContainer> {
@@ -86,7 +86,9 @@ fn has(pod: &Pod, container: &str) -> bool {
 }
 
 fn state(pod: &Pod, container: &str, run: &str) -> AgentState {
-    match container_state(pod, container) {
+    let status = container_status(pod, container);
+    let made = status.is_some_and(|status| status.container_id.as_ref().is_some_and(|id| !id.is_empty()));
+    match status.and_then(|status| status.state.as_ref()) {
         Some(ContainerState { terminated: Some(ended), .. }) => {
             let text = ended.message.as_deref().unwrap_or_default();
             let last = report::last(text, run).map(Box::new);
@@ -95,10 +97,10 @@ fn state(pod: &Pod, container: &str, run: &str) -> AgentState {
         }
         Some(ContainerState { running: Some(_), .. }) => AgentState::Running,
         Some(ContainerState { waiting: Some(waiting), .. }) => {
-            AgentState::Waiting { reason: waiting.reason.clone(), message: waiting.message.clone() }
+            AgentState::Waiting { made, reason: waiting.reason.clone(), message: waiting.message.clone() }
         }
         // The kubelet has not seen it yet.
-        _ => AgentState::Waiting { reason: None, message: None },
+        _ => AgentState::Waiting { made, reason: None, message: None },
     }
 }
 
@@ -138,9 +140,21 @@ mod tests {
     #[test]
     fn states_are_the_kubelets() {
         assert_eq!(state_of(seen(&json!({ "running": {} }))), AgentState::Running);
-        assert_eq!(state_of(seen(&json!({}))), AgentState::Waiting { reason: None, message: None });
-        let waiting = AgentState::Waiting { reason: Some("ImagePullBackOff".to_owned()), message: Some("no".to_owned()) };
+        assert_eq!(state_of(seen(&json!({}))), AgentState::Waiting { made: false, reason: None, message: None });
+        let waiting = AgentState::Waiting { made: false, reason: Some("ImagePullBackOff".to_owned()), message: Some("no".to_owned()) };
         assert_eq!(state_of(seen(&json!({ "waiting": { "reason": "ImagePullBackOff", "message": "no" } }))), waiting);
+    }
+
+    #[test]
+    fn a_container_that_is_made_has_an_id() {
+        let made = |overlay: &Value| {
+            let pod = json!({ "status": { "ephemeralContainerStatuses": [
+                { "name": "a", "image": "", "imageID": "", "ready": false, "restartCount": 0, "containerID": overlay, "state": { "waiting": {} } },
+            ] } });
+            state(&serde_json::from_value(pod).unwrap(), "a", "uid/1")
+        };
+        assert_eq!(made(&json!("containerd://f00")), AgentState::Waiting { made: true, reason: None, message: None });
+        assert_eq!(made(&json!("")), AgentState::Waiting { made: false, reason: None, message: None });
     }
 
     /// Or else nobody would look at what an agent has left that was killed in a pod that forged when its loss began.

@@ -109,6 +109,7 @@ impl Check {
                 match fault {
                     Fault::Killed => world.nodes[at] = node(at, (2, index), &|node| node.kill(index, guarded)),
                     Fault::Hangs => world.nodes[at] = node(at, (3, index), &|node| node.hang(index, guarded)),
+                    Fault::DiesUnseen => world.nodes[at] = node(at, (5, index), &|node| node.die_unseen(index, guarded, now)),
                     Fault::PodGoes => world.nodes[at] = node(at, (4, 0), &|node| node.gone = true),
                     Fault::PolicyFlips => world.refuses = !world.refuses,
                     Fault::RequestFails => {}
@@ -238,13 +239,16 @@ impl Model for Check {
         for (at, node) in world.nodes.iter().enumerate().filter(|(_, node)| !node.gone) {
             for (index, container) in node.containers.iter().enumerate() {
                 match container.life {
-                    Life::Waiting => actions.push(Action::Starts(at, index)),
+                    Life::Waiting => {
+                        actions.push(Action::Starts(at, index));
+                        actions.extend(faults(Fault::DiesUnseen).then_some(Action::Fault(Fault::DiesUnseen, at, index)));
+                    }
                     Life::Running { .. } if container.is_due(world.now) => actions.push(Action::Shows(at, index)),
                     Life::Running { hung: false, .. } => {
                         let strikes = [Fault::Killed, Fault::Hangs].into_iter().filter(|fault| faults(*fault));
                         actions.extend(strikes.map(|fault| Action::Fault(fault, at, index)));
                     }
-                    Life::Running { .. } | Life::Ended { .. } => {}
+                    Life::Running { .. } | Life::Unseen | Life::Ended { .. } => {}
                 }
             }
             actions.extend(faults(Fault::PodGoes).then_some(Action::Fault(Fault::PodGoes, at, 0)));

@@ -33,6 +33,9 @@ pub(crate) struct Container {
 pub(crate) enum Life {
     /// The kubelet has not started it yet.
     Waiting,
+    /// It was started, and died with the container runtime before that wrote so down: for good, the kubelet shows one that was made and is
+    /// not started.
+    Unseen,
     /// An agent that has brought the loss.
     Running {
         /// When it ends by itself.
@@ -68,7 +71,7 @@ impl Container {
         match self.life {
             Life::Waiting => self.is_agent() && now < self.deadline(),
             Life::Running { until, hung, bare, .. } => !bare && (hung || now < until),
-            Life::Ended { .. } => false,
+            Life::Unseen | Life::Ended { .. } => false,
         }
     }
 
@@ -162,6 +165,13 @@ impl Node {
         }
     }
 
+    /// The container is started, and killed before anybody sees that.
+    pub(crate) fn die_unseen(&mut self, index: usize, guarded: bool, now: i64) {
+        self.start(index, guarded, now);
+        self.kill(index, guarded);
+        self.containers[index].life = Life::Unseen;
+    }
+
     /// The agent hangs. What the kernel guards ends without it.
     pub(crate) fn hang(&mut self, index: usize, guarded: bool) {
         if let Life::Running { hung, bare, .. } = &mut self.containers[index].life {
@@ -178,11 +188,12 @@ impl Node {
     pub(crate) fn pod(&self) -> Option<Pod> {
         let status = |container: &Container| {
             let state = match &container.life {
-                Life::Waiting => json!({}),
+                Life::Waiting | Life::Unseen => json!({}),
                 Life::Running { .. } => json!({ "running": {} }),
                 Life::Ended { code, words } => json!({ "terminated": { "exitCode": code, "message": words } }),
             };
-            json!({ "name": container.name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state })
+            let id = (container.life != Life::Waiting).then_some("containerd://1");
+            json!({ "name": container.name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state, "containerID": id })
         };
         let spec = |container: &Container| json!({ "name": container.name, "args": container.args });
         let each = |what: &dyn Fn(&Container) -> Value| self.containers.iter().map(what).collect::<Vec<_>>();

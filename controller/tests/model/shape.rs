@@ -63,7 +63,7 @@ impl Shape {
 
 /// All explorations.
 pub(crate) fn all(large: bool) -> Vec<Shape> {
-    const AGENTS: &[Fault] = &[Fault::Killed, Fault::Hangs, Fault::PodGoes];
+    const AGENTS: &[Fault] = &[Fault::Killed, Fault::Hangs, Fault::DiesUnseen, Fault::PodGoes];
     let none = Left::default();
     let moves = |moves| Left { moves, ..none };
     let wishes = |moves, wishes| Left { moves, wishes, faults: 0 };

@@ -130,6 +130,8 @@ pub(crate) enum Fault {
     Killed,
     /// An agent hangs.
     Hangs,
+    /// The container runtime is killed as it starts a container, and kills that when it is there again.
+    DiesUnseen,
     /// A pod goes.
     PodGoes,
     /// A policy of the cluster begins to refuse what is put into pods, or no longer does.
@@ -185,7 +187,7 @@ impl World {
         let lives = containers.filter_map(|container| match container.life {
             Life::Waiting => Some(container.deadline()),
             Life::Running { until, hung: false, .. } => Some(until),
-            Life::Running { .. } | Life::Ended { .. } => None,
+            Life::Running { .. } | Life::Unseen | Life::Ended { .. } => None,
         });
         entries.chain(retry).chain(lives).any(|time| time > self.now)
     }

@@ -245,7 +245,9 @@ impl Schedule {
             let mut different = runs.clone();
             different.sort_unstable();
             different.dedup();
-            ensure!(different.len() == runs.len() && runs.len() <= self.runs(), "{name} was injected twice: {runs:?}");
+            // What a pause has left of a run is that run's second attempt.
+            let is_once = different.len() == runs.len() || self.fault == Fault::ExperimentPaused;
+            ensure!(is_once && runs.len() <= self.runs(), "{name} was injected twice: {runs:?}");
             let in_status = experiments.iter().filter_map(|experiment| experiment.status.as_ref()).flat_map(|status| &status.pods);
             let is_known = in_status.into_iter().any(|entry| entry.name == name)
                 || records.iter().any(|record| record.spec.pods.iter().any(|entry| entry.name == name && entry.outcome.is_some()));
