@@ -150,7 +150,7 @@ fn reached(goal: &Goal) -> String {
     let verdict = if goal.met { "met" } else { "**missed**" };
     match &goal.to {
         Some(to) => format!("{} {} × {to}: {}, {verdict}", goal.of, goal.wanted, figure(goal.reached)),
-        None => format!("{} {}: {verdict}", goal.of, goal.wanted),
+        None => format!("{} {}: {}, {verdict}", goal.of, goal.wanted, figure(goal.reached)),
     }
 }
 

@@ -17,14 +17,12 @@ use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
+use super::super::controller;
 use super::LIMIT;
 use super::agents::Agents;
-use crate::cluster::{Architecture, Image, build_images};
 use crate::controlplane::kubelet::Kubelet;
 use crate::controlplane::{ControlPlane, Tool};
-use crate::host::http::get;
 use crate::host::process::{Daemon, Lifetime};
-use crate::host::{paths, ports};
 
 /// Pods of one experiment: as many as the API allows.
 pub(super) const GROUP: usize = 100;
@@ -57,9 +55,7 @@ pub(super) fn place(group: usize) -> (String, String) {
 
 impl Field {
     pub(super) async fn prepare() -> Result<Self> {
-        // What is in the image runs on this machine too.
-        spawn_blocking(|| build_images(&[Image::Controller], &[Architecture::Amd64])).await??;
-        let program = paths::target_dir().join("x86_64-unknown-linux-musl/release/netloss-controller");
+        let program = controller::build().await?;
         let control_plane = ControlPlane::start_for_tests().await?;
         let client = control_plane.client().await?;
         definitions::install(&client, true).await?;
@@ -81,23 +77,7 @@ impl Field {
     /// Starts a controller, so that what it has from before counts for nothing.
     pub(super) async fn start_controller(&mut self) -> Result<()> {
         self.stop_controller();
-        let health = ports::free()?;
-        let mut command = Command::new(&self.program);
-        command.env("KUBECONFIG", self.control_plane.kubeconfig_path()).args([
-            "run".to_owned(),
-            format!("--agent-image={AGENT_IMAGE}"),
-            format!("--metrics-listen=127.0.0.1:{}", ports::free()?),
-            format!("--health-listen=127.0.0.1:{health}"),
-        ]);
-        let log = self.control_plane.dir().join("controller.log");
-        let controller = Daemon::start("netloss-controller", &command, &log, Lifetime::WithLab)?;
-        let limit = Instant::now() + LIMIT;
-        while !get(health, "/readyz").await.starts_with("HTTP/1.1 200") {
-            controller.ensure_running()?;
-            ensure!(Instant::now() < limit, "the controller is not ready: {}", controller.log_tail(20));
-            sleep(Duration::from_millis(50)).await;
-        }
-        self.controller = Some(controller);
+        self.controller = Some(controller::start(&self.program, &self.control_plane, &[]).await?);
         Ok(())
     }
 
