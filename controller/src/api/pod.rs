@@ -101,10 +101,11 @@ impl PodStatus {
         self.applied_at.is_some()
     }
 
-    /// Whether the kernel ends the loss where the agent cannot.
+    /// Whether the kernel ends the loss where the agent cannot: by its report, or without one, as it was told to bring no other.
     #[must_use]
     pub fn ends_by_itself(&self) -> bool {
-        self.unguarded == Some(false)
+        let asked = || self.argv.iter().any(|argument| argument == "--backend=guarded");
+        self.unguarded.map_or_else(asked, |unguarded| !unguarded)
     }
 
     /// Whether loss may be left in it, as nobody said that it is gone and the kernel does not end it.

@@ -401,6 +401,8 @@ fn what_may_have_died_unseen_is_repaired() {
     assert_eq!(outcome, Outcome::Unknown);
     assert!(words.starts_with("the agent's container was made and never seen to start"), "{words}");
     assert!(words.ends_with("loss may remain until the pod ends"), "{words}");
+    let asked = |backend: &str| PodStatus { argv: vec!["run".to_owned(), format!("--backend={backend}")], ..entry() };
+    assert!(asked("guarded").ends_by_itself() && !asked("auto").ends_by_itself(), "an agent brings no other than it is told to");
 }
 
 /// A loss of seconds is counted in renewals of its lease, which the agent allows for.
