@@ -6,7 +6,7 @@ use super::machine::Machine;
 use super::{Report, Size};
 
 pub(super) fn measure(size: Size) -> Result<Report> {
-    let measured = Machine::prepare()?.measure("datapath", size.pick(15, 5), 1)?;
+    let measured = Machine::prepare()?.measure("datapath", size.pick(21, 5), 1)?;
     Ok(Report {
         name: "datapath".to_owned(),
         title: "What a packet costs".to_owned(),
@@ -22,11 +22,11 @@ pub(super) fn measure(size: Size) -> Result<Report> {
 
 /// How many are lost.
 pub(super) fn exactness(size: Size) -> Result<Report> {
-    let measured = Machine::prepare()?.measure("exactness", size.pick(50_000, 5_000), 2)?;
+    let measured = Machine::prepare()?.measure("exactness", size.pick(100_000, 5_000), 2)?;
     Ok(Report {
         name: "exactness".to_owned(),
         title: "Asked and lost".to_owned(),
-        about: "50 000 UDP packets each, counted where they arrive; of TCP, a transfer of as many segments, as the agent's report counts \
+        about: "100 000 UDP packets each, counted where they arrive; of TCP, a transfer of as many segments, as the agent's report counts \
                 it. The goal is the interval that 99 of 100 runs of a correct netem are in; of `gilbert` it is wider, because bursts make the mean spread \
                 more. Loaded: a busy loop for each of the two processors. Correlated loss has no goal, because netem does not keep its \
                 rate (docs/AGENT.md says why): `gilbert` has bursts and keeps it. Without `--per-segment` TCP hands over super-packets, \

@@ -17,7 +17,7 @@ const THEIRS: &str = "busybox + iproute2";
 pub(super) fn measure(size: Size) -> Result<Report> {
     let machine = Machine::prepare()?;
     let mut comparisons = images(&machine)?;
-    let measured = machine.measure("weight", size.pick(5, 1), 1)?;
+    let measured = machine.measure("weight", size.pick(20, 1), 1)?;
     comparisons.extend(measured.comparisons);
     Ok(Report {
         name: "weight".to_owned(),

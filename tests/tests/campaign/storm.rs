@@ -111,8 +111,8 @@ async fn one(field: &Field, gust: Gust, random: &mut Random) -> Result<()> {
         Gust::ClockBehind => clock(field, random.within(2..30), "-").await?,
         Gust::NodeReset => {
             field.node.reset().await?;
-            // All pods start anew. Were the next gust to come meanwhile, some never would.
-            sleep(Duration::from_mins(1)).await;
+            // All pods start anew, which takes the emulator two minutes. Were it to be hurt again meanwhile, they never would.
+            sleep(Duration::from_mins(3)).await;
         }
     }
     Ok(())
