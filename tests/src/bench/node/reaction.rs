@@ -1,6 +1,6 @@
 //! How soon packets fare otherwise: after an experiment is applied, after it is deleted, after the agent is killed.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, ensure};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use kube::Api;
@@ -9,6 +9,8 @@ use netloss_controller::api::ChaosExperiment;
 use netloss_controller::definitions;
 use serde_json::json;
 use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::super::machine::Machine;
@@ -55,8 +57,14 @@ const STAGES: [&str; 5] = ["API server and webhook", "controller", "kubelet", "c
 async fn on_node(times: usize) -> Result<Vec<Comparison>> {
     let program = controller::build().await?;
     let field = Field::start(&[Image::Traffic, Image::Agent]).await?;
+    let [applied, deleted] = field.cluster.check("bench-reaction", passages(&field, &program, times)).await?;
+    Ok(vec![compare("from apply to the first packet lost", &applied), compare("from delete to the first clean packet", &deleted)])
+}
+
+/// Of apply and of delete so many.
+async fn passages(field: &Field, program: &Path, times: usize) -> Result<[Vec<Passage>; 2]> {
     definitions::install(&field.client, true).await?;
-    let _controller = start_controller(&field, &program).await?;
+    let _controller = start_controller(field, program).await?;
     let (mut applied, mut deleted) = (Vec::new(), Vec::new());
     let mut batch = 0;
     // The first batch shows the node what is to come.
@@ -64,7 +72,7 @@ async fn on_node(times: usize) -> Result<Vec<Comparison>> {
         let targets = field.targets(&format!("batch{batch}"), BATCH.min(times)).await?;
         for target in &targets {
             println!("{}", target.name);
-            let [one, other] = there_and_back(&field, target).await.with_context(|| target.name.clone())?;
+            let [one, other] = there_and_back(field, target).await.with_context(|| target.name.clone())?;
             if batch > 0 {
                 applied.push(one);
                 deleted.push(other);
@@ -73,7 +81,7 @@ async fn on_node(times: usize) -> Result<Vec<Comparison>> {
         field.remove_targets().await?;
         batch += 1;
     }
-    Ok(vec![compare("from apply to the first packet lost", &applied), compare("from delete to the first clean packet", &deleted)])
+    Ok([applied, deleted])
 }
 
 fn compare(what: &str, passages: &[Passage]) -> Comparison {
@@ -86,7 +94,7 @@ fn compare(what: &str, passages: &[Passage]) -> Comparison {
 }
 
 /// Next to the API server, as managed control planes have it, so that the API server reaches its webhook.
-async fn start_controller(field: &Field, program: &std::path::PathBuf) -> Result<Daemon> {
+async fn start_controller(field: &Field, program: &Path) -> Result<Daemon> {
     let control_plane = field.cluster.control_plane();
     let (pki, folder) = (control_plane.pki(), control_plane.dir().join("webhook"));
     let identity = pki.server("webhook", &[], &[Ipv4Addr::LOCALHOST])?;
@@ -135,10 +143,10 @@ async fn there_and_back(field: &Field, target: &Target) -> Result<[Passage; 2]> 
     field.end_watch().await?;
     let limit = Instant::now() + LIMIT;
     while experiments.get_opt(&target.name).await?.is_some() {
-        anyhow::ensure!(Instant::now() < limit, "the experiment does not go");
-        sleep(std::time::Duration::from_millis(200)).await;
+        ensure!(Instant::now() < limit, "the experiment does not go");
+        sleep(Duration::from_millis(200)).await;
     }
-    passages.try_into().map_err(|_| anyhow::anyhow!("there are two of them"))
+    passages.try_into().map_err(|_| anyhow!("there are two of them"))
 }
 
 async fn webhook_seconds(field: &Field) -> Result<f64> {
