@@ -155,7 +155,8 @@ impl Schedule {
                     for folder in /proc/[0-9]*; do
                         [ "$(readlink $folder/ns/net)" = "$own" ] && case $(readlink $folder/exe) in */traffic) kill -KILL ${folder#/proc/} ;; esac
                     done; true'"#;
-                stage.field.in_pod(&stage.namespace, &stage.pod(0), script).await?;
+                // It may have gone with its node.
+                drop(stage.field.in_pod(&stage.namespace, &stage.pod(0), script).await);
             }
             Fault::PodDeleted => insist(async || stage.pods().delete(&stage.pod(0), &DeleteParams::default()).await.map(drop)).await?,
             Fault::SandboxKilled => {
@@ -326,13 +327,14 @@ impl Stage<'_> {
                 "containers": [{ "name": "app", "image": Image::Traffic.reference(), "args": [arguments] }],
             },
         }))?;
-        insist(async || match self.pods().create(&PostParams::default(), &pod).await {
-            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-            other => other.map(drop),
-        })
-        .await?;
         let limit = Instant::now() + LIMIT;
         loop {
+            // With its node a pod goes too.
+            insist(async || match self.pods().create(&PostParams::default(), &pod).await {
+                Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+                other => other.map(drop),
+            })
+            .await?;
             let pod = insist(async || self.pods().get(&name).await.map(Some)).await?;
             let statuses = pod.and_then(|pod| pod.status?.container_statuses).unwrap_or_default();
             if statuses.iter().any(|status| status.ready || (crashes && status.restart_count > 0)) {
@@ -404,7 +406,12 @@ impl Stage<'_> {
             }
             // At 40 % in each direction, thirty of them would all arrive once in ten million times.
             let ping = r#"sh -c 'busybox ping -q -c 30 -i 0.05 -W 5 $(ip route | sed -n "s/^default via \([^ ]*\).*/\1/p")'"#;
-            let said = self.field.in_pod(&self.namespace, &name, ping).await?;
+            let said = match self.field.in_pod(&self.namespace, &name, ping).await {
+                Err(_) if insist(async || self.pods().get_opt(&name).await).await?.and_then(|now| now.uid()) != pod.metadata.uid => {
+                    continue;
+                }
+                said => said?,
+            };
             ensure!(said.contains(" 0% packet loss"), "{name} loses packets {when}: {said}");
         }
         Ok(())

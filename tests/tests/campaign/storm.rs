@@ -5,11 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use kube::api::DeleteParams;
 use netloss_lab::controlplane::proxy::Weather;
+use netloss_lab::node::NAME;
 use nix::sys::signal::Signal;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use crate::field::Field;
+use crate::field::{Field, LIMIT};
 use crate::random::Random;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +34,7 @@ pub(crate) enum Gust {
     ClockAhead,
     ClockBehind,
     NodeReset,
+    NodeDeleted,
 }
 
 const GUSTS: [Gust; 15] = [
@@ -50,8 +55,11 @@ const GUSTS: [Gust; 15] = [
     Gust::ClockBehind,
 ];
 
-/// One of so many gusts is a reset of the node, after which all pods start anew: more, and nothing else would happen.
-const RESETS: u64 = 50;
+/// After which all pods start anew, or are others.
+const RARE: [Gust; 2] = [Gust::NodeReset, Gust::NodeDeleted];
+
+/// One of so many gusts is one of the rare ones: more, and nothing else would happen.
+const RARITY: u64 = 40;
 
 /// Blows until it is over. Returns how often each came.
 pub(crate) async fn blow(field: &Field, seed: u64, is_over: &AtomicBool) -> BTreeMap<Gust, u32> {
@@ -59,7 +67,7 @@ pub(crate) async fn blow(field: &Field, seed: u64, is_over: &AtomicBool) -> BTre
     let mut passed = BTreeMap::new();
     while !is_over.load(Ordering::SeqCst) {
         sleep(Duration::from_millis(random.within(1000..6000))).await;
-        let gust = if random.within(0..RESETS) == 0 { Gust::NodeReset } else { random.one_of(&GUSTS) };
+        let gust = if random.within(0..RARITY) == 0 { random.one_of(&RARE) } else { random.one_of(&GUSTS) };
         // What cannot be done to a program that is just not there is no fault of netloss's.
         if let Err(error) = one(field, gust, &mut random).await {
             println!("storm: {gust:?}: {error:#}");
@@ -109,6 +117,18 @@ async fn one(field: &Field, gust: Gust, random: &mut Random) -> Result<()> {
         Gust::ContainerdKilled => drop(field.node.run("busybox killall -KILL containerd").await?),
         Gust::ClockAhead => clock(field, random.within(2..30), "+").await?,
         Gust::ClockBehind => clock(field, random.within(2..30), "-").await?,
+        Gust::NodeDeleted => {
+            let nodes = Api::<Node>::all(field.client.clone());
+            nodes.delete(NAME, &DeleteParams::default()).await?;
+            // After some forty seconds its pods are deleted too, while it still runs them.
+            sleep(Duration::from_secs(random.within(5..70))).await;
+            // Only one that starts registers its node.
+            field.node.run("busybox killall -KILL kubelet").await?;
+            let limit = Instant::now() + LIMIT;
+            while nodes.get_opt(NAME).await.is_ok_and(|node| node.is_none()) && Instant::now() < limit {
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
         Gust::NodeReset => {
             field.node.reset().await?;
             // All pods start anew, which takes the emulator two minutes. Were it to be hurt again meanwhile, they never would.
