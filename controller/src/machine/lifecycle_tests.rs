@@ -55,6 +55,19 @@ fn follow_later(
     decide(&Experiment { generation: 2, ..experiment(spec, Some(status)) }, &pods(views), now, &settings())
 }
 
+/// Or else whoever waits for an experiment, or depends on it, waits for ever.
+#[test]
+fn one_that_is_over_and_was_paused_since_is_over_still() {
+    let spec = spec();
+    let over = step(&spec, &running(&spec), |entry| agent(entry, terminated(0, Some(removed()))), at(41)).status.unwrap();
+    let later = |status: &ChaosExperimentStatus, deleting| {
+        decide(&Experiment { generation: 3, deleting, ..experiment(&spec, Some(status)) }, &Observed::Nothing, at(60), &settings())
+    };
+    let seen = later(&over, false).status.unwrap();
+    assert_eq!(seen, ChaosExperimentStatus { observed_generation: Some(3), ..over.clone() });
+    assert_eq!((later(&seen, false).status, later(&over, true).status), (None, None));
+}
+
 #[test]
 fn a_pause_stops_the_loss_and_a_resumption_brings_what_is_left() {
     let spec = spec();
