@@ -66,6 +66,9 @@ fn one_that_is_over_and_was_paused_since_is_over_still() {
     let seen = later(&over, false).status.unwrap();
     assert_eq!(seen, ChaosExperimentStatus { observed_generation: Some(3), ..over.clone() });
     assert_eq!((later(&seen, false).status, later(&over, true).status), (None, None));
+    let next = Timestamp::from_second(at(60).as_second() + 3600).unwrap();
+    let scheduled = ChaosExperimentStatus { next_scheduled_time: Some(Time(next)), ..over };
+    assert_eq!(later(&scheduled, false).status.unwrap().observed_generation, Some(3), "nor does one wait for its next run to say so");
 }
 
 #[test]

@@ -305,18 +305,20 @@ pub fn decide(experiment: &Experiment<'_>, observed: &Observed, now: Timestamp, 
         }
         (Stage::Begin(why), _) if let Some(held) = begin::hold(experiment, why, now, settings) => held,
         (Stage::Begin(why), Observed::Surroundings(seen)) => plan::plan(experiment, why, seen, now, settings),
-        (Stage::Over, _) => Decision { status: seen_again(experiment), ..Decision::default() },
         _ => Decision::default(),
     };
+    let decision = Decision { status: decision.status.or_else(|| seen_again(experiment)), ..decision };
     let at_rest = !decision.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way);
     in_plain_words(Decision { finalizer: (experiment.finalized && at_rest).then_some(false), ..decision })
 }
 
-/// The status of a run that is over, of a spec that asks for nothing else and has another generation: one that was paused since, say. Who waits
-/// for an experiment, and another that depends on it, compare the two.
+/// The status of a spec that asks for nothing else and has another generation: one that was paused since and goes on, say. Who waits for an
+/// experiment, and another that depends on it, compare the two.
 fn seen_again(experiment: &Experiment<'_>) -> Option<ChaosExperimentStatus> {
-    let status = experiment.status.filter(|status| status.observed_generation != Some(experiment.generation))?;
-    (!experiment.deleting).then(|| ChaosExperimentStatus { observed_generation: Some(experiment.generation), ..status.clone() })
+    let is_new =
+        |status: &&ChaosExperimentStatus| status.observed_generation != Some(experiment.generation) && !is_edited(experiment, status);
+    let status = experiment.status.filter(|_| !experiment.deleting).filter(is_new)?;
+    Some(ChaosExperimentStatus { observed_generation: Some(experiment.generation), ..status.clone() })
 }
 
 /// The longest text of a status, in bytes. A spec may be as large as an object may be, and what is said of it repeats parts of it.

@@ -329,14 +329,16 @@ impl Stage<'_> {
         }))?;
         let limit = Instant::now() + LIMIT;
         loop {
-            // With its node a pod goes too.
-            insist(async || match self.pods().create(&PostParams::default(), &pod).await {
-                Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-                other => other.map(drop),
-            })
-            .await?;
-            let pod = insist(async || self.pods().get(&name).await.map(Some)).await?;
-            let statuses = pod.and_then(|pod| pod.status?.container_statuses).unwrap_or_default();
+            let found = insist(async || self.pods().get_opt(&name).await).await?;
+            // Not there at first, and not any more where its node was deleted.
+            if found.is_none() {
+                insist(async || match self.pods().create(&PostParams::default(), &pod).await {
+                    Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+                    other => other.map(drop),
+                })
+                .await?;
+            }
+            let statuses = found.and_then(|pod| pod.status?.container_statuses).unwrap_or_default();
             if statuses.iter().any(|status| status.ready || (crashes && status.restart_count > 0)) {
                 return Ok(());
             }

@@ -35,9 +35,6 @@ const CONCURRENCY: usize = 32;
 
 const STAGES: &str = include_str!("nodes.yaml");
 
-/// The image that agents would be started from.
-pub(super) const AGENT_IMAGE: &str = "localhost/netloss-agent:dev";
-
 pub(super) struct Field {
     pub(super) client: Client,
     pub(super) agents: Agents,

@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep};
 
 use super::LIMIT;
 use super::agents::TTL;
-use super::field::{AGENT_IMAGE, Field, GROUP, place};
+use super::field::{Field, GROUP, place};
+use crate::cluster::Image;
 
 /// What a round has come to.
 #[derive(Debug, Clone)]
@@ -101,7 +102,8 @@ pub(super) async fn sequential(field: &mut Field, targets: usize) -> Result<Dura
         let (namespace, name) = place(group);
         let object = field.apply(group, &experiment(group, "pod-kill", GROUP.min(targets))).await?;
         let uid = object.uid().unwrap_or_default();
-        let container = json!({ "name": format!("netloss-{uid}"), "image": AGENT_IMAGE, "args": ["run", format!("--run={uid}/1")] });
+        let container =
+            json!({ "name": format!("netloss-{uid}"), "image": Image::Agent.reference(), "args": ["run", format!("--run={uid}/1")] });
         let patch = Patch::Strategic(json!({ "spec": { "ephemeralContainers": [container] } }));
         let pods = Api::<Pod>::namespaced(field.client.clone(), &namespace);
         let mut affected = Vec::new();
