@@ -7,6 +7,7 @@ mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
+echo /usr/bin/modprobe-and-wait >/proc/sys/kernel/modprobe
 ip link set lo up
 # Payloads have no symbols, so a trace in each error would only be noise; /payload.sh may say otherwise.
 export RUST_LIB_BACKTRACE=0

@@ -11,8 +11,9 @@ use super::{Kernel, libraries, modules};
 use crate::host::{cache, progress};
 
 const INIT: &str = include_str!("init.sh");
+const MODPROBE: &str = include_str!("modprobe.sh");
 
-/// The applets of busybox that init and tests use; `modprobe` is what the kernel calls to load a module.
+/// The applets of busybox that init and tests use; `modprobe` is what `modprobe.sh` calls, and the kernel that.
 const APPLETS: [&str; 23] = [
     "cat", "dmesg", "echo", "env", "grep", "head", "kill", "ls", "lsmod", "mkdir", "modprobe", "mount", "poweroff", "ps", "rm", "setsid",
     "sh", "sleep", "sysctl", "tail", "true", "umount", "unshare",
@@ -27,7 +28,8 @@ pub(super) const VMLINUZ: &str = "vmlinuz";
 
 /// The folder with [`BASE`] and [`VMLINUZ`], made unless it is there.
 pub(super) fn prepare(kernel: Kernel) -> Result<std::path::PathBuf> {
-    let inputs = [INIT.to_owned(), tree::PACKAGES.join(" "), APPLETS.join(" "), PROGRAMS.join(" "), modules::WANTED.join(" ")];
+    let inputs =
+        [INIT.to_owned(), MODPROBE.to_owned(), tree::PACKAGES.join(" "), APPLETS.join(" "), PROGRAMS.join(" "), modules::WANTED.join(" ")];
     cache::entry(&format!("kernel-{}-{}", kernel.suite, kernel.arch), &inputs, |folder| {
         let step = progress::step(format!("Fetching Debian's kernel {kernel}"));
         let unpacked = folder.join("tree");
@@ -53,6 +55,7 @@ fn base(kernel: Kernel, tree: &Tree, folder: &Path) -> Result<Vec<u8>> {
         archive.link(path, target);
     }
     archive.file("init", 0o755, INIT.as_bytes());
+    archive.file("usr/bin/modprobe-and-wait", 0o755, MODPROBE.as_bytes());
     archive.copy("usr/bin/busybox", &tree.executable("busybox")?)?;
     for applet in APPLETS {
         archive.link(&format!("usr/bin/{applet}"), "busybox");
