@@ -1,7 +1,7 @@
 //! The least that a program can do to bring and take away a loss: the agent's own netlink messages, recorded from it and sent again by
 //! nothing but system calls. What the agent takes beyond this is its own.
 //!
-//! `floor FILE`: sends what is to be sent first, says so, waits for SIGTERM, sends the rest. The form of the file is that of
+//! `floor FILE`: sends what is to be sent first, says so, waits for SIGTERM, sends the rest, says so. The form of the file is that of
 //! `bench::guest::recording`.
 
 use std::fs;
@@ -44,7 +44,10 @@ fn main() -> io::Result<()> {
             exchange(socket, datagram)?;
         }
     }
-    if stopped { Ok(()) } else { applied(&signals) }
+    if !stopped {
+        applied(&signals)?;
+    }
+    io::stdout().write_all(b"removed\n")
 }
 
 fn applied(signals: &SigSet) -> io::Result<()> {

@@ -134,22 +134,30 @@ impl Running {
         Ok(())
     }
 
-    /// Sends SIGTERM, waits for its end, and returns how long that took.
-    pub(super) fn stop(self) -> Result<Duration> {
+    /// Sends SIGTERM, waits for its end, and returns how long it took to say that the loss is gone, and to end.
+    pub(super) fn stop(self) -> Result<[Duration; 2]> {
         let pid = self.pid();
         self.stop_by(pid)
     }
 
     /// The same by a signal to another process, such as the one that is traced.
-    pub(super) fn stop_by(mut self, pid: u32) -> Result<Duration> {
+    pub(super) fn stop_by(mut self, pid: u32) -> Result<[Duration; 2]> {
         let started = Instant::now();
         kill(Pid::from_raw(pid.try_into()?), Signal::SIGTERM).context("cannot stop it")?;
+        loop {
+            let line = self.line()?;
+            ensure!(!line.is_empty(), "it ended without saying that the loss is gone");
+            if line.contains("removed") {
+                break;
+            }
+        }
+        let clean = started.elapsed();
         // What it says at its end is read, so that it need not wait.
         std::io::copy(&mut self.output, &mut std::io::sink())?;
         let status = self.child.wait()?;
-        let took = started.elapsed();
+        let ended = started.elapsed();
         ensure!(status.success(), "it ended with {status}");
-        Ok(took)
+        Ok([clean, ended])
     }
 }
 
@@ -160,7 +168,7 @@ fn script(directions: Directions) -> String {
     };
     // The sleep has to go too, or it would keep the output open.
     format!(
-        r#"{SHELL}trap '{stop} [ -z "$!" ] || kill $!; exit 0' TERM
+        r#"{SHELL}trap '{stop} echo removed; [ -z "$!" ] || kill $!; exit 0' TERM
 {start}{SHELL_WAIT}"#
     )
 }
