@@ -1,7 +1,7 @@
 //! Keeps the guard armed, from a thread of its own.
 //!
 //! The thread renews the lease over the nfnetlink socket that owns the tables, and does nothing else: it waits for no rtnetlink
-//! request (whose lock is the whole node's), no report and no runtime. When it stops, for whatever reason, the kernel ends the loss:
+//! request (whose lock is the whole node's), no report and no runtime, and for the rest of the agent only while that ends the loss. When it stops, for whatever reason, the kernel ends the loss:
 //! at once where the process died and the kernel knows owners, otherwise when the lease runs out. A lease never reaches past the end
 //! of the loss, so the end is the kernel's business too.
 
@@ -14,7 +14,7 @@ use std::{
         Arc, Mutex, PoisonError,
         mpsc::{self, RecvTimeoutError},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::Duration,
 };
 
@@ -25,11 +25,25 @@ pub const LEASE: Duration = Duration::from_secs(10);
 pub const RENEWAL: Duration = Duration::from_secs(2);
 
 /// An armed guard. Dropped, it lets its thread end, and with it the loss.
+///
+/// That is for when nobody waits: the kernel frees the tables a while after they went (an RCU grace period, often more than all else that an
+/// end takes), and who closes a socket before waits for that.
 #[derive(Debug)]
 pub struct Guard {
-    stop: mpsc::Sender<()>,
-    thread: JoinHandle<Result<(), Error>>,
-    account: Arc<Mutex<Account>>,
+    keeper: Arc<Mutex<Keeper>>,
+    /// Dropped with the guard, which is what its thread waits for.
+    _stop: mpsc::Sender<()>,
+}
+
+/// What keeps the lease.
+#[derive(Debug)]
+struct Keeper {
+    /// The owner of the tables.
+    socket: Socket,
+    ruleset: Ruleset,
+    limit: Limit,
+    account: Account,
+    ended: bool,
 }
 
 /// How well the lease was kept.
@@ -77,64 +91,81 @@ impl Account {
 }
 
 impl Guard {
-    /// Makes the tables and arms them, then keeps them armed until the end.
+    /// Arms the tables, which are those of `socket`, then keeps them armed until the end.
     ///
     /// # Errors
-    /// Where the kernel refuses the tables or the first lease; nothing of them is there then.
-    pub fn arm(mut socket: Socket, ruleset: Ruleset, limit: Limit) -> Result<Self, Error> {
-        let (now, lease) = (Moment::now(), limit.remaining().min(LEASE));
-        let (mut messages, mut renewal) = (ruleset.creation(), ruleset.renewal(lease));
-        messages.append(&mut renewal);
-        socket.transact(messages)?;
-        let mut account = Account::default();
-        account.renewed(now, lease);
-        let account = Arc::new(Mutex::new(account));
+    /// Where the kernel refuses the first lease, or there is no thread to be had. Tables that have no owner are left to others then.
+    pub fn arm(socket: Socket, ruleset: Ruleset, limit: Limit) -> Result<Self, Error> {
+        let mut keeper = Keeper { socket, ruleset, limit, account: Account::default(), ended: false };
+        keeper.lease(keeper.remaining())?;
+        let keeper = Arc::new(Mutex::new(keeper));
         let (stop, stopped) = mpsc::channel();
-        let thread = thread::Builder::new().name("lease".to_owned()).stack_size(128 * 1024).spawn({
-            let account = Arc::clone(&account);
-            move || keep(socket, &ruleset, limit, &account, &stopped)
+        thread::Builder::new().name("lease".to_owned()).stack_size(128 * 1024).spawn({
+            let keeper = Arc::clone(&keeper);
+            move || keep(&keeper, &stopped)
         })?;
-        Ok(Self { stop, thread, account })
+        Ok(Self { keeper, _stop: stop })
     }
 
     /// How well the lease has been kept so far.
     #[must_use]
     pub fn account(&self) -> Account {
-        lock(&self.account).clone()
+        lock(&self.keeper).account.clone()
     }
 
-    /// Takes the tables away: nothing is lost from here on. Returns how the lease was kept, and whether the tables went; where they did
-    /// not, they go with the socket or the lease.
-    pub fn disarm(self) -> (Account, Result<(), Error>) {
-        drop(self.stop);
-        let ended = self.thread.join().unwrap_or(Err(Error::ConnectionLost));
-        let account = lock(&self.account).clone();
-        (account, ended)
+    /// Takes the tables away: nothing is lost from here on.
+    pub fn disarm(&self) {
+        lock(&self.keeper).end();
     }
 }
 
-fn lock(account: &Mutex<Account>) -> std::sync::MutexGuard<'_, Account> {
-    account.lock().unwrap_or_else(PoisonError::into_inner)
+impl Keeper {
+    /// For how long the next lease is to be.
+    fn remaining(&self) -> Duration {
+        self.limit.remaining().min(LEASE)
+    }
+
+    fn lease(&mut self, lease: Duration) -> Result<(), Error> {
+        let now = Moment::now();
+        self.socket.transact(self.ruleset.renewal(lease))?;
+        self.account.renewed(now, lease);
+        Ok(())
+    }
+
+    /// Renews the lease, unless nothing is left to renew it for. Whether there was.
+    fn renew(&mut self) -> bool {
+        let lease = self.remaining();
+        if self.ended || lease.is_zero() {
+            return false;
+        }
+        if let Err(error) = self.lease(lease) {
+            self.account.trouble = Some(error.to_string());
+        }
+        true
+    }
+
+    /// Takes the tables away, once.
+    fn end(&mut self) {
+        if self.ended {
+            return;
+        }
+        self.ended = true;
+        let now = Moment::now();
+        if let Err(error) = self.socket.transact(self.ruleset.removal()) {
+            tracing::warn!(%error, "the tables were not taken away, and go with their socket or their lease");
+        }
+        self.account.ended(now);
+    }
+}
+
+fn lock(keeper: &Mutex<Keeper>) -> std::sync::MutexGuard<'_, Keeper> {
+    keeper.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Renews until it is told to stop, or nothing is left to renew for.
-fn keep(mut socket: Socket, ruleset: &Ruleset, limit: Limit, account: &Mutex<Account>, stopped: &mpsc::Receiver<()>) -> Result<(), Error> {
-    while stopped.recv_timeout(RENEWAL) == Err(RecvTimeoutError::Timeout) {
-        let (now, lease) = (Moment::now(), limit.remaining().min(LEASE));
-        if lease.is_zero() {
-            break;
-        }
-        let renewed = socket.transact(ruleset.renewal(lease));
-        let mut account = lock(account);
-        match renewed {
-            Ok(()) => account.renewed(now, lease),
-            Err(error) => account.trouble = Some(error.to_string()),
-        }
-    }
-    let now = Moment::now();
-    let ended = socket.transact(ruleset.removal());
-    lock(account).ended(now);
-    ended
+fn keep(keeper: &Mutex<Keeper>, stopped: &mpsc::Receiver<()>) {
+    while stopped.recv_timeout(RENEWAL) == Err(RecvTimeoutError::Timeout) && lock(keeper).renew() {}
+    lock(keeper).end();
 }
 
 #[cfg(test)]

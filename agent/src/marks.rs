@@ -8,6 +8,10 @@ use crate::netlink::Handle;
 /// Name of the ifb that received packets pass.
 pub const IFB: &str = "nl-in";
 
+/// Index of that ifb. The kernel counts indices up from 1 and takes any other that is asked for, so none but ours is this high; known
+/// beforehand, the rules that lead to the ifb need not wait for it.
+pub const IFB_INDEX: u32 = 0x7a11_0001;
+
 /// The prio at the root of the interface, under a guard.
 pub const PRIO: Handle = Handle::of_major(0x7a11);
 

@@ -5,7 +5,7 @@
 //! segment is a packet of its own, it is the one that knows.
 
 use crate::{backend::Target, netem::Netem, netlink::Qdisc, snapshot::Snapshot};
-use netloss_contract::{PerDirection, Traffic};
+use netloss_contract::{Backend, PerDirection, Traffic};
 use std::collections::BTreeMap;
 
 /// From so many waiting packets on, a netem's queue may have been full between two looks.
@@ -49,17 +49,18 @@ struct Gauge {
 }
 
 impl Meter {
-    /// Counts from what `snapshot` shows and a guard's rules have `counted`. `expected` is the rate that the counts are held against, in percent.
+    /// Counts what a backend brings that has just been put in place, and of which `snapshot` shows what was not made for it. `expected` is the
+    /// rate that the counts are held against, in percent.
     #[must_use]
-    pub fn start(snapshot: &Snapshot, counted: Option<PerDirection<u64>>, target: &Target, expected: f64) -> Self {
+    pub fn start(snapshot: &Snapshot, backend: Backend, target: &Target, expected: f64) -> Self {
         let gauge = |reading: Option<Reading>| reading.map(|last| Gauge { last, packets: 0, dropped: 0 });
-        let [egress, ingress] = readings(snapshot, counted, target);
+        let [egress, ingress] = first(snapshot, backend, target);
         Self { egress: gauge(egress), ingress: gauge(ingress), target: target.clone(), expected, full: BTreeMap::new() }
     }
 
-    /// Goes on with counters that begin anew.
-    pub fn rebase(&mut self, snapshot: &Snapshot, counted: Option<PerDirection<u64>>) {
-        let [egress, ingress] = readings(snapshot, counted, &self.target);
+    /// Goes on with counters that begin anew, as [`Self::start`].
+    pub fn rebase(&mut self, snapshot: &Snapshot, backend: Backend) {
+        let [egress, ingress] = first(snapshot, backend, &self.target);
         for (gauge, reading) in [(&mut self.egress, egress), (&mut self.ingress, ingress)] {
             if let (Some(gauge), Some(reading)) = (gauge, reading) {
                 gauge.last = reading;
@@ -126,6 +127,16 @@ fn netems<'a>(snapshot: &'a Snapshot, target: &Target) -> [Option<&'a Qdisc>; 2]
     [egress, ingress]
 }
 
+/// What the counters show before the first packet has met the loss, of egress and ingress. Those of a guard's rules and of its netems are at
+/// zero when they are made, and need not be asked.
+fn first(snapshot: &Snapshot, backend: Backend, target: &Target) -> [Option<Reading>; 2] {
+    if backend == Backend::Tc {
+        return readings(snapshot, None, target);
+    }
+    let met = if target.per_segment { Met::PassedNetem(0) } else { Met::All(0) };
+    [target.direction.egress(), target.direction.ingress()].map(|asked| asked.then_some(Reading { met, dropped: 0 }))
+}
+
 /// Of egress and ingress.
 fn readings(snapshot: &Snapshot, counted: Option<PerDirection<u64>>, target: &Target) -> [Option<Reading>; 2] {
     let [egress, ingress] = netems(snapshot, target);
@@ -162,7 +173,7 @@ mod tests {
     fn meter(start: &Snapshot) -> Meter {
         Meter::start(
             start,
-            None,
+            Backend::Tc,
             &Target {
                 link: start.links[0].clone(),
                 direction: Direction::Egress,
@@ -201,7 +212,7 @@ mod tests {
     fn counters_that_begin_anew_add_to_what_was_counted() {
         let mut meter = meter(&snapshot(0, 0));
         meter.update(&snapshot(90, 10), None);
-        meter.rebase(&snapshot(500, 0), None);
+        meter.rebase(&snapshot(500, 0), Backend::Tc);
         meter.update(&snapshot(545, 5), None);
         assert_eq!(meter.traffic().egress, Some(Traffic::new(150, 15, 10.0)));
     }
@@ -240,9 +251,13 @@ mod tests {
             per_segment: false,
             ends: Ends::default(),
         };
-        let mut meter = Meter::start(&start, counted(500), &target, 10.0);
+        // What is lost before the first look is lost already.
+        let mut meter = Meter::start(&snapshot(1000, 2), Backend::Guarded, &target, 10.0);
         // 9000 others were spared.
-        meter.update(&snapshot(11_000, 100), counted(1500));
+        meter.update(&snapshot(11_000, 100), counted(1000));
         assert_eq!(meter.traffic().egress, Some(Traffic::new(1000, 100, 10.0)));
+        meter.rebase(&snapshot(12_000, 1), Backend::Guarded);
+        meter.update(&snapshot(13_000, 3), counted(20));
+        assert_eq!(meter.traffic().egress, Some(Traffic::new(1020, 103, 10.0)));
     }
 }

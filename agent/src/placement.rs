@@ -1,7 +1,7 @@
 //! The loss in its place: chosen, brought, watched and taken away, whichever backend it is.
 
 use crate::{
-    apply::{self, StepFailed},
+    apply::{Kernel, StepFailed},
     backend::{
         self, Refusal, Step, Target,
         guarded::{self, Variant},
@@ -9,19 +9,29 @@ use crate::{
     },
     clock::Limit,
     guard::{self, Account, Guard},
-    netlink::{self, Netlink, Qdisc},
+    netlink::{self, Changes, Qdisc},
     nft::{self, EgressHook, Ends, Ruleset, Socket},
     snapshot::Snapshot,
 };
 use netloss_contract::{Backend, BackendChoice, PerDirection};
 
-/// What is going to be done. Nothing has been changed yet.
+/// What is going to be done. Nothing has been changed yet, but for what [`Trial::Creation`] makes.
 #[derive(Debug)]
 pub struct Plan {
     target: Target,
     steps: Vec<Step>,
     guard: Option<(Socket, Variant)>,
     reason: String,
+}
+
+/// How the kernel is asked whether it takes the tables of a guard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trial {
+    /// By a transaction that it checks and drops, which takes it an RCU grace period.
+    Rehearsal,
+    /// By making them, with nothing in their lease: they lose no packet, and go with their socket, or are taken away by
+    /// [`Kernel::remove`] where they have no owner.
+    Creation,
 }
 
 /// Why nothing is going to be done.
@@ -69,11 +79,13 @@ impl Plan {
     /// Chooses a backend, by asking the kernel what it would do.
     ///
     /// # Errors
-    /// Where something of others is in the way, or what was asked for does not work here.
-    pub fn make(choice: BackendChoice, before: &Snapshot, target: Target) -> Result<Self, NoPlan> {
+    /// Where something of others is in the way, or what was asked for does not work here. Nothing has been changed then.
+    pub fn make(choice: BackendChoice, before: &Snapshot, target: Target, trial: Trial) -> Result<Self, NoPlan> {
+        // Whatever is in the way of this one is in the way of the other too.
+        let guarded = guarded::application(before, &target)?;
         let (guard, reason) = match choice {
             BackendChoice::Tc => (None, "asked for with --backend tc".to_owned()),
-            BackendChoice::Auto | BackendChoice::Guarded => match probe(&target) {
+            BackendChoice::Auto | BackendChoice::Guarded => match probe(&target, trial) {
                 Ok((socket, variant)) => (Some((socket, variant)), format!("works here: {}", variant.describe())),
                 Err(why) if choice == BackendChoice::Guarded => return Err(NoPlan::NoGuard(why)),
                 Err(why) if target.ends != Ends::default() => return Err(NoPlan::NoFilters(why)),
@@ -81,7 +93,7 @@ impl Plan {
                 Err(why) => (None, format!("the guarded backend does not work here ({why})")),
             },
         };
-        let steps = if guard.is_some() { guarded::application(before, &target) } else { tc::application(before, &target) }?;
+        let steps = if guard.is_some() { guarded } else { tc::application(before, &target)? };
         Ok(Self { target, steps, guard, reason })
     }
 
@@ -124,36 +136,39 @@ impl Plan {
         self.steps.iter().any(|step| matches!(step, Step::AddIngress { .. })).then_some(self.target.link.index)
     }
 
-    /// Does it, and reads it back. `limit` is asked when the loss begins.
+    /// Does it, with the tables of [`Trial::Creation`], and reads it back. `changes` has listened since before. `limit` is asked when the loss begins.
     ///
     /// # Errors
-    /// Where the kernel does not do it. What has been done by then is still there: [`apply::remove`] takes it away.
-    pub fn bring(self, netlink: &Netlink, limit: impl FnOnce() -> Limit) -> Result<(Placement, Limit, Snapshot), NotBrought> {
-        let ifb = apply::apply(netlink, &self.steps)?;
+    /// Where the kernel does not do it. What has been done by then is still there: [`Kernel::remove`] takes it away.
+    pub fn bring(
+        self,
+        kernel: &Kernel,
+        changes: &mut Changes,
+        limit: impl FnOnce() -> Limit,
+    ) -> Result<(Placement, Limit, Snapshot), NotBrought> {
+        kernel.apply(&self.steps)?;
+        let limit = limit();
         let guard = match self.guard {
             None => None,
             Some((socket, variant)) => {
-                // Without an ifb there is no loss of what is received, and no rule that would need its index.
-                Some((socket, variant, guarded::ruleset(&self.target, variant, ifb.unwrap_or(0))))
-            }
-        };
-        let limit = limit();
-        let guard = match guard {
-            None => None,
-            Some((socket, variant, ruleset)) => {
-                let counters = Counters { socket: Socket::open().map_err(NotBrought::Guard)?, ruleset: ruleset.clone() };
-                let guard = Guard::arm(socket, ruleset, limit).map_err(NotBrought::Guard)?;
-                Some(Guarded { guard, variant, counters })
+                let ruleset = guarded::ruleset(&self.target, variant);
+                let guard = Guard::arm(socket, ruleset.clone(), limit).map_err(NotBrought::Guard)?;
+                Some(Guarded { guard, variant, ruleset })
             }
         };
         let placement = Placement { target: self.target, guard };
-        let after = Snapshot::take(netlink).map_err(NotBrought::Unreadable)?;
+        // What was changed by now the look shows, but for an interface that has the place of another.
+        let gone = changes.take().map_err(|error| NotBrought::Unreadable(error.into()))?;
+        let after = Snapshot::take(&kernel.netlink).map_err(NotBrought::Unreadable)?;
         let unseeded = |netem: &Qdisc| netem.netem.as_ref().is_some_and(|netem| netem.seed.is_none());
         let netem = after.egress_netem(placement.target.link.index).or_else(|| after.ingress_netem());
         if placement.target.netem.seed.is_some() && netem.is_some_and(unseeded) {
             return Err(NotBrought::NoSeed);
         }
-        let drift = placement.drift(&after);
+        let mut drift = placement.drift(&after);
+        if drift.is_empty() && gone.contains(&placement.target.link.index) {
+            drift.push(backend::replaced(&placement.target.link));
+        }
         if drift.is_empty() { Ok((placement, limit, after)) } else { Err(NotBrought::Different(drift)) }
     }
 }
@@ -169,13 +184,6 @@ pub struct Placement {
 struct Guarded {
     guard: Guard,
     variant: Variant,
-    counters: Counters,
-}
-
-/// The counters of the guard's rules, read over a socket that the lease does not wait for.
-#[derive(Debug)]
-struct Counters {
-    socket: Socket,
     ruleset: Ruleset,
 }
 
@@ -204,18 +212,23 @@ impl Placement {
         self.guard.as_ref().map(|guarded| guarded.guard.account())
     }
 
-    /// How many packets met the loss, as the guard's rules have counted them; none where there is no guard, or nothing can be read.
-    pub fn counted(&mut self) -> Option<PerDirection<u64>> {
-        let Counters { socket, ruleset } = &mut self.guard.as_mut()?.counters;
-        socket.counted(ruleset).inspect_err(|error| tracing::warn!(%error, "the guard's counters cannot be read")).ok()
+    /// How many packets met the loss, as the guard's rules have counted them; none where there is no guard, or nothing can be read. Read over
+    /// a socket that the lease does not wait for.
+    pub fn counted(&self, kernel: &mut Kernel) -> Option<PerDirection<u64>> {
+        let Guarded { ruleset, .. } = self.guard.as_ref()?;
+        let counted = kernel.tables()?.counted(ruleset);
+        counted.inspect_err(|error| tracing::warn!(%error, "the guard's counters cannot be read")).ok()
     }
 
     /// What is not as it was brought, in words.
     #[must_use]
     pub fn drift(&self, snapshot: &Snapshot) -> Vec<String> {
-        let Some(Guarded { guard, .. }) = &self.guard else { return tc::drift(snapshot, &self.target) };
-        let mut drift = guarded::drift(snapshot, &self.target);
-        drift.extend(guard.account().trouble.map(|trouble| format!("the lease could not be renewed: {trouble}")));
+        let mut drift = match self.backend() {
+            Backend::Tc => tc::drift(snapshot, &self.target),
+            Backend::Guarded => guarded::drift(snapshot, &self.target),
+        };
+        let trouble = self.account().and_then(|account| account.trouble);
+        drift.extend(trouble.map(|trouble| format!("the lease could not be renewed: {trouble}")));
         drift
     }
 
@@ -223,18 +236,18 @@ impl Placement {
     #[must_use]
     pub fn can_be_brought_again(&self, snapshot: &Snapshot, made_hook: Option<u32>) -> bool {
         let before = backend::without_ours(snapshot, made_hook);
-        let steps = if self.guard.is_some() { guarded::application(&before, &self.target) } else { tc::application(&before, &self.target) };
+        let steps = match self.backend() {
+            Backend::Tc => tc::application(&before, &self.target),
+            Backend::Guarded => guarded::application(&before, &self.target),
+        };
         steps.is_ok()
     }
 
-    /// Ends the loss, so far as a guard does; what is left is for [`apply::remove`]. Returns how the lease was kept.
-    pub fn disarm(&mut self) -> Option<Account> {
-        let Guarded { guard, .. } = self.guard.take()?;
-        let (account, ended) = guard.disarm();
-        if let Err(error) = ended {
-            tracing::warn!(%error, "the tables were not taken away with the guard");
+    /// Ends the loss, so far as a guard does; what is left is for [`Kernel::remove`].
+    pub fn disarm(&self) {
+        if let Some(Guarded { guard, .. }) = &self.guard {
+            guard.disarm();
         }
-        Some(account)
     }
 }
 
@@ -248,12 +261,16 @@ fn guard_of(target: &Target, variant: Variant) -> netloss_contract::Guard {
 ///
 /// # Errors
 /// Why it takes none, in words.
-pub fn probe(target: &Target) -> Result<(Socket, Variant), String> {
+pub fn probe(target: &Target, trial: Trial) -> Result<(Socket, Variant), String> {
     let mut socket = Socket::open().map_err(|error| error.to_string())?;
     let mut refusals = Vec::new();
     for variant in guarded::LADDER {
-        // The loopback stands in for the ifb, which is not there yet.
-        match socket.rehearse(guarded::ruleset(target, variant, 1).creation()) {
+        let messages = guarded::ruleset(target, variant).creation();
+        let taken = match trial {
+            Trial::Rehearsal => socket.rehearse(messages),
+            Trial::Creation => socket.transact(messages),
+        };
+        match taken {
             Ok(()) => return Ok((socket, variant)),
             Err(error) => refusals.push(format!("{}: {error}", variant.describe())),
         }

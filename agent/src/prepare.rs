@@ -1,4 +1,4 @@
-//! Looking and deciding: what `run` does before it changes anything.
+//! Looking and deciding: what `run` does before it brings a loss.
 
 use crate::{
     backend::Target,
@@ -6,7 +6,7 @@ use crate::{
     ends, host, interface,
     netem::Netem,
     netlink::{self, Link, Netlink},
-    placement::{NoPlan, Plan},
+    placement::{NoPlan, Plan, Trial},
     snapshot::Snapshot,
 };
 use jiff::Timestamp;
@@ -27,7 +27,7 @@ pub struct Prepared {
 ///
 /// # Errors
 /// Why nothing is going to be done.
-pub fn prepare(args: &RunArgs, netlink: &Netlink, before: &Snapshot) -> Result<Prepared, Failed> {
+pub fn prepare(args: &RunArgs, netlink: &Netlink, before: &Snapshot, trial: Trial) -> Result<Prepared, Failed> {
     let routes = netlink.default_routes().map_err(|error| unreadable(&error))?;
     let choice = interface::choose(&before.links, &routes, args.interface.as_deref())
         .map_err(|error| failed(Stage::Plan, ExitCode::Refused, error.to_string()))?;
@@ -40,7 +40,7 @@ pub fn prepare(args: &RunArgs, netlink: &Netlink, before: &Snapshot) -> Result<P
         per_segment: args.per_segment,
         ends,
     };
-    let plan = Plan::make(args.backend, before, target).map_err(|error| not_planned(&error))?;
+    let plan = Plan::make(args.backend, before, target, trial).map_err(|error| not_planned(&error))?;
     Ok(Prepared { plan, interface_reason: choice.reason, filtered })
 }
 

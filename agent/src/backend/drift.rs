@@ -19,6 +19,12 @@ pub fn lost_interface(snapshot: &Snapshot, link: &Link) -> Option<String> {
     }
 }
 
+/// What became of the interface, if it was deleted and another has its index.
+#[must_use]
+pub fn replaced(link: &Link) -> String {
+    format!("the interface {} was deleted, and what has its name now is another", link.name)
+}
+
 /// Whether everything that the interface receives is lost, because what it is sent through is gone or down.
 #[must_use]
 pub fn receives_nothing(snapshot: &Snapshot, target: &Target) -> bool {

@@ -73,14 +73,14 @@ pub fn application(snapshot: &Snapshot, target: &Target) -> Result<Vec<Step>, Re
     Ok(steps)
 }
 
-/// The guard that brings the loss. `ifb` is the ifb's index; a rehearsal, before there is one, takes any.
+/// The guard that brings the loss.
 #[must_use]
-pub fn ruleset(target: &Target, variant: Variant, ifb: u32) -> Ruleset {
+pub fn ruleset(target: &Target, variant: Variant) -> Ruleset {
     let Target { link, direction, .. } = target;
     Ruleset {
         owned: variant.owned,
         interface: link.name.clone(),
-        ingress: direction.ingress().then_some(ifb),
+        ingress: direction.ingress().then_some(marks::IFB_INDEX),
         egress: direction.egress().then(|| Egress { hook: variant.hook, class: prio(target).class(PRIO_BANDS) }),
         ends: target.ends.clone(),
     }

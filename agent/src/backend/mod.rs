@@ -5,7 +5,7 @@ pub mod guarded;
 mod removal;
 pub mod tc;
 
-pub use drift::{lost_interface, receives_nothing};
+pub use drift::{lost_interface, receives_nothing, replaced};
 pub use removal::{removal, without_ours};
 
 use crate::{
@@ -41,34 +41,32 @@ impl Target {
     }
 }
 
-/// An interface, as far as it is known when a plan is made.
+/// An interface that a step has to do with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Device {
-    /// One that is there.
-    Index {
-        /// Its index.
-        index: u32,
-        /// Its name, for people.
-        name: String,
-    },
-    /// The ifb, which a step of the same plan makes.
-    Ifb,
+pub struct Device {
+    /// Its index.
+    pub index: u32,
+    /// Its name, for people.
+    pub name: String,
 }
 
 impl Device {
     /// One that is there.
     #[must_use]
     pub fn of(link: &Link) -> Self {
-        Self::Index { index: link.index, name: link.name.clone() }
+        Self { index: link.index, name: link.name.clone() }
+    }
+
+    /// The ifb, which a step of the same plan makes.
+    #[must_use]
+    pub fn ifb() -> Self {
+        Self { index: marks::IFB_INDEX, name: marks::IFB.to_owned() }
     }
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Index { name, .. } => f.write_str(name),
-            Self::Ifb => f.write_str(marks::IFB),
-        }
+        f.write_str(&self.name)
     }
 }
 
@@ -194,6 +192,9 @@ pub enum Refusal {
     /// An interface has the name that the ifb is to have.
     #[error("there is an interface {0} that is no ifb: rename it, or ask for --direction egress")]
     NameTaken(&'static str),
+    /// An interface has the index that the ifb is to have.
+    #[error("the interface {0} has the index {index} that the ifb for received packets is to have: make it anew, or ask for --direction egress", index = marks::IFB_INDEX)]
+    IndexTaken(String),
 }
 
 /// The link layer's header, with room for VLAN tags. A packet that is longer than a tbf's burst, and no super-packet, would be lost.
@@ -209,14 +210,16 @@ fn netem(target: &Target, device: &Device, parent: Handle, tbf: Handle, handle: 
 
 /// The ifb with its loss, to which nothing leads yet.
 fn ifb(target: &Target) -> Vec<Step> {
-    let netem = netem(target, &Device::Ifb, ROOT, marks::INGRESS_TBF, marks::INGRESS_NETEM, target.ingress_netem());
+    let netem = netem(target, &Device::ifb(), ROOT, marks::INGRESS_TBF, marks::INGRESS_NETEM, target.ingress_netem());
     std::iter::once(Step::CreateIfb).chain(netem).collect()
 }
 
-/// The ifb's name is free.
+/// The ifb's name and index are free.
 fn free_ifb(snapshot: &Snapshot) -> Result<(), Refusal> {
-    let taken = snapshot.links.iter().any(|link| link.name == marks::IFB);
-    if taken { Err(Refusal::NameTaken(marks::IFB)) } else { Ok(()) }
+    if snapshot.links.iter().any(|link| link.name == marks::IFB) {
+        return Err(Refusal::NameTaken(marks::IFB));
+    }
+    snapshot.link(marks::IFB_INDEX).map_or(Ok(()), |link| Err(Refusal::IndexTaken(link.name.clone())))
 }
 
 /// The interface sends through the kernel's default qdisc.

@@ -50,7 +50,7 @@ pub fn without_ours(snapshot: &Snapshot, made_hook: Option<u32>) -> Snapshot {
     let mut after = snapshot.clone();
     for step in removal(snapshot, made_hook) {
         match step {
-            Step::DeleteFilters { device: Device::Index { index, .. }, priority } => {
+            Step::DeleteFilters { device: Device { index, .. }, priority } => {
                 after.filters.retain(|filter| (filter.ifindex, filter.priority) != (index, priority));
             }
             Step::DeleteQdisc { qdisc, .. } => {
@@ -62,12 +62,12 @@ pub fn without_ours(snapshot: &Snapshot, made_hook: Option<u32>) -> Snapshot {
                 };
                 after.qdiscs.retain(|other| !gone(other));
             }
-            Step::DeleteLink { device: Device::Index { index, .. } } => {
+            Step::DeleteLink { device: Device { index, .. } } => {
                 after.links.retain(|link| link.index != index);
                 after.qdiscs.retain(|qdisc| qdisc.ifindex != index);
                 after.filters.retain(|filter| filter.ifindex != index);
             }
-            Step::SetTxqlen { device: Device::Index { index, .. }, packets } => {
+            Step::SetTxqlen { device: Device { index, .. }, packets } => {
                 after.links.iter_mut().filter(|link| link.index == index).for_each(|link| link.txqlen = packets);
             }
             _ => {}

@@ -137,6 +137,14 @@ fn a_name_that_is_taken_is_refused() {
 }
 
 #[test]
+fn an_index_that_is_taken_is_refused() {
+    let other = Link { index: marks::IFB_INDEX, name: "eth7".to_owned(), ..Link::default() };
+    let snapshot = Snapshot { links: vec![eth0(), other], ..pod() };
+    assert_eq!(application(&snapshot, &target(Direction::Ingress)), Err(Refusal::IndexTaken("eth7".to_owned())));
+    assert!(application(&snapshot, &target(Direction::Egress)).is_ok());
+}
+
+#[test]
 fn what_leads_to_the_ifb_goes_before_the_ifb() {
     assert_eq!(
         words(&removal(&lossy(), None)),
@@ -241,7 +249,7 @@ proptest! {
         let Ok(steps) = application(&before, &target(direction)) else { return Ok(()) };
         for step in steps {
             match step {
-                Step::AddNetem { device: Device::Index { index, .. }, .. } => {
+                Step::AddNetem { device: Device { index, .. }, .. } => {
                     prop_assert!(before.root(index).is_none_or(Qdisc::is_default));
                 }
                 Step::AddRedirect { .. } => prop_assert!(before.foreign_filters(ETH0).next().is_none()),

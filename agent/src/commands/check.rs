@@ -8,7 +8,7 @@ use crate::{
     netem::Netem,
     netlink::{Netlink, QDISC_NETEM, QDISC_PRIO, QDISC_TBF},
     nft::{EgressHook, Ends},
-    placement,
+    placement::{self, Trial},
     prepare::unreadable,
     reporter::Reporter,
     snapshot::Snapshot,
@@ -63,7 +63,7 @@ fn look(named: Option<&str>) -> Result<Seen, Failed> {
                 per_segment: false,
                 ends: Ends::default(),
             };
-            placement::probe(&target).map(|(_, variant)| variant)
+            placement::probe(&target, Trial::Rehearsal).map(|(_, variant)| variant)
         }
         Err(_) => Err("not asked, because there is no interface to ask for".to_owned()),
     };

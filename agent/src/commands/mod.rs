@@ -7,9 +7,8 @@ pub use check::check;
 pub use plan::plan;
 
 use crate::{
-    apply,
+    apply::Kernel,
     control::{self, Answers, Asked, Control, LockError},
-    netlink::Netlink,
     nft,
     prepare::{failed, in_time, permitted},
     reporter::Reporter,
@@ -125,9 +124,9 @@ async fn try_cleanup(args: &CleanupArgs) -> Result<Vec<String>, Failed> {
         Err(LockError::Io(error)) => return Err(no_socket(&error)),
     };
     let unreadable = |error| failed(Stage::Snapshot, ExitCode::Failed, format!("cannot open a netlink socket: {error}"));
-    let netlink = Netlink::connect().map_err(unreadable)?;
-    permitted(&netlink)?;
-    let (removed, _) = apply::remove(&netlink, None).await.map_err(|left| {
+    let mut kernel = Kernel::connect().map_err(unreadable)?;
+    permitted(&kernel.netlink)?;
+    let (removed, _) = kernel.remove(None).await.map_err(|left| {
         let message = "what a dead agent left here cannot be removed: loss may remain; restart the pod";
         Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) }
     })?;

@@ -5,6 +5,7 @@ use crate::{
     backend,
     clock::{Limit, Moment},
     netlink::Netlink,
+    placement::Trial,
     prepare::{self, Prepared, asked, failed, unreadable},
     reporter::Reporter,
     snapshot::Snapshot,
@@ -31,7 +32,8 @@ fn try_plan(args: &RunArgs) -> Result<Planned, Failed> {
     prepare::refuse_host(args, &snapshot.links)?;
     prepare::permitted(&netlink)?;
     let leftovers = backend::removal(&snapshot, None);
-    let Prepared { plan, interface_reason, filtered } = prepare::prepare(args, &netlink, &backend::without_ours(&snapshot, None))?;
+    let before = backend::without_ours(&snapshot, None);
+    let Prepared { plan, interface_reason, filtered } = prepare::prepare(args, &netlink, &before, Trial::Rehearsal)?;
     let steps = leftovers.iter().map(ToString::to_string).chain(plan.describe()).collect();
     Ok(Planned {
         interface: plan.target().link.name.clone(),

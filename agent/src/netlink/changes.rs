@@ -5,9 +5,12 @@
 
 use super::Error;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use nix::errno::Errno;
-use std::{collections::BTreeSet, io};
-use tokio::io::{Interest, unix::AsyncFd};
+use nix::{errno::Errno, sys::socket::MsgFlags};
+use std::{collections::BTreeSet, io, time::Duration};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::Instant,
+};
 
 /// `RTMGRP_LINK` and `RTMGRP_TC` (include/uapi/linux/rtnetlink.h).
 const GROUPS: u32 = 0x1 | 0x8;
@@ -24,10 +27,14 @@ const ROOM: usize = 32;
 /// Notifications that are taken before whoever waits for something else has a turn.
 const AT_ONCE: u32 = 1000;
 
+/// Between a change that is noticed and the word of it: one change is often several notifications, and nobody is to keep the agent busy.
+const SETTLING: Duration = Duration::from_millis(10);
+
 /// The notifications of one network namespace.
 #[derive(Debug)]
 pub struct Changes {
     socket: AsyncFd<Socket>,
+    noticed: Option<Instant>,
 }
 
 impl Changes {
@@ -44,34 +51,42 @@ impl Changes {
         socket.set_non_blocking(true)?;
         #[allow(deprecated, reason = "unsound for types whose descriptor changes; a socket's does not, and the other way is unsafe code")]
         let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
-        Ok(Self { socket })
+        Ok(Self { socket, noticed: None })
     }
 
-    /// Waits until something has changed. Cancel safe.
+    /// Waits until something has changed, and a while. Cancel safe, and the while is not waited for anew.
     ///
     /// # Errors
     /// Where the runtime cannot watch the socket.
-    pub async fn come(&self) -> io::Result<()> {
-        self.socket.readable().await.map(drop)
+    pub async fn come(&mut self) -> io::Result<()> {
+        loop {
+            let mut ready = self.socket.readable().await?;
+            // It may have been taken meanwhile.
+            match self.socket.get_ref().recv(&mut Vec::with_capacity(1), MsgFlags::MSG_PEEK.bits()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                _ => break,
+            }
+        }
+        let noticed = *self.noticed.get_or_insert_with(Instant::now);
+        tokio::time::sleep_until(noticed + SETTLING).await;
+        Ok(())
     }
 
-    /// Takes the notifications that have come, but not for ever: more may come as fast as they are taken. Returns the indices of the interfaces that were deleted, or moved to another namespace.
+    /// Takes the notifications that have come, but not for ever: more may come as fast as they are taken. Returns the indices of the
+    /// interfaces that were deleted, or moved to another namespace.
     ///
     /// # Errors
-    /// Where the runtime cannot watch the socket.
-    pub async fn take(&self) -> io::Result<BTreeSet<u32>> {
+    /// Where the socket fails.
+    pub fn take(&mut self) -> io::Result<BTreeSet<u32>> {
+        self.noticed = None;
         let mut deleted = BTreeSet::new();
         for _ in 0..AT_ONCE {
-            let mut ready = self.socket.readable().await?;
             let mut bytes = Vec::with_capacity(ROOM);
             match self.socket.get_ref().recv(&mut bytes, 0) {
                 Ok(_) => deleted.extend(deleted_link(&bytes)),
                 // More came than the socket holds: what it was shows when the kernel is asked.
                 Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready.clear_ready();
-                    return Ok(deleted);
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }

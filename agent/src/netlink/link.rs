@@ -4,7 +4,7 @@ use super::{Error, Netlink};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
 };
 use nix::errno::Errno;
 
@@ -80,29 +80,20 @@ impl Netlink {
     /// # Errors
     /// As any request (see [`Error`]).
     pub fn links(&self) -> Result<Vec<Link>, Error> {
-        let answers = self.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        let mut message = LinkMessage::default();
+        // Without IPv6's statistics, which the kernel sums up over all processors (`RTEXT_FILTER_SKIP_STATS`); `IFLA_STATS64` is there all the same.
+        message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let answers = self.dump(&RouteNetlinkMessage::GetLink(message))?;
         Ok(answers.iter().filter_map(Link::from_answer).collect())
     }
 
-    /// The interface of that name, if there is one.
+    /// Makes an ifb of that name and index and sets it up.
     ///
     /// # Errors
     /// As any request (see [`Error`]).
-    pub fn link(&self, name: &str) -> Result<Option<Link>, Error> {
+    pub fn create_ifb(&self, name: &str, index: u32) -> Result<(), Error> {
         let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        match self.get(RouteNetlinkMessage::GetLink(message)) {
-            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
-            answer => Ok(answer?.as_ref().and_then(Link::from_answer)),
-        }
-    }
-
-    /// Makes an ifb and sets it up.
-    ///
-    /// # Errors
-    /// As any request (see [`Error`]).
-    pub fn create_ifb(&self, name: &str) -> Result<(), Error> {
-        let mut message = LinkMessage::default();
+        message.header.index = index;
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));

@@ -111,11 +111,6 @@ impl Netlink {
         self.exchange(message, NLM_F_ACK | flags).map(drop)
     }
 
-    /// Asks for one object; none where the kernel acknowledged without one.
-    fn get(&self, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, Error> {
-        Ok(self.exchange(message, NLM_F_ACK)?.pop())
-    }
-
     /// Asks for all objects.
     fn dump(&self, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Error> {
         for _ in 0..DUMP_ATTEMPTS {

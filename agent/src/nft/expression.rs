@@ -1,6 +1,6 @@
 //! The expressions that the guard's rules are made of (`include/uapi/linux/netfilter/nf_tables.h`).
 
-use netlink_packet_core::{DefaultNla, Nla};
+use netlink_packet_core::DefaultNla;
 use netlink_packet_netfilter::nftables::{
     Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Lookup, Meta, MetaKey, Operator, Payload,
     Register, Verdict, VerdictAttribute,
@@ -70,33 +70,11 @@ pub(super) fn leave() -> Expression {
 }
 
 /// Kind of the expression that counts.
-const COUNTER: &str = "counter";
-
-/// `NFTA_COUNTER_PACKETS`.
-const NFTA_COUNTER_PACKETS: u16 = 2;
+pub(super) const COUNTER: &str = "counter";
 
 /// Counts the packets that come here.
 pub(super) fn counter() -> Expression {
     Expressions::Other { expression_type: COUNTER.to_owned(), attributes: Vec::new() }.into()
-}
-
-/// The packets that a rule has counted.
-pub(super) fn counted(rule: &[Expression]) -> u64 {
-    let elements = rule.iter().filter_map(|expression| if let ListAttribute::Element(element) = expression { Some(element) } else { None });
-    let counters = elements.flatten().filter_map(|attribute| match attribute {
-        ExpressionAttribute::Data(Expressions::Other { expression_type, attributes }) if expression_type == COUNTER => Some(attributes),
-        _ => None,
-    });
-    counters.flatten().filter(|attribute| attribute.kind() == NFTA_COUNTER_PACKETS).map(number).fold(0, u64::saturating_add)
-}
-
-/// A 64 bit number in network order; 0 where it is none.
-fn number(attribute: &DefaultNla) -> u64 {
-    let mut bytes = [0; 8];
-    if attribute.value_len() == bytes.len() {
-        attribute.emit_value(&mut bytes);
-    }
-    u64::from_be_bytes(bytes)
 }
 
 /// Sends the packet out of another interface, as if it had been sent there. netlink-packet-netfilter has no `fwd`.

@@ -5,6 +5,7 @@
 //! it: an agent that is killed takes the loss with it.
 
 mod expression;
+mod listing;
 mod matching;
 mod ruleset;
 mod socket;

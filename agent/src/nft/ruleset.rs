@@ -12,13 +12,13 @@
 //! Before 5.16 there is no egress hook; an inet table with a postrouting chain takes its place (IP only, no ARP).
 
 use super::{
-    expression::{Expression, counted, counter, forward_to, is_in, leave, load, set_priority},
+    expression::{Expression, counter, forward_to, is_in, leave, load, set_priority},
     matching::{self, Remote},
 };
 use crate::netlink::Handle;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_netfilter::{
-    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    NetfilterHeader, NetfilterMessage, NetfilterProtoFamily,
     nftables::{
         ChainAttribute, ChainMessage, DataAttribute, DevHookNumber, Hook, HookNumber, InetHookNumber, ListAttribute, MetaKey,
         NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute, SetElementList, SetElementMessage, SetFlags,
@@ -32,8 +32,8 @@ use std::time::Duration;
 pub const TABLE: &str = "netloss";
 
 const LEASE: &str = "lease";
-const INGRESS_CHAIN: &str = "in";
-const EGRESS_CHAIN: &str = "eg";
+pub(super) const INGRESS_CHAIN: &str = "in";
+pub(super) const EGRESS_CHAIN: &str = "eg";
 
 /// nft's number for the type `ifname` (`TYPE_IFNAME` in nftables' datatype.h); the kernel only keeps it for nft to show.
 const TYPE_IFNAME: u32 = 41;
@@ -237,50 +237,11 @@ pub(super) fn list_rules(family: NetfilterProtoFamily) -> Message {
     message
 }
 
-/// Which way a listed rule of ours loses packets, and how many it has counted.
-pub(super) fn rule_count(answer: &NetfilterMessage) -> Option<(Way, u64)> {
-    let NetfilterMessageInner::NfTables(NfTablesMessage::NewRule(rule)) = &answer.inner else { return None };
-    let of = |name: &str| rule.attributes.iter().any(|attribute| matches!(attribute, RuleAttribute::Chain(chain) if chain == name));
-    let ours = rule.attributes.iter().any(|attribute| matches!(attribute, RuleAttribute::Table(table) if table == TABLE));
-    let way = match (ours, of(INGRESS_CHAIN), of(EGRESS_CHAIN)) {
-        (true, true, _) => Way::In,
-        (true, _, true) => Way::Out,
-        _ => return None,
-    };
-    let expressions = rule.attributes.iter().filter_map(|attribute| match attribute {
-        RuleAttribute::Expressions(expressions) => Some(counted(expressions)),
-        _ => None,
-    });
-    Some((way, expressions.fold(0, u64::saturating_add)))
-}
-
-/// Which way packets go, seen from the namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    /// Received.
-    In,
-    /// Sent.
-    Out,
-}
-
 /// Asks for all tables of all families.
 pub(super) fn list_tables() -> Message {
     let mut message = message(NetfilterProtoFamily::Unspec, NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() }), 0);
     message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     message
-}
-
-/// The family of a listed table, if it bears our mark.
-pub(super) fn our_table(answer: &NetfilterMessage) -> Option<NetfilterProtoFamily> {
-    let NetfilterMessageInner::NfTables(NfTablesMessage::NewTable(table)) = &answer.inner else { return None };
-    let ours = table.attributes.iter().any(|attribute| matches!(attribute, TableAttribute::Name(name) if name == TABLE));
-    ours.then_some(answer.header.family)
-}
-
-/// Whether a listed table goes with the socket that made it.
-pub(super) fn is_owned(answer: &NetfilterMessage) -> bool {
-    let NetfilterMessageInner::NfTables(NfTablesMessage::NewTable(table)) = &answer.inner else { return false };
-    table.attributes.iter().any(|attribute| matches!(attribute, TableAttribute::Flags(flags) if flags.contains(TableFlags::Owner)))
 }
 
 /// Takes our table of a family away.

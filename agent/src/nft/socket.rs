@@ -1,7 +1,8 @@
 //! An nfnetlink socket and transactions over it. Blocking, with a time limit: it is used from a thread of its own, which must not
 //! wait for rtnetlink, for standard output or for anything else.
 
-use super::ruleset::{Message, Ruleset, TABLE, Way, delete_table, is_owned, list_rules, list_tables, our_table, rule_count};
+use super::listing::{Listed, Way};
+use super::ruleset::{Message, Ruleset, TABLE, delete_table, list_rules, list_tables};
 use crate::netlink::{self, Wire, take};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily, none::ControlMessage};
@@ -21,7 +22,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(5);
 const SEND_BUFFER: usize = 212_992;
 
 /// `NFNL_SUBSYS_NFTABLES` (include/uapi/linux/netfilter/nfnetlink.h).
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
+pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 
 /// Why a transaction failed. Nothing of it holds then.
 pub type Error = netlink::Error;
@@ -70,11 +71,8 @@ impl Socket {
         let first = self.wire.write(std::iter::once(list_tables()))?;
         let mut owned = false;
         self.wire.read(first, |_, payload| {
-            match payload {
-                NetlinkPayload::InnerMessage(table) => owned |= our_table(&table).is_some() && is_owned(&table),
-                other => return matches!(other, NetlinkPayload::Done(_)),
-            }
-            false
+            owned |= matches!(payload, NetlinkPayload::InnerMessage(Listed::Table { owned: true, .. }));
+            matches!(payload, NetlinkPayload::Done(_))
         })?;
         Ok(owned)
     }
@@ -86,13 +84,11 @@ impl Socket {
     pub fn remove_leftovers(&mut self) -> Result<Vec<String>, Error> {
         let first = self.wire.write(std::iter::once(list_tables()))?;
         let mut families = Vec::new();
-        let listed = self.wire.read(first, |_, payload| match payload {
-            NetlinkPayload::InnerMessage(table) => {
-                families.extend(our_table(&table));
-                false
+        let listed = self.wire.read(first, |_, payload| {
+            if let NetlinkPayload::InnerMessage(Listed::Table { family, .. }) = payload {
+                families.push(family);
             }
-            NetlinkPayload::Done(_) => true,
-            _ => false,
+            matches!(payload, NetlinkPayload::Done(_))
         });
         match listed {
             Err(error) if matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EINVAL)) => return Ok(Vec::new()),
@@ -113,13 +109,11 @@ impl Socket {
         let mut counts = PerDirection::default();
         for family in ruleset.families() {
             let first = self.wire.write(std::iter::once(list_rules(family)))?;
-            self.wire.read(first, |_, payload| match payload {
-                NetlinkPayload::InnerMessage(rule) => {
-                    add(&mut counts, &rule);
-                    false
+            self.wire.read(first, |_, payload| {
+                if let NetlinkPayload::InnerMessage(listed) = payload {
+                    add(&mut counts, listed);
                 }
-                NetlinkPayload::Done(_) => true,
-                _ => false,
+                matches!(payload, NetlinkPayload::Done(_))
             })?;
         }
         Ok(counts)
@@ -135,7 +129,7 @@ impl Socket {
         }
         let end = commit.then(|| control(ControlMessage::BatchEnd));
         let first = self.wire.write(std::iter::once(control(ControlMessage::BatchBegin)).chain(messages).chain(end))?;
-        self.wire.read(first, |_, payload: NetlinkPayload<NetfilterMessage>| matches!(payload, NetlinkPayload::Error(_)))
+        self.wire.read(first, |_, payload: NetlinkPayload<Listed>| matches!(payload, NetlinkPayload::Error(_)))
     }
 }
 
@@ -158,10 +152,12 @@ impl Told {
     pub fn by(datagram: &[u8]) -> Result<Self, Error> {
         let mut told = Self::default();
         take(datagram, 0, u32::MAX, |_, payload| {
-            if let NetlinkPayload::InnerMessage(answer) = payload {
-                told.tables += u32::from(our_table(&answer).is_some());
-                told.owned += u32::from(our_table(&answer).is_some() && is_owned(&answer));
-                add(&mut told.counted, &answer);
+            if let NetlinkPayload::InnerMessage(listed) = payload {
+                if let Listed::Table { owned, .. } = listed {
+                    told.tables += 1;
+                    told.owned += u32::from(owned);
+                }
+                add(&mut told.counted, listed);
             }
             false
         })?;
@@ -170,8 +166,8 @@ impl Told {
 }
 
 /// Adds what a listed rule has counted, if it is ours.
-fn add(counts: &mut PerDirection<u64>, answer: &NetfilterMessage) {
-    if let Some((way, packets)) = rule_count(answer) {
+fn add(counts: &mut PerDirection<u64>, listed: Listed) {
+    if let Listed::Rule { way, packets } = listed {
         let count = if way == Way::In { &mut counts.ingress } else { &mut counts.egress };
         *count = Some(count.unwrap_or(0).saturating_add(packets));
     }

@@ -3,13 +3,13 @@
 mod watch;
 
 use crate::{
-    apply,
+    apply::Kernel,
     clock::{self, Alarms, Limit, Moment},
     control::{Control, LockError, Visit},
     guard::{self, Account},
     meter::Meter,
-    netlink::{Changes, Netlink},
-    placement::{NotBrought, Placement},
+    netlink::Changes,
+    placement::{NotBrought, Placement, Trial},
     prepare::{self, Prepared, asked, failed, unreadable},
     reporter::Reporter,
     signals::{Signals, Watch},
@@ -37,7 +37,7 @@ pub fn run(args: &RunArgs, signals: &Signals, reporter: &mut Reporter) -> ExitCo
 
 /// The session, its last word, and telling that to those who asked for the end.
 async fn whole(args: &RunArgs, signals: &Signals, reporter: &mut Reporter) -> ExitCode {
-    let mut door = Door { control: None, waiting: Vec::new() };
+    let mut door = Door { control: None, waiting: Vec::new(), ended: None };
     let ended = session(args, signals, reporter, &mut door).await;
     let (last, exit) = conclude(ended, reporter);
     door.waiting.iter().for_each(|visit| visit.answer(&last));
@@ -48,10 +48,11 @@ async fn whole(args: &RunArgs, signals: &Signals, reporter: &mut Reporter) -> Ex
     exit
 }
 
-/// The lock, and those who wait for the end.
-struct Door {
+/// What is left when the loss is gone: the lock, those who wait for the end, and sockets that it takes a while to close (see [`guard::Guard`]).
+struct Door<'a> {
     control: Option<Control>,
     waiting: Vec<Visit>,
+    ended: Option<Session<'a>>,
 }
 
 fn conclude(ended: Result<Removed, Failed>, reporter: &mut Reporter) -> (Record, ExitCode) {
@@ -76,7 +77,7 @@ fn ticks(period: Duration) -> Interval {
 /// The loss in its place, and what is needed to watch over it and take it away.
 struct Session<'a> {
     args: &'a RunArgs,
-    netlink: Netlink,
+    kernel: Kernel,
     placement: Placement,
     /// The interface on which this session made the ingress qdisc.
     made_hook: Option<u32>,
@@ -95,7 +96,7 @@ struct Session<'a> {
     applied: Applied,
 }
 
-async fn session(args: &RunArgs, signals: &Signals, reporter: &mut Reporter, door: &mut Door) -> Result<Removed, Failed> {
+async fn session<'a>(args: &'a RunArgs, signals: &Signals, reporter: &mut Reporter, door: &mut Door<'a>) -> Result<Removed, Failed> {
     args.check().map_err(|error| failed(Stage::Start, ExitCode::Usage, error.to_string()))?;
     prepare::in_time(args.deadline)?;
     let signals = signals.watch().map_err(|error| failed(Stage::Start, ExitCode::Failed, format!("cannot watch for signals: {error}")))?;
@@ -103,7 +104,9 @@ async fn session(args: &RunArgs, signals: &Signals, reporter: &mut Reporter, doo
     let control = door.control.insert(Control::take().map_err(not_locked)?);
     let mut session = Session::begin(args, myself, reporter).await?;
     let (cause, seen) = session.hold(&signals, control, &mut door.waiting, reporter).await?;
-    session.finish(cause, seen).await
+    let removed = session.finish(cause, seen).await;
+    door.ended = Some(session);
+    removed
 }
 
 fn myself(args: &RunArgs) -> Holder {
@@ -123,30 +126,30 @@ pub fn not_locked(error: LockError) -> Failed {
 impl<'a> Session<'a> {
     /// Looks, decides, applies, reads back and compares. Where that fails, nothing stays behind.
     async fn begin(args: &'a RunArgs, myself: Holder, reporter: &mut Reporter) -> Result<Self, Failed> {
-        let netlink = Netlink::connect().map_err(|error| unreadable(&error))?;
-        let seen = Snapshot::take(&netlink).map_err(|error| unreadable(&error))?;
+        let mut kernel = Kernel::connect().map_err(|error| unreadable(&error))?;
+        let seen = Snapshot::take(&kernel.netlink).map_err(|error| unreadable(&error))?;
         prepare::refuse_host(args, &seen.links)?;
-        prepare::permitted(&netlink)?;
-        let (leftovers_removed, before) = apply::remove_seen(&netlink, None, Some(seen)).await.map_err(|left| {
+        prepare::permitted(&kernel.netlink)?;
+        let (leftovers_removed, before) = kernel.remove_seen(None, Some(seen)).await.map_err(|left| {
             let message = "what a dead agent left here cannot be removed";
             Failed { left, ..failed(Stage::Snapshot, ExitCode::Incomplete, message) }
         })?;
-        let Prepared { plan, interface_reason, filtered } = prepare::prepare(args, &netlink, &before)?;
-        let (made_hook, backend_reason) = (plan.made_hook(), plan.reason().to_owned());
         // Before the first change that could be missed.
-        let changes = Changes::listen().map_err(|error| unreadable(&error))?;
-        let brought = plan.bring(&netlink, || Limit::new(Moment::now(), args.ttl, args.deadline));
+        let mut changes = Changes::listen().map_err(|error| unreadable(&error))?;
+        let Prepared { plan, interface_reason, filtered } = prepare::prepare(args, &kernel.netlink, &before, Trial::Creation)?;
+        let (made_hook, backend_reason) = (plan.made_hook(), plan.reason().to_owned());
+        let brought = plan.bring(&kernel, &mut changes, || Limit::new(Moment::now(), args.ttl, args.deadline));
         let set = brought.map_err(|error| not_brought(&error)).and_then(|(placement, limit, after)| match Alarms::set(&limit) {
             Ok(alarms) => Ok((placement, limit, after, alarms)),
             Err(error) => Err(failed(Stage::Apply, ExitCode::Failed, format!("cannot set a timer: {error}"))),
         });
-        let (mut placement, limit, after, alarms) = match set {
+        let (placement, limit, after, alarms) = match set {
             Ok(set) => set,
-            Err(failure) => return Err(undo(&netlink, made_hook, failure).await),
+            Err(failure) => return Err(undo(&mut kernel, made_hook, failure).await),
         };
         // Before anybody hears of the loss, and begins to count or stops the agent.
         let pulse = Pulse::new(Moment::now());
-        let meter = Meter::start(&after, placement.counted(), placement.target(), expected(args));
+        let meter = Meter::start(&after, placement.backend(), placement.target(), expected(args));
         let applied = Applied {
             agent_version: VERSION.to_owned(),
             kernel: kernel_release(),
@@ -168,7 +171,7 @@ impl<'a> Session<'a> {
         let applied_at = clock::now();
         Ok(Self {
             args,
-            netlink,
+            kernel,
             placement,
             made_hook,
             meter,
@@ -220,7 +223,7 @@ impl<'a> Session<'a> {
             match found {
                 Ok(None) => {}
                 Ok(Some(cause)) => return Ok((cause, None)),
-                Err(failure) => return Err(undo(&self.netlink, self.made_hook, failure).await),
+                Err(failure) => return Err(undo(&mut self.kernel, self.made_hook, failure).await),
             }
         };
         match ended {
@@ -228,7 +231,7 @@ impl<'a> Session<'a> {
             Err(error) => {
                 self.placement.disarm();
                 let failure = failed(Stage::Hold, ExitCode::Failed, format!("cannot wait for the end any more: {error}"));
-                Err(undo(&self.netlink, self.made_hook, failure).await)
+                Err(undo(&mut self.kernel, self.made_hook, failure).await)
             }
         }
     }
@@ -261,9 +264,9 @@ impl<'a> Session<'a> {
 
     /// Reads the counters and what has changed; none where the kernel does not say.
     fn look(&mut self) -> Option<Snapshot> {
-        match Snapshot::take(&self.netlink) {
+        match Snapshot::take(&self.kernel.netlink) {
             Ok(snapshot) => {
-                self.meter.update(&snapshot, self.placement.counted());
+                self.meter.update(&snapshot, self.placement.counted(&mut self.kernel));
                 self.drift = self.placement.drift(&snapshot);
                 Some(snapshot)
             }
@@ -295,11 +298,12 @@ impl<'a> Session<'a> {
     }
 
     /// Takes the loss away and reads back that it is gone. What was `seen` last is where it begins; it ends with another look.
-    async fn finish(mut self, cause: Cause, seen: Option<Snapshot>) -> Result<Removed, Failed> {
+    async fn finish(&mut self, cause: Cause, seen: Option<Snapshot>) -> Result<Removed, Failed> {
         let elapsed = self.limit.elapsed();
         let backend = self.placement.backend();
-        let account = self.placement.disarm().map(|account| self.kept_before.then(account));
-        match apply::remove_seen(&self.netlink, self.made_hook, seen).await {
+        self.placement.disarm();
+        let account = self.account();
+        match self.kernel.remove_seen(self.made_hook, seen).await {
             Ok(_) => Ok(Removed {
                 cause,
                 interface: self.placement.target().link.name.clone(),
@@ -310,8 +314,8 @@ impl<'a> Session<'a> {
                 elapsed_seconds: seconds(elapsed),
                 traffic: self.meter.traffic(),
                 kept: account.map(|account| kept(account, elapsed)),
-                drift: self.drift,
-                repaired: self.repaired,
+                drift: std::mem::take(&mut self.drift),
+                repaired: std::mem::take(&mut self.repaired),
                 warnings: self.meter.warnings(),
                 lines_dropped: 0,
             }),
@@ -324,8 +328,8 @@ impl<'a> Session<'a> {
 }
 
 /// Takes away what a failure left half done, and says in the failure what could not be taken away.
-async fn undo(netlink: &Netlink, made_hook: Option<u32>, mut failure: Failed) -> Failed {
-    if let Err(left) = apply::remove(netlink, made_hook).await {
+async fn undo(kernel: &mut Kernel, made_hook: Option<u32>, mut failure: Failed) -> Failed {
+    if let Err(left) = kernel.remove(made_hook).await {
         failure.exit = ExitCode::Incomplete;
         failure.left = left;
     }

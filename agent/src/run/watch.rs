@@ -2,17 +2,14 @@
 
 use super::{Session, not_brought};
 use crate::{
-    apply, backend,
+    backend,
     clock::Moment,
     control::ANSWER_LIMIT,
-    placement::Plan,
+    placement::{Plan, Trial},
     prepare::{self, failed},
 };
 use netloss_contract::{Backend, BackendChoice, Cause, ExitCode, Failed, Stage};
 use std::time::Duration;
-
-/// Between a change that is noticed and the look at what it was.
-const SETTLING: Duration = Duration::from_millis(10);
 
 /// Whether the agent has run all the time.
 ///
@@ -41,9 +38,7 @@ impl Pulse {
 impl Session<'_> {
     /// Something has changed in the namespace, perhaps by ourselves.
     pub(super) async fn follow(&mut self) -> Result<Option<Cause>, Failed> {
-        // One change is often several notifications, and nobody is to keep the agent busy.
-        tokio::time::sleep(SETTLING).await;
-        let gone = self.changes.take().await.map_err(|error| {
+        let gone = self.changes.take().map_err(|error| {
             self.placement.disarm();
             failed(Stage::Hold, ExitCode::Failed, format!("cannot watch over the loss any more: {error}"))
         })?;
@@ -57,7 +52,7 @@ impl Session<'_> {
         // It may have been stopped while it looked.
         self.pulse.beat(Moment::now());
         let link = &self.placement.target().link;
-        let replaced = gone.then(|| format!("the interface {} was deleted, and what has its name now is another", link.name));
+        let replaced = gone.then(|| backend::replaced(link));
         if let Some(lost) = backend::lost_interface(&snapshot, link).or(replaced) {
             self.drift = vec![lost];
             return Ok(Some(Cause::InterfaceLost));
@@ -80,20 +75,20 @@ impl Session<'_> {
             Backend::Guarded => BackendChoice::Guarded,
             Backend::Tc => BackendChoice::Tc,
         };
-        let account = self.placement.disarm().unwrap_or_default();
-        self.kept_before = std::mem::take(&mut self.kept_before).then(account);
-        let (_, before) = apply::remove(&self.netlink, self.made_hook).await.map_err(|left| {
+        self.placement.disarm();
+        self.kept_before = self.account().unwrap_or_default();
+        let (_, before) = self.kernel.remove(self.made_hook).await.map_err(|left| {
             let message = "somebody changed the loss, and what is left of it cannot be removed: restart the pod";
             Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) }
         })?;
         let mut target = self.placement.target().clone();
         // Its transmit queue may have another length than was seen first.
         target.link = before.link(target.link.index).cloned().unwrap_or(target.link);
-        let plan = Plan::make(choice, &before, target).map_err(|error| prepare::not_planned(&error))?;
+        let plan = Plan::make(choice, &before, target, Trial::Creation).map_err(|error| prepare::not_planned(&error))?;
         self.made_hook = plan.made_hook();
-        let (placement, _, after) = plan.bring(&self.netlink, || limit).map_err(|error| not_brought(&error))?;
+        let (placement, _, after) = plan.bring(&self.kernel, &mut self.changes, || limit).map_err(|error| not_brought(&error))?;
+        self.meter.rebase(&after, placement.backend());
         self.placement = placement;
-        self.meter.rebase(&after, self.placement.counted());
         self.repaired = std::mem::take(&mut self.drift);
         Ok(())
     }
