@@ -23,10 +23,10 @@ pub(super) async fn build() -> Result<PathBuf> {
 }
 
 /// Starts it as an administrator, and waits until it is ready.
-pub(super) async fn start(program: &Path, control_plane: &ControlPlane) -> Result<Daemon> {
+pub(super) async fn start(program: &Path, control_plane: &ControlPlane, arguments: &[String]) -> Result<Daemon> {
     let health = ports::free()?;
     let mut command = Command::new(program);
-    command.env("KUBECONFIG", control_plane.kubeconfig_path()).arg("run").args([
+    command.env("KUBECONFIG", control_plane.kubeconfig_path()).arg("run").args(arguments).args([
         format!("--agent-image={}", Image::Agent.reference()),
         format!("--metrics-listen=127.0.0.1:{}", ports::free()?),
         format!("--health-listen=127.0.0.1:{health}"),

@@ -12,7 +12,7 @@ use crate::host::{cargo, progress};
 use crate::kernel::{Arch, Guest, Kernel, Payload, Suite, Tools, agent};
 
 /// The kernel that is measured on: the oldest that has all of the guard.
-const KERNEL: Kernel = Kernel { suite: Suite::Bookworm, arch: Arch::X86_64 };
+pub(super) const KERNEL: Kernel = Kernel { suite: Suite::Bookworm, arch: Arch::X86_64 };
 
 /// A guest with everything that is measured in it.
 #[derive(Debug)]

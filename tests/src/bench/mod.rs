@@ -16,6 +16,8 @@ pub mod guest;
 #[cfg(feature = "host")]
 mod machine;
 #[cfg(feature = "host")]
+mod node;
+#[cfg(feature = "host")]
 mod plot;
 #[cfg(feature = "host")]
 mod scale;
@@ -81,5 +83,7 @@ pub const BENCHES: &[Bench] = &[
     Bench { name: "share", what: "where the time of the agent's start goes", guards: false, run: start::share },
     Bench { name: "weight", what: "image, memory and work while the loss is in place", guards: true, run: weight::measure },
     Bench { name: "datapath", what: "what a packet costs that meets the loss", guards: false, run: datapath::measure },
+    Bench { name: "pull", what: "from the pull of an image to the first packet lost, on a node", guards: false, run: node::pull },
+    Bench { name: "reaction", what: "from apply, delete and SIGKILL until packets fare otherwise", guards: false, run: node::reaction },
     Bench { name: "exactness", what: "what is lost, against what was asked for", guards: false, run: datapath::exactness },
 ];

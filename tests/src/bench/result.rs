@@ -122,6 +122,16 @@ impl Comparison {
         self
     }
 
+    /// Adds a goal of the value that so many percent of a variant's samples stay below.
+    #[must_use]
+    pub fn percentile(mut self, of: &str, percent: u8, wanted: Bound) -> Self {
+        let sorted = self.variant_of(of).map(|variant| sorted(&variant.samples));
+        if let Some(reached) = sorted.and_then(|sorted| quantile(&sorted, f64::from(percent) / 100.0)) {
+            self.goals.push(Goal::new(&format!("p{percent} of {of}"), None, wanted, None, reached));
+        }
+        self
+    }
+
     /// Says why the last goal is not met, if it is not.
     #[must_use]
     pub fn because(mut self, why: &str) -> Self {
@@ -145,10 +155,15 @@ impl Comparison {
 
 impl Variant {
     fn of(name: String, samples: Vec<f64>) -> Option<Self> {
-        let mut sorted = samples.clone();
-        sorted.sort_by(f64::total_cmp);
+        let sorted = sorted(&samples);
         Some(Self { name, median: quantile(&sorted, 0.5)?, quartiles: [quantile(&sorted, 0.25)?, quantile(&sorted, 0.75)?], samples })
     }
+}
+
+fn sorted(samples: &[f64]) -> Vec<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted
 }
 
 /// The value below which that share of sorted samples lies, linear between two of them.
@@ -235,6 +250,16 @@ mod tests {
     fn a_machine_that_slows_down_is_slower_for_both() {
         let both = Comparison::new("time", "ms").variant("ours", vec![1.0, 4.0, 4.0]).variant("theirs", vec![2.0, 2.5, 8.0]);
         assert!(both.ratio("ours", "theirs", Bound::AtMost(0.5), None).goals[0].met);
+    }
+
+    #[test]
+    fn a_percentile_is_a_goal_of_its_own() {
+        let one = Comparison::new("time", "ms").variant("ours", (0..=100).rev().map(f64::from).collect());
+        let one = one.percentile("ours", 95, Bound::AtMost(95.0)).percentile("ours", 95, Bound::AtMost(94.0));
+        assert_eq!(
+            one.goals.iter().map(|goal| (goal.of.as_str(), goal.met)).collect::<Vec<_>>(),
+            [("p95 of ours", true), ("p95 of ours", false)]
+        );
     }
 
     #[test]

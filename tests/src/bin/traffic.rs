@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use netloss_lab::traffic::{Line, attempts, echo, probe};
+use netloss_lab::traffic::{attempts, echo, probe, watch};
+use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -30,6 +31,15 @@ enum Mode {
     },
     /// Sends packets at a steady pace and counts the answers.
     Probe {
+        /// Where the answering side listens.
+        #[arg(long, value_name = "IP:PORT")]
+        to: SocketAddr,
+        /// The time between two packets.
+        #[arg(long, value_name = "TIME", default_value = "5ms", value_parser = parse_interval)]
+        interval: Duration,
+    },
+    /// Sends packets at a steady pace, and writes a line when they begin to be lost, all of them, and when they cease to be.
+    Watch {
         /// Where the answering side listens.
         #[arg(long, value_name = "IP:PORT")]
         to: SocketAddr,
@@ -74,6 +84,7 @@ fn run(mode: &Mode) -> io::Result<()> {
     match *mode {
         Mode::Echo { port } => in_background(move || echo((any_address(), port).into(), write)),
         Mode::Probe { to, interval } => in_background(move || probe(to, interval, write)),
+        Mode::Watch { to, interval } => in_background(move || watch(to, interval, write)),
         Mode::Idle { time } => in_background(move || {
             thread::sleep(time);
             std::process::exit(0)
@@ -120,7 +131,7 @@ fn any_address() -> IpAddr {
     if Path::new("/proc/net/if_inet6").exists() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
 }
 
-fn write(line: &Line) -> io::Result<()> {
+fn write(line: &impl Serialize) -> io::Result<()> {
     let mut out = io::stdout().lock();
     serde_json::to_writer(&mut out, line)?;
     out.write_all(b"\n")

@@ -10,9 +10,11 @@ mod flow;
 mod packet;
 mod probe;
 mod report;
+mod watch;
 mod window;
 
 pub use self::attempts::attempts;
 pub use self::echo::echo;
 pub use self::probe::probe;
 pub use self::report::{Direction, Line};
+pub use self::watch::{Change, watch};

@@ -3,6 +3,7 @@
 mod datapath;
 mod exactness;
 mod programs;
+mod reaction;
 mod recording;
 mod share;
 mod start;
@@ -26,6 +27,7 @@ pub fn main(arguments: &[String]) -> Result<()> {
     match what.as_str() {
         "datapath" => datapath::measure(number),
         "exactness" => exactness::measure(number),
+        "reaction" => reaction::measure(number),
         "start" => start::measure(number),
         "share" => share::measure(number),
         "weight" => weight::measure(number),

@@ -122,6 +122,16 @@ impl Running {
         Ok(line)
     }
 
+    /// Sends SIGKILL.
+    pub(super) fn kill(&self) -> Result<()> {
+        kill(Pid::from_raw(self.pid().try_into()?), Signal::SIGKILL).context("cannot kill it")
+    }
+
+    /// Waits for the end of one that was killed.
+    pub(super) fn bury(mut self) -> Result<()> {
+        self.child.wait().map(drop).context("cannot wait for its end")
+    }
+
     /// Sends SIGTERM.
     pub(super) fn terminate(&self) -> Result<()> {
         kill(Pid::from_raw(self.pid().try_into()?), Signal::SIGTERM).context("cannot stop it")

@@ -74,7 +74,7 @@ impl Field {
     /// Starts a controller, so that what it has from before counts for nothing.
     pub(super) async fn start_controller(&mut self) -> Result<()> {
         self.stop_controller();
-        self.controller = Some(controller::start(&self.program, &self.control_plane).await?);
+        self.controller = Some(controller::start(&self.program, &self.control_plane, &[]).await?);
         Ok(())
     }
 
