@@ -108,16 +108,15 @@ impl Field {
         self.on_node("kill $(cat /run/watch.pid)").await.map(drop)
     }
 
-    /// Waits for so many changes of the packets' fate since they are watched, and returns when that one was, by the node's clock.
-    async fn change(&self, count: usize) -> Result<f64> {
+    /// Waits until packets are answered, or not any more, and returns since when, by the node's clock. What was before `since` does not
+    /// count: while a root qdisc comes or goes the kernel drops what is sent, so one change may be three.
+    async fn change(&self, since: f64, answered: bool) -> Result<f64> {
         let limit = Instant::now() + LIMIT;
         loop {
             let lines = self.on_node("cat /run/watch.log").await?;
             let changes: Vec<Change> = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>().context(lines)?;
-            // More may have happened: while a root qdisc goes, the kernel drops what is sent.
-            if let Some(last) = changes.get(count - 1) {
-                ensure!(last.answered == (count % 2 == 1), "the packets fare otherwise than they should: {changes:?}");
-                return Ok(last.time);
+            if let Some(change) = changes.iter().find(|change| change.time >= since && change.answered == answered) {
+                return Ok(change.time);
             }
             ensure!(Instant::now() < limit, "nothing happens to the packets: {changes:?}");
             // Each look costs the node some of its time.

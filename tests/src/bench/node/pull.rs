@@ -101,7 +101,7 @@ impl Field {
         }
         let patch = Patch::Strategic(json!({ "spec": { "ephemeralContainers": [container] } }));
         self.pods().patch_ephemeral_containers(&target.name, &PatchParams::default(), &patch).await?;
-        let lost = self.change(2).await?;
+        let lost = self.change(0.0, false).await?;
         let [begun, pulled] = self.containerd().await?.pull(image)?;
         self.end_watch().await?;
         Ok([pulled - begun, lost - begun])

@@ -126,16 +126,16 @@ async fn there_and_back(field: &Field, target: &Target) -> Result<[Passage; 2]> 
     field.watch(target).await?;
     let mut containers = field.containers(&target.name).await?;
     let mut passages = Vec::new();
-    for change in 2..=3 {
+    for applies in [true, false] {
         let (ahead, webhook, begun) = (field.clock_ahead().await?, webhook_seconds(field).await?, unix_time()?);
-        if change == 2 {
+        if applies {
             experiments.create(&PostParams::default(), &experiment).await?;
         } else {
             experiments.delete(&target.name, &DeleteParams::default()).await?;
         }
         let answered = unix_time()?;
         let (patched, container) = next(&mut containers).await?;
-        let fared = field.change(change).await? - ahead;
+        let fared = field.change(begun + ahead, !applies).await? - ahead;
         let kubelet = field.containerd().await?.begin(&container.name)?;
         let times = [begun, answered, patched, kubelet.created - ahead, kubelet.started - ahead, fared];
         passages.push(Passage { times, webhook: webhook_seconds(field).await? - webhook });
