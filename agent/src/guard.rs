@@ -1,9 +1,9 @@
 //! Keeps the guard armed, from a thread of its own.
 //!
 //! The thread renews the lease over the nfnetlink socket that owns the tables, and does nothing else: it waits for no rtnetlink
-//! request (whose lock is the whole node's), no report and no runtime, and for the rest of the agent only while that ends the loss. When it stops, for whatever reason, the kernel ends the loss:
-//! at once where the process died and the kernel knows owners, otherwise when the lease runs out. A lease never reaches past the end
-//! of the loss, so the end is the kernel's business too.
+//! request (whose lock is the whole node's), no report and no runtime, and for the rest of the agent only while that ends the loss.
+//! When it stops, for whatever reason, the kernel ends the loss: at once where the process died and the kernel knows owners, otherwise
+//! when the lease runs out. A lease never reaches past the end of the loss, so the end is the kernel's business too.
 
 use crate::{
     clock::{Limit, Moment},
