@@ -174,8 +174,7 @@ fn datagram(mut bytes: &[u8]) -> Vec<u8> {
     datagram
 }
 
-/// Tables and rules as the kernel lists them, of which some are ours, their counters of any bytes. Other expressions are left to
-/// netlink-packet-netfilter, which panics on some that no kernel makes.
+/// Tables and rules as the kernel lists them, of which some are ours, their counters of any bytes.
 fn ruleset(mut bytes: &[u8]) -> Vec<u8> {
     let mut datagram = Vec::new();
     while let [kind, name, chain, rest @ ..] = bytes {
@@ -214,12 +213,23 @@ pub fn kernel(bytes: &[u8]) {
                 *byte ^= with;
             }
             datagram.truncate(datagram.len().saturating_sub(usize::from(*keep) / 4));
-            if let Ok(Told { tables, owned, .. }) = Told::by(&datagram) {
-                assert!(owned <= tables);
-            }
+            of_nftables(&datagram);
         }
-        (0, rest) => of_rtnetlink(&datagram(rest)),
-        _ => of_rtnetlink(rest),
+        (0, rest) => {
+            let datagram = datagram(rest);
+            of_rtnetlink(&datagram);
+            of_nftables(&datagram);
+        }
+        _ => {
+            of_rtnetlink(rest);
+            of_nftables(rest);
+        }
+    }
+}
+
+fn of_nftables(datagram: &[u8]) {
+    if let Ok(Told { tables, owned, .. }) = Told::by(datagram) {
+        assert!(owned <= tables);
     }
 }
 
