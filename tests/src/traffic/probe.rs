@@ -40,20 +40,23 @@ pub fn probe(peer: SocketAddr, interval: Duration, mut write: impl FnMut(&Line) 
             write(&Line { time: unix_time(), peer: peer.to_string(), to_peer, from_peer, send_errors })?;
             next_line = (next_line + LINE_INTERVAL).max(now);
         }
-        let pause = next_packet.min(next_line).saturating_duration_since(Instant::now());
-        if pause.is_zero() {
-            continue;
-        }
-        socket.set_read_timeout(Some(pause))?;
-        let mut buffer = [0; LENGTH];
-        // Time-outs and the peer's "port unreachable" alike: there is no answer.
-        if let Ok(length) = socket.recv(&mut buffer)
-            && let Some(packet) = Packet::decode(&buffer[..length])
-            && packet.session == flow.session()
-        {
+        if let Some(packet) = answer(&socket, next_packet.min(next_line), flow.session())? {
             flow.receive(packet);
         }
     }
+}
+
+/// An answer to a packet of this session, if one comes by then.
+pub(super) fn answer(socket: &UdpSocket, limit: Instant, session: u64) -> io::Result<Option<Packet>> {
+    let pause = limit.saturating_duration_since(Instant::now());
+    if pause.is_zero() {
+        return Ok(None);
+    }
+    socket.set_read_timeout(Some(pause))?;
+    let mut buffer = [0; LENGTH];
+    // Time-outs and the peer's "port unreachable" alike: there is no answer.
+    let packet = socket.recv(&mut buffer).ok().and_then(|length| Packet::decode(&buffer[..length]));
+    Ok(packet.filter(|packet| packet.session == session))
 }
 
 pub(super) fn unix_time() -> f64 {

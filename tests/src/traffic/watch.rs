@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::packet::{LENGTH, Packet};
-use super::probe::unix_time;
+use super::packet::Packet;
+use super::probe::{answer, unix_time};
 
 /// A packet whose answer takes longer is lost.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -47,16 +47,7 @@ pub fn watch(peer: SocketAddr, interval: Duration, mut write: impl FnMut(&Change
         for change in watched.changes(unix_time()) {
             write(&change)?;
         }
-        let pause = next_packet.saturating_duration_since(Instant::now());
-        if pause.is_zero() {
-            continue;
-        }
-        socket.set_read_timeout(Some(pause))?;
-        let mut buffer = [0; LENGTH];
-        if let Ok(length) = socket.recv(&mut buffer)
-            && let Some(packet) = Packet::decode(&buffer[..length])
-            && packet.session == session
-        {
+        if let Some(packet) = answer(&socket, next_packet, session)? {
             // Nothing overtakes anything between two pods of a node: the highest number that the peer has seen is that of the packet that it
             // answers.
             watched.answered(packet.seen);
