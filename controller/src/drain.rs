@@ -90,7 +90,7 @@ pub async fn drain(client: &Client, context: &Arc<Context>, namespaces: &[String
         }
         let passes = stream::iter(open).map(|object| async move {
             let name = display_name(&object);
-            if let Err(error) = reconcile(Arc::new(object), Arc::clone(context)).await {
+            if let Err(error) = reconcile(&object, context).await {
                 warn!(name, %error, "the pass failed and is tried again");
             }
         });

@@ -31,6 +31,7 @@ pub mod schedule;
 pub mod steps;
 mod stored;
 pub mod targets;
+mod turns;
 mod verify;
 pub mod windows;
 mod words;

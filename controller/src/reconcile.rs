@@ -16,6 +16,7 @@ use crate::{
     publish::Publisher,
     steps::{self, Step},
     stored,
+    turns::Turns,
 };
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
@@ -55,6 +56,7 @@ pub struct Context {
     health: Arc<Health>,
     retention: Retention,
     heard: observe::Heard,
+    turns: Turns,
 }
 
 /// Why a pass did not come to its end.
@@ -132,8 +134,8 @@ impl Context {
         let publisher = Publisher::new(client.clone(), FIELD_MANAGER, instance);
         let retention = Retention { count: 100, age: SignedDuration::from_hours(24 * 30) };
         let (backoff, metrics, health) = (Backoff::default(), Arc::default(), Arc::default());
-        let heard = observe::Heard::default();
-        Self { client, settings, clock, publisher, backoff, metrics, health, retention, heard }
+        let (heard, turns) = (observe::Heard::default(), Turns::default());
+        Self { client, settings, clock, publisher, backoff, metrics, health, retention, heard, turns }
     }
 
     /// With these in place of its own.
@@ -157,6 +159,11 @@ impl Context {
     /// What is known of this replica.
     pub(crate) fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// Whose turn it is.
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// Deletes the records of a namespace, or of all, that are not kept any longer.
@@ -225,15 +232,15 @@ impl Context {
                 answer => drop(answer.map_err(Error::api("writing a ChaosExperimentPlan"))?),
             }
         }
-        let object = ChaosExperiment { status: Some(status), ..object.clone() };
-        let written = match api.replace_status(&object.name_any(), &params, &object).await {
+        let changed = ChaosExperiment { metadata: object.metadata.clone(), spec: object.spec.clone(), status: Some(status) };
+        let written = match api.replace_status(&object.name_any(), &params, &changed).await {
             Ok(written) => written.status.unwrap_or_default(),
             Err(kube::Error::Api(status)) if status.code == 409 => return Ok(Written::Stale),
             Err(error) => return Err(Error::api("writing the status")(error)),
         };
         // What is not written down must not be done, and would be planned again and again.
         let kept = |status: &ChaosExperimentStatus| (status.run, status.attempt, status.pods.len());
-        if object.status.is_some_and(|status| kept(&status) != kept(&written)) {
+        if changed.status.is_some_and(|status| kept(&status) != kept(&written)) {
             return Err(Error::Pruned);
         }
         for name in unused {
@@ -380,28 +387,46 @@ fn answer(words: String) -> Preflight {
 ///
 /// # Errors
 /// When something has to be tried again.
-pub async fn reconcile(object: Arc<ChaosExperiment>, context: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(object: &ChaosExperiment, context: &Context) -> Result<Action, Error> {
     // Before anything else, so that nothing at all happens to what is not ours.
     if !object.spec.action.is_served() {
         return Ok(Action::await_change());
     }
-    let _pass = context.health.pass();
-    match tokio::time::timeout(PASS_TIMEOUT, pass(&object, &context)).await {
-        Ok(result) => result.inspect(|_| context.backoff.succeeded(&object.uid().unwrap_or_default())),
-        Err(_) => Err(Error::TimedOut),
+    let mut course = Course::default();
+    loop {
+        let Some(_turn) = context.turns.take(object).await else { return Ok(Action::await_change()) };
+        let _pass = context.health.pass();
+        let done = tokio::time::timeout(PASS_TIMEOUT, pass(object, context, &mut course)).await.map_err(|_| Error::TimedOut)??;
+        if let Some(action) = done {
+            context.backoff.succeeded(&object.uid().unwrap_or_default());
+            return Ok(action);
+        }
     }
 }
 
-async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Error> {
+/// What the next round of a pass has of those before it.
+#[derive(Default)]
+struct Course {
+    rounds: usize,
+    /// In whose words agents were refused, by the pods' uids.
+    refused: BTreeMap<String, PodView>,
+    preflight: Option<Preflight>,
+    /// What went wrong with a patch.
+    retry: Option<Error>,
+}
+
+/// Goes on with a pass to its end, or until agents were put in: others have their turn before it is looked at what became of these, so that
+/// of many experiments that begin together none waits until others have been heard of.
+async fn pass(object: &ChaosExperiment, context: &Context, course: &mut Course) -> Result<Option<Action>, Error> {
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     let api = Api::<ChaosExperiment>::namespaced(context.client.clone(), &namespace);
-    // What was heard in one round, for the next one.
-    let (mut refused, mut preflight, mut retry) = (BTreeMap::new(), None, None);
-    for _ in 0..ROUNDS {
+    let Course { rounds, refused, preflight, retry } = course;
+    while *rounds < ROUNDS {
+        *rounds += 1;
         let begun = (context.clock)();
         // Not from the watch's cache: a patch may follow only from the status that stands.
         let Some(mut current) = api.get_opt(&name).await.map_err(Error::api("reading the experiment"))? else {
-            return Ok(Action::await_change());
+            return Ok(Some(Action::await_change()));
         };
         if let Some(status) = &mut current.status {
             context.fill_in(&namespace, status, |pod| pod.state == PodState::Planned).await?;
@@ -421,7 +446,7 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
         let observed = observe::observe(&context.client, &experiment, &needs, settings, &context.heard, now).await;
         let mut observed = observed.map_err(Error::api("looking at pods"))?;
         // What was heard in one round is for the next one alone: after that it may be of another attempt.
-        let (words, answer) = (mem::take(&mut refused), preflight.take());
+        let (words, answer) = (mem::take(refused), preflight.take());
         if let Observed::Pods(seen) = &mut observed {
             context.note_heard(&seen.views);
             seen.views.extend(words);
@@ -449,23 +474,24 @@ async fn pass(object: &ChaosExperiment, context: &Context) -> Result<Action, Err
                     context.metrics.record(&recorded, current.status.as_ref(), &status, now);
                 }
                 Step::Publish => context.publisher.publish(&current, mem::take(&mut decision.events)).await,
-                Step::GiveUp => return retry.map_or_else(|| Ok(Action::await_change()), Err),
+                Step::GiveUp => return retry.take().map_or_else(|| Ok(Some(Action::await_change())), Err),
                 Step::SetFinalizer(wanted) => context.set_finalizer(&current, wanted).await?,
-                Step::Rest => return Ok(decision.requeue.map_or_else(Action::await_change, Action::requeue)),
-                Step::Ask => preflight = Some(context.preflight(mem::take(&mut decision.preflight)).await?),
+                Step::Rest => return Ok(Some(decision.requeue.map_or_else(Action::await_change, Action::requeue))),
+                Step::Ask => *preflight = Some(context.preflight(mem::take(&mut decision.preflight)).await?),
                 Step::SendAfter => {
                     let (stops, repairs) = (mem::take(&mut decision.stops), mem::take(&mut decision.repairs));
-                    refused = context.send_after(stops, repairs).await?;
+                    *refused = context.send_after(stops, repairs).await?;
                 }
                 Step::Inject => {
                     let (words, error) = context.inject_all(mem::take(&mut decision.injections), &run, begun).await;
                     refused.extend(words);
-                    retry = error;
+                    *retry = error;
+                    return Ok(None);
                 }
             }
         }
     }
-    Err(retry.unwrap_or(Error::Contended))
+    Err(retry.take().unwrap_or(Error::Contended))
 }
 
 /// One line for each decision that changes something.

@@ -28,9 +28,6 @@ use tracing::{debug, info, warn};
 /// Changes of one experiment's pods often come together.
 const DEBOUNCE: Duration = Duration::from_millis(200);
 
-/// Experiments that are worked on at a time.
-const CONCURRENT_EXPERIMENTS: u16 = 16;
-
 /// Between looks at which history records are kept.
 const SWEEP: Duration = Duration::from_hours(1);
 
@@ -60,8 +57,14 @@ pub async fn run(client: Client, context: Arc<Context>, namespaces: &[String], s
     };
     let work = join_all(rooms.into_iter().map(|room| room.run(client.clone(), Arc::clone(&context), shutdown.clone())));
     info!(namespaces = ?(!namespaces.is_empty()).then_some(namespaces), "watching ChaosExperiments");
+    let ending = async {
+        shutdown.clone().await;
+        context.turns().close();
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         _ = work => {}
+        () = ending => {}
         () = synced => {}
         () = sweep(&context, &scopes) => {}
     }
@@ -111,7 +114,7 @@ impl Room {
         let (sender, pods) = mpsc::channel::<Changed>(CHANGES);
         let (store, frozen, followed) = (self.store.clone(), self.store.clone(), self.store.clone());
         let controller = Controller::for_stream(experiments, self.store)
-            .with_config(Config::default().debounce(DEBOUNCE).concurrency(CONCURRENT_EXPERIMENTS))
+            .with_config(Config::default().debounce(DEBOUNCE))
             .reconcile_on(pods.flat_map(move |(namespace, name)| stream::iter(followers(&followed, &namespace, &name))))
             .watches(freeze, this_one, move |_| those(&frozen, is_under_way))
             .graceful_shutdown_on(shutdown)
@@ -138,8 +141,15 @@ impl Room {
     }
 }
 
-/// Keeps of an object in memory what is looked at there.
+/// Keeps of an object in memory what is looked at there: a pass reads it anew.
 fn trim(object: &mut Guarded) {
+    let pods = object.0.iter_mut().filter_map(|experiment| experiment.status.as_mut()).flat_map(|status| &mut status.pods);
+    for pod in pods {
+        (pod.stop, pod.repair, pod.template, pod.message) = (None, None, None, None);
+        (pod.image, pod.container) = (String::new(), String::new());
+        // Which says whether loss may be left.
+        pod.argv.retain(|argument| argument.starts_with("--backend"));
+    }
     object.meta_mut().managed_fields = None;
     if let Some(annotations) = object.meta_mut().annotations.as_mut() {
         annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
@@ -178,7 +188,7 @@ fn those(store: &Store<Guarded>, wanted: impl Fn(&ChaosExperiment) -> bool) -> V
 
 async fn reconcile_guarded(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
     match &object.0 {
-        Ok(experiment) => reconcile::reconcile(Arc::new(experiment.clone()), context).await,
+        Ok(experiment) => reconcile::reconcile(experiment, &context).await,
         Err(invalid) => {
             let (name, namespace) = (object.name_any(), object.namespace());
             warn!(name, namespace, error = invalid.error, "left alone an experiment that does not have the form of this version");
@@ -190,4 +200,35 @@ async fn reconcile_guarded(object: Arc<Guarded>, context: Arc<Context>) -> Resul
 #[allow(clippy::needless_pass_by_value)] // the form that Controller::run asks for
 fn on_error(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
     reconcile::on_error(&object.uid().unwrap_or_default(), error, &context)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{Outcome, PodState, PodStatus},
+        machine::fixtures::{entry, spec},
+    };
+
+    #[test]
+    fn what_is_kept_answers_what_is_asked_there() {
+        for (state, outcome) in
+            [(PodState::Applied, None), (PodState::Ended, Some(Outcome::Unknown)), (PodState::Ended, Some(Outcome::Clean))]
+        {
+            for backend in ["--backend=guarded", "--backend=auto"] {
+                let argv = ["run", backend, "--loss=10"].map(str::to_owned).to_vec();
+                let pod = PodStatus { state, outcome, argv, message: Some("at length".to_owned()), ..entry() };
+                let mut experiment = ChaosExperiment::new("x", spec());
+                experiment.status = Some(ChaosExperimentStatus { pods: vec![pod.clone()], ..ChaosExperimentStatus::default() });
+                let mut object = DeserializeGuard(Ok(experiment.clone()));
+                trim(&mut object);
+                let kept = object.0.unwrap();
+                assert_eq!(is_under_way(&kept), is_under_way(&experiment));
+                let kept = &kept.status.unwrap().pods[0];
+                assert_eq!(kept.may_keep_loss(), pod.may_keep_loss(), "{pod:?}");
+                assert_eq!((&kept.namespace, &kept.name, &kept.uid), (&pod.namespace, &pod.name, &pod.uid));
+                assert!(serde_json::to_vec(kept).unwrap().len() < serde_json::to_vec(&pod).unwrap().len());
+            }
+        }
+    }
 }

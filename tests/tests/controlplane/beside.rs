@@ -127,11 +127,11 @@ impl Theirs {
     /// A pass of ours over each object.
     async fn passes(&self) -> Vec<String> {
         let settings = Settings::new(AGENT_IMAGE, "netloss-system");
-        let context = Arc::new(Context::new(self.client.clone(), settings, Arc::new(Timestamp::now), None));
+        let context = Context::new(self.client.clone(), settings, Arc::new(Timestamp::now), None);
         let objects = Api::<ChaosExperiment>::namespaced(self.client.clone(), "default").list(&ListParams::default()).await.unwrap();
         let mut errors = Vec::new();
         for object in objects {
-            errors.extend(reconcile(Arc::new(object), Arc::clone(&context)).await.err().map(|error| error.to_string()));
+            errors.extend(reconcile(&object, &context).await.err().map(|error| error.to_string()));
         }
         errors
     }

@@ -145,7 +145,7 @@ impl World {
     /// One pass of this controller over the experiment.
     pub(crate) async fn pass_of(&self, controller: Arc<Context>, name: &str) -> Result<Action, Error> {
         let object = self.experiments().get(name).await.unwrap();
-        reconcile::reconcile(Arc::new(object), controller).await
+        reconcile::reconcile(&object, &controller).await
     }
 
     pub(crate) async fn status(&self, name: &str) -> ChaosExperimentStatus {
@@ -158,14 +158,19 @@ impl World {
 
     /// The reasons of the events about an object of this name, sorted.
     pub(crate) async fn event_reasons(&self, kind: &str, name: &str) -> Vec<String> {
-        let events = Api::<Event>::namespaced(self.client.clone(), &self.namespace).list(&ListParams::default()).await.unwrap();
-        let about = |event: &Event| {
-            let regarding = event.regarding.clone().unwrap_or_default();
-            regarding.kind.as_deref() == Some(kind) && regarding.name.as_deref() == Some(name)
-        };
-        let mut reasons: Vec<String> = events.items.into_iter().filter(about).filter_map(|event| event.reason).collect();
+        let mut reasons: Vec<String> = self.events(kind, name).await.into_iter().filter_map(|event| event.reason).collect();
         reasons.sort();
         reasons
+    }
+
+    /// The events about an object of this name.
+    pub(crate) async fn events(&self, kind: &str, name: &str) -> Vec<Event> {
+        let mut events = Api::<Event>::namespaced(self.client.clone(), &self.namespace).list(&ListParams::default()).await.unwrap().items;
+        events.retain(|event| {
+            let regarding = event.regarding.clone().unwrap_or_default();
+            regarding.kind.as_deref() == Some(kind) && regarding.name.as_deref() == Some(name)
+        });
+        events
     }
 }
 

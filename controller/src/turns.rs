@@ -1,0 +1,91 @@
+//! Whose turn it is: passes are made over so many experiments at a time, in the order in which they were asked for.
+//!
+//! kube's own limit takes any of those that wait, so that one could wait for as long as others change.
+
+use crate::api::ChaosExperiment;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// Experiments that are worked on at a time. Each holds what it has read of its pods, and has several requests under way.
+const PLACES: usize = 16;
+
+/// As many more that are to end: these do not wait for any that begin.
+const PLACES_TO_END: usize = 4;
+
+/// Hands out turns, first come, first served.
+pub(crate) struct Turns {
+    any: Semaphore,
+    to_end: Semaphore,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { any: Semaphore::new(PLACES), to_end: Semaphore::new(PLACES_TO_END) }
+    }
+}
+
+impl Turns {
+    /// Waits for a turn of this experiment, which ends when what is returned is dropped. None once there are no more.
+    pub(crate) async fn take(&self, object: &ChaosExperiment) -> Option<SemaphorePermit<'_>> {
+        let ends = object.metadata.deletion_timestamp.is_some() || object.spec.paused == Some(true);
+        let places = if ends { &self.to_end } else { &self.any };
+        places.acquire().await.ok()
+    }
+
+    /// From now on nobody gets a turn, also not who waits for one.
+    pub(crate) fn close(&self) {
+        self.any.close();
+        self.to_end.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::fixtures::spec;
+    use futures::FutureExt;
+
+    fn experiment(paused: bool) -> ChaosExperiment {
+        let mut spec = spec();
+        spec.paused = Some(paused);
+        ChaosExperiment::new("x", spec)
+    }
+
+    #[tokio::test]
+    async fn turns_come_in_the_order_in_which_they_were_asked_for() {
+        let (turns, object) = (Turns::default(), experiment(false));
+        let mut taken = Vec::new();
+        for _ in 0..PLACES {
+            taken.push(turns.take(&object).await.unwrap());
+        }
+        let (mut first, mut second) = (turns.take(&object).boxed(), turns.take(&object).boxed());
+        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+        taken.pop();
+        assert!((&mut second).now_or_never().is_none());
+        assert!(first.now_or_never().unwrap().is_some());
+        // It has ended at once.
+        assert!(second.now_or_never().unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_is_to_end_waits_for_nothing_that_begins() {
+        let turns = Turns::default();
+        let mut taken = Vec::new();
+        for _ in 0..PLACES {
+            taken.push(turns.take(&experiment(false)).await.unwrap());
+        }
+        assert!(turns.take(&experiment(false)).now_or_never().is_none());
+        assert!(turns.take(&experiment(true)).now_or_never().unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_waits_at_the_end_gets_no_turn() {
+        let (turns, object) = (Turns::default(), experiment(false));
+        let mut taken = Vec::new();
+        for _ in 0..PLACES {
+            taken.push(turns.take(&object).await.unwrap());
+        }
+        let waits = turns.take(&object);
+        turns.close();
+        assert!(waits.await.is_none());
+    }
+}
