@@ -19,12 +19,13 @@ const NOTE_LIMIT: usize = 1024;
 
 /// Writes events.
 pub(crate) struct Publisher {
-    recorder: Recorder,
+    client: Client,
+    reporter: Reporter,
 }
 
 impl Publisher {
     pub(crate) fn new(client: Client, controller: &str, instance: Option<String>) -> Self {
-        Self { recorder: Recorder::new(client, Reporter { controller: controller.to_owned(), instance }) }
+        Self { client, reporter: Reporter { controller: controller.to_owned(), instance } }
     }
 
     /// Writes `events`, those about the experiment about `object`.
@@ -44,7 +45,10 @@ impl Publisher {
                 let note = event.note[..event.note.floor_char_boundary(NOTE_LIMIT)].to_owned();
                 let reason = event.reason.to_owned();
                 let event = Event { type_, reason, note: Some(note), action: "PodNetworkLoss".to_owned(), secondary };
-                if let Err(error) = self.recorder.publish(&event, &regarding).await {
+                // A recorder of its own for each: one that is kept remembers all events of six minutes, looks through them at each new one, and
+                // counts up an older one of the same reason with the words of that one.
+                let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+                if let Err(error) = recorder.publish(&event, &regarding).await {
                     warn!(reason = event.reason, %error, "an event could not be written");
                 }
             }

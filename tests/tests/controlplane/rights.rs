@@ -150,7 +150,7 @@ impl Case {
         world.pod("a").await;
         world.apply("x", spec(json!({}))).await.unwrap();
         self.through("x", 1).await;
-        // Another run: its record takes the place of the first one's, and its events count up those of the first.
+        // Another run: its record takes the place of the first one's.
         world.apply("x", spec(json!({ "lossPercentage": 20 }))).await.unwrap();
         self.through("x", 2).await;
         if self.is_about("chaosexperimentplans") {

@@ -1,10 +1,11 @@
 //! Which pods are taken, and which never are.
 
-use crate::world::{World, spec};
+use crate::world::{AGENT_IMAGE, World, spec};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use netloss_controller::api::{Phase, PodState};
 use serde_json::json;
+use std::sync::Arc;
 
 #[tokio::test]
 async fn of_the_matching_pods_only_as_many_as_asked_for_are_taken() {
@@ -164,4 +165,19 @@ async fn an_excluded_namespace_is_left_alone() {
     world.pass("x", 0).await;
     assert!(world.message("x").await.starts_with("No eligible pods: the namespace \"selection-namespace\" carries the label"));
     assert!(world.agents("a").await.is_empty());
+}
+
+/// Whoever counts up the first event of a reason, as kube's recorder does, leaves its words standing.
+#[tokio::test]
+async fn what_is_refused_twice_is_told_twice_in_words_of_its_own() {
+    let world = World::new("selection-twice").await;
+    let controller = world.controller(world.client.clone(), AGENT_IMAGE, 0);
+    let networks = ["10.0.0.1/8", "10.0.0.2/8"];
+    for network in networks {
+        world.apply("x", spec(json!({ "targetCIDRs": [network] }))).await.unwrap();
+        world.pass_of(Arc::clone(&controller), "x").await.unwrap();
+    }
+    let notes: Vec<String> = world.events("ChaosExperiment", "x").await.into_iter().filter_map(|event| event.note).collect();
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(networks.iter().all(|network| notes.iter().any(|note| note.contains(network))), "{notes:?}");
 }
