@@ -37,8 +37,8 @@ const LOG_TIMEOUT: Duration = Duration::from_secs(3);
 /// An agent that has said nothing for so long has missed three heartbeats of five seconds, and time for a fourth.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// Pods of one page of a list.
-const PAGE: u32 = 500;
+/// Pods of one page of a list. Several experiments hold one at a time, and a pod may well be ten kilobytes, and more in memory.
+pub(crate) const PAGE: u32 = 100;
 
 /// So many pods under way are read one by one; more of them by a list of those that the selector has.
 const ONE_BY_ONE: usize = 4;
