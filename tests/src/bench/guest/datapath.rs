@@ -19,9 +19,11 @@ const TC: &str = "tc";
 const GUARDED: &str = "guarded";
 const FILTERED: &str = "guarded, 100 filters";
 
+/// One packet in a million: none at all is no loss, which the agent does not take.
+const LOSS: &str = "0.0001";
+
 pub(super) fn measure(times: u32) -> Result<()> {
-    // One packet in a million: none at all is no loss, which the agent does not take.
-    let agent = |more: &str| format!("{AGENT} run --loss 0.0001 --ttl 10h --heartbeat 1h {more}");
+    let agent = |more: &str| format!("{AGENT} run --loss {LOSS} --ttl 10h --heartbeat 1h {more}");
     // None of these is where the packets go, so that each packet meets all rules, and then the loss.
     let spared: Vec<String> = (1..=100).map(|last| format!("--spare 198.51.100.{last}")).collect();
     let variants = [
@@ -62,7 +64,51 @@ pub(super) fn measure(times: u32) -> Result<()> {
     for (_, running) in pods {
         running.map(super::programs::Running::stop).transpose()?;
     }
-    Ok(())
+    parts(times)
+}
+
+/// What of the cost of a packet that is sent under the guard is whose: the same parts, put there by tc and nft, one or two at a time.
+fn parts(times: u32) -> Result<()> {
+    let netem = |parent: &str| format!("qdisc add dev eth0 {parent} netem loss {LOSS}%");
+    let root = [netem("root")];
+    let under_prio =
+        ["qdisc add dev eth0 root handle 7a11: prio bands 4 priomap 3 3 3 3 3 3 3 3 3 3 3 3 3 3 3 3".to_owned(), netem("parent 7a11:4")];
+    let hook = |rule: &str| {
+        format!(
+            "table netdev parts {{ set lease {{ type ifname; flags timeout; elements = {{ \"eth0\" timeout 10h }}; }}; \
+             chain eg {{ type filter hook egress device \"eth0\" priority 2147483647; {rule} }}; }}"
+        )
+    };
+    let (empty, rule) = (hook(""), hook("oifname @lease counter meta priority set 7a11:4 ;"));
+    let variants: [(&str, &[String], Option<&str>); 5] = [
+        ("netem", &root, None),
+        ("under a prio", &under_prio, None),
+        ("and an egress hook without a rule", &root, Some(&empty)),
+        ("and one with the guard's rule", &root, Some(&rule)),
+        ("all of it", &under_prio, Some(&rule)),
+    ];
+    println!("UDP packets sent, by the parts of the guard");
+    let mut pods = Vec::new();
+    for (_, qdiscs, ruleset) in &variants {
+        let pod = Pod::new()?;
+        for qdisc in *qdiscs {
+            pod.pod.tc(qdisc)?;
+        }
+        ruleset.map(|ruleset| pod.pod.nft(ruleset)).transpose()?;
+        pods.push(pod);
+    }
+    let mut samples = vec![Vec::new(); variants.len()];
+    for time in 0..=times {
+        for (pod, samples) in pods.iter().zip(&mut samples) {
+            let figure = udp(pod, Way::Out)?;
+            if time > 0 {
+                samples.push(figure);
+            }
+        }
+    }
+    let comparison = Comparison::new("UDP packets sent, by the parts of the guard", "thousands a second").undrawn();
+    let comparison = variants.iter().zip(samples).fold(comparison, |all, ((name, ..), samples)| all.variant(*name, samples));
+    hand_over(&comparison)
 }
 
 /// In thousands a second, sent and received.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
@@ -13,6 +12,7 @@ use kube::api::{Patch, PatchParams};
 use kube::core::{ApiResource, Object};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
+use netloss_contract::{Event, Ttl};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -21,9 +21,6 @@ use tokio::time::sleep;
 use crate::controlplane::kubelet::Kubelet;
 use crate::controlplane::reports;
 use crate::host::progress;
-
-/// How long the loss lasts, whatever was asked for.
-pub(super) const TTL: Duration = Duration::from_secs(10);
 
 /// Of a pod what is looked at: five thousand are watched.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -122,13 +119,18 @@ async fn play(client: Client, kubelet: Arc<Kubelet>, pod: Target, agent: Agent, 
     };
     let live = async {
         let run = agent.args.iter().find_map(|word| word.strip_prefix("--run=")).context("an agent without a run")?;
+        let ttl = agent.args.iter().find_map(|word| word.strip_prefix("--ttl=")).context("an agent without a time to live")?;
+        let ttl = ttl.parse::<Ttl>()?.duration();
         let begin = Timestamp::now();
-        let end = begin + SignedDuration::try_from(TTL)?;
+        let end = begin + SignedDuration::try_from(ttl)?;
         kubelet.set_log(&namespace, &name, &agent.name, reports::applied(run, begin, end).to_line());
         set_state(json!({ "running": {} })).await?;
-        sleep(TTL).await;
-        let report = reports::removed(run, Timestamp::now(), begin).to_line();
-        set_state(json!({ "terminated": { "exitCode": 0, "message": report } })).await
+        sleep(ttl).await;
+        let mut report = reports::removed(run, Timestamp::now(), begin);
+        if let Event::Removed(removed) = &mut report.event {
+            removed.elapsed_seconds = ttl.as_secs_f64();
+        }
+        set_state(json!({ "terminated": { "exitCode": 0, "message": report.to_line() } })).await
     };
     if let Err(error) = live.await {
         progress::note(format!("the agent of {name}: {error:#}"));

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::LIMIT;
-use super::agents::TTL;
 use super::field::{Field, GROUP, place};
 use crate::cluster::Image;
 
@@ -34,13 +33,19 @@ pub(super) struct Round {
     pub(super) status: f64,
 }
 
-fn experiment(group: usize, action: &str, count: usize) -> Value {
+/// How long the loss lasts with so many targets: longer than it takes to put the agents in and to write that down, so that it is this
+/// which is measured and not also their ends.
+fn ttl(targets: usize) -> Duration {
+    Duration::from_secs(10) + Duration::from_millis(20) * u32::try_from(targets).unwrap_or(u32::MAX)
+}
+
+fn experiment(group: usize, action: &str, targets: usize) -> Value {
     let (_, name) = place(group);
     json!({
         "apiVersion": "chaos.gushchin.dev/v1alpha1", "kind": "ChaosExperiment", "metadata": { "name": name },
         "spec": {
-            "action": action, "selector": { "group": format!("target-{name}") }, "count": count,
-            "duration": format!("{}s", TTL.as_secs()), "lossPercentage": 10, "maxRetries": 0,
+            "action": action, "selector": { "group": format!("target-{name}") }, "count": GROUP.min(targets),
+            "duration": format!("{}s", ttl(targets).as_secs()), "lossPercentage": 10, "maxRetries": 0,
         },
     })
 }
@@ -53,7 +58,7 @@ pub(super) async fn native(field: &mut Field, targets: usize) -> Result<Round> {
     let groups = targets.div_ceil(GROUP);
     let begin = Instant::now();
     for group in 0..groups {
-        field.apply(group, &experiment(group, "pod-network-loss", GROUP.min(targets))).await?;
+        field.apply(group, &experiment(group, "pod-network-loss", targets)).await?;
     }
     until("agents are put in", || field.agents.seen() - seen >= targets).await?;
     let injected = begin.elapsed().as_secs_f64();
@@ -68,7 +73,8 @@ pub(super) async fn native(field: &mut Field, targets: usize) -> Result<Round> {
         }
         status = of_objects().filter_map(|status| Some(serde_json::to_vec(status).ok()?.len())).fold(status, usize::max);
         if of_objects().filter(|status| status.phase.is_some_and(Phase::is_final)).count() == groups {
-            ensure!(entries.iter().all(|entry| entry.outcome == Some(Outcome::Clean)), "not all are clean: {entries:?}");
+            let other = entries.iter().find(|entry| entry.outcome != Some(Outcome::Clean));
+            ensure!(other.is_none(), "not all are clean: {other:?}");
             break;
         }
         ensure!(begin.elapsed() < LIMIT, "not over: {}", field.controller()?.log_tail(20));
@@ -100,10 +106,9 @@ pub(super) async fn sequential(field: &mut Field, targets: usize) -> Result<Dura
     let begin = Instant::now();
     for group in 0..groups {
         let (namespace, name) = place(group);
-        let object = field.apply(group, &experiment(group, "pod-kill", GROUP.min(targets))).await?;
+        let object = field.apply(group, &experiment(group, "pod-kill", targets)).await?;
         let uid = object.uid().unwrap_or_default();
-        let container =
-            json!({ "name": format!("netloss-{uid}"), "image": Image::Agent.reference(), "args": ["run", format!("--run={uid}/1")] });
+        let container = json!({ "name": format!("netloss-{uid}"), "image": Image::Agent.reference(), "args": ["run", format!("--run={uid}/1"), format!("--ttl={}s", ttl(targets).as_secs())] });
         let patch = Patch::Strategic(json!({ "spec": { "ephemeralContainers": [container] } }));
         let pods = Api::<Pod>::namespaced(field.client.clone(), &namespace);
         let mut affected = Vec::new();
