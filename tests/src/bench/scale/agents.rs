@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -114,7 +114,12 @@ async fn play(client: Client, kubelet: Arc<Kubelet>, pod: Target, agent: Agent, 
             states.iter().map(of_agent).collect()
         };
         let patch = Patch::Merge(json!({ "status": { "ephemeralContainerStatuses": statuses } }));
-        pods.patch_status(&name, &PatchParams::default(), &patch).await?;
+        // A connection that lay idle may be closed just when it is used again. A kubelet tries again too.
+        let mut tries = 0;
+        while let Err(error) = pods.patch_status(&name, &PatchParams::default(), &patch).await {
+            tries += 1;
+            ensure!(tries < 5, "{error}");
+        }
         Ok(())
     };
     let live = async {
