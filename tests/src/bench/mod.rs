@@ -80,6 +80,7 @@ pub const BENCHES: &[Bench] = &[
         guards: true,
         run: scale::measure,
     },
+    Bench { name: "bystanders", what: "the controller among pods that are none of its targets", guards: false, run: scale::bystanders },
     Bench { name: "share", what: "where the time of the agent's start goes", guards: false, run: start::share },
     Bench { name: "weight", what: "image, memory and work while the loss is in place", guards: true, run: weight::measure },
     Bench { name: "datapath", what: "what a packet costs that meets the loss", guards: false, run: datapath::measure },

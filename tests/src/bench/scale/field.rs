@@ -141,9 +141,9 @@ impl Field {
         Ok(api.patch(&name, &PatchParams::apply("bench"), &Patch::Apply(manifest)).await?)
     }
 
-    /// Deletes the experiments of so many groups, and waits until they are gone.
-    pub(super) async fn delete(&self, groups: usize) -> Result<()> {
-        for group in 0..groups {
+    /// Deletes the experiments of these groups, and waits until they are gone.
+    pub(super) async fn delete(&self, groups: Range<usize>) -> Result<()> {
+        for group in groups {
             let (namespace, name) = place(group);
             let api = Api::<ChaosExperiment>::namespaced(self.client.clone(), &namespace);
             api.delete(&name, &DeleteParams::default()).await?;

@@ -35,19 +35,14 @@ async fn measured(size: Size) -> Result<Report> {
     let mut field = Field::prepare().await?;
     let most = sizes.iter().map(|(targets, _)| *targets).max().unwrap_or_default();
     field.create_pods("target", 0..most).await?;
-    // Before there are others.
-    let mut alone = Vec::new();
     if size == Size::Full {
-        for _ in 0..5 {
-            alone.push(round::native(&mut field, 100).await?);
-        }
         field.create_pods("bystander", 0..BYSTANDERS).await?;
     }
     let mut all = Vec::new();
     for (targets, rounds) in sizes {
         let (mut native, mut sequential) = (Vec::new(), Vec::new());
         for _ in 0..*rounds {
-            native.push(round::native(&mut field, *targets).await?);
+            native.push(round::native(&mut field, 0, *targets).await?);
             sequential.push(round::sequential(&mut field, *targets).await?.as_secs_f64());
         }
         all.push(Measured { targets: *targets, native, sequential });
@@ -64,9 +59,52 @@ async fn measured(size: Size) -> Result<Report> {
             field::GROUP
         ),
         command: "tests/lab bench scale".to_owned(),
-        machine: format!("{} processors, which the API server, its store, kwok and the bench share", std::thread::available_parallelism()?),
-        comparisons: comparisons(&all, &alone),
+        machine: machine()?,
+        comparisons: comparisons(&all),
     })
+}
+
+/// Whether it matters how many pods there are that nobody asked for.
+pub(super) fn bystanders(size: Size) -> Result<Report> {
+    runtime::run(among_others(size))
+}
+
+async fn among_others(size: Size) -> Result<Report> {
+    let (rounds, others) = (size.pick(8, 1), size.pick(BYSTANDERS, 500));
+    let mut field = Field::prepare().await?;
+    // Two groups of one namespace: a pod keeps the containers that it was given, and is read with them, so each of them is as new as the other.
+    field.create_pods("target", 0..2 * field::GROUP).await?;
+    let (mut alone, mut among) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        alone.push(round::native(&mut field, 0, field::GROUP).await?);
+    }
+    field.create_pods("bystander", 0..others).await?;
+    for _ in 0..rounds {
+        among.push(round::native(&mut field, 1, field::GROUP).await?);
+    }
+    let compared = |what: &str, unit: &str, of: &dyn Fn(&Round) -> f64| {
+        let comparison = Comparison::new(what, unit).undrawn();
+        comparison.variant("alone", alone.iter().map(of).collect()).variant("among others", among.iter().map(of).collect())
+    };
+    let memory = compared("the controller's most resident memory", "MiB", &|round| round.memory);
+    Ok(Report {
+        name: "bystanders".to_owned(),
+        title: "The controller among other pods".to_owned(),
+        about: format!(
+            "An experiment on 100 pods, with no other pods but a hundred like them, and then on those with {others} more, of which 1 000 are in the same namespace."
+        ),
+        command: "tests/lab bench bystanders".to_owned(),
+        machine: machine()?,
+        comparisons: vec![
+            memory.ratio("among others", "alone", Bound::AtMost(1.2), None),
+            compared("the controller's processor time, for each pod", "ms", &|round| round.processor * 10.0),
+            compared("requests for each pod", "", &|round| round.requests / 100.0),
+        ],
+    })
+}
+
+fn machine() -> Result<String> {
+    Ok(format!("{} processors, which the API server, its store, kwok and the bench share", std::thread::available_parallelism()?))
 }
 
 /// What was measured of so many targets.
@@ -90,7 +128,7 @@ impl Measured {
     }
 }
 
-fn comparisons(all: &[Measured], alone: &[Round]) -> Vec<Comparison> {
+fn comparisons(all: &[Measured]) -> Vec<Comparison> {
     let mut comparisons = Vec::new();
     for of in all {
         let what = format!("{}, from apply to the last agent put in", of.targets);
@@ -112,23 +150,16 @@ fn comparisons(all: &[Measured], alone: &[Round]) -> Vec<Comparison> {
             if guard.is_some() { comparison.value(&of.name(), Bound::AtMost(wanted), guard) } else { comparison }
         })
     };
-    let slopes: [(&str, fn(&Round) -> f64); 2] = [
-        ("from apply to the last agent put in, for each pod", |round| round.injected * 1000.0),
-        ("from apply to all of status saying applied, for each pod", |round| round.applied * 1000.0),
-    ];
-    for (what, of_round) in slopes {
-        let slope = by_size(what, "ms", &|of| of.per_pod(of_round));
-        comparisons.push(slope.ratio("5000 pods", "1000 pods", Bound::AtMost(1.2), None));
-    }
+    let slope = by_size("from apply to the last agent put in, for each pod", "ms", &|of| of.per_pod(|round| round.injected * 1000.0));
+    comparisons.push(slope.ratio("5000 pods", "1000 pods", Bound::AtMost(1.2), None));
+    let applied = "from apply to all of status saying applied, for each pod";
+    comparisons.push(by_size(applied, "ms", &|of| of.per_pod(|round| round.applied * 1000.0)));
     let requests = by_size("requests for each pod, reading what its agent says aside", "", &|of| of.per_pod(|round| round.requests));
     comparisons.push(goals(requests, 4.0, 5.0));
     comparisons.push(by_size("of its agent's log, for each pod", "", &|of| of.per_pod(|round| round.logs)));
     let memory = by_size("the controller's most resident memory", "MiB", &|of| of.of(|round| round.memory));
-    let memory = memory.variant("100 pods, no others", alone.iter().map(|round| round.memory).collect());
-    let memory = memory.ratio("100 pods", "100 pods, no others", Bound::AtMost(1.2), None);
     comparisons.push(goals(memory, 64.0, 80.0));
-    let processor = by_size("the controller's processor time, for each pod", "ms", &|of| of.per_pod(|round| round.processor * 1000.0));
-    comparisons.push(processor.variant("100 pods, no others", alone.iter().map(|round| round.processor * 10.0).collect()));
+    comparisons.push(by_size("the controller's processor time, for each pod", "ms", &|of| of.per_pod(|round| round.processor * 1000.0)));
     comparisons.push(by_size("the largest status of an experiment", "KiB", &|of| of.of(|round| round.status)));
     comparisons
 }

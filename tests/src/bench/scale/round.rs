@@ -50,14 +50,14 @@ fn experiment(group: usize, action: &str, targets: usize) -> Value {
     })
 }
 
-/// By the controller.
-pub(super) async fn native(field: &mut Field, targets: usize) -> Result<Round> {
+/// By the controller, with the groups from this one on.
+pub(super) async fn native(field: &mut Field, first: usize, targets: usize) -> Result<Round> {
     field.start_controller().await?;
     let controller = field.controller()?;
     let (before, seen, processor) = (field.requests().await?, field.agents.seen(), controller.processor_time()?);
-    let groups = targets.div_ceil(GROUP);
+    let groups = first..first + targets.div_ceil(GROUP);
     let begin = Instant::now();
-    for group in 0..groups {
+    for group in groups.clone() {
         field.apply(group, &experiment(group, "pod-network-loss", targets)).await?;
     }
     until("agents are put in", || field.agents.seen() - seen >= targets).await?;
@@ -72,7 +72,7 @@ pub(super) async fn native(field: &mut Field, targets: usize) -> Result<Round> {
             applied = Some(begin.elapsed().as_secs_f64());
         }
         status = of_objects().filter_map(|status| Some(serde_json::to_vec(status).ok()?.len())).fold(status, usize::max);
-        if of_objects().filter(|status| status.phase.is_some_and(Phase::is_final)).count() == groups {
+        if of_objects().filter(|status| status.phase.is_some_and(Phase::is_final)).count() == groups.len() {
             let other = entries.iter().find(|entry| entry.outcome != Some(Outcome::Clean));
             ensure!(other.is_none(), "not all are clean: {other:?}");
             break;
@@ -82,7 +82,7 @@ pub(super) async fn native(field: &mut Field, targets: usize) -> Result<Round> {
     }
     // What is told of the end comes after it was written down.
     sleep(Duration::from_secs(2)).await;
-    let own = u64::try_from(groups)? + looks;
+    let own = u64::try_from(groups.len())? + looks;
     let requests = field.requests().await?.since(&before);
     let round = Round {
         injected,
@@ -102,9 +102,9 @@ pub(super) async fn native(field: &mut Field, targets: usize) -> Result<Round> {
 pub(super) async fn sequential(field: &mut Field, targets: usize) -> Result<Duration> {
     field.stop_controller();
     let seen = field.agents.seen();
-    let groups = targets.div_ceil(GROUP);
+    let groups = 0..targets.div_ceil(GROUP);
     let begin = Instant::now();
-    for group in 0..groups {
+    for group in groups.clone() {
         let (namespace, name) = place(group);
         let object = field.apply(group, &experiment(group, "pod-kill", targets)).await?;
         let uid = object.uid().unwrap_or_default();
