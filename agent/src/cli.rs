@@ -25,19 +25,14 @@ pub struct Cli {
 
 /// The part of [`Cli`] that somebody waits for: to describe all the others takes longer than to read the arguments of one.
 #[derive(Debug, Parser)]
-#[command(name = "netloss-agent")]
-struct Quick {
-    #[arg(long, default_value = "warn", env = "NETLOSS_LOG", global = true)]
+#[command(name = "run", disable_help_flag = true)]
+struct QuickRun {
+    #[arg(long, default_value = "warn", env = "NETLOSS_LOG")]
     log: tracing::Level,
-    #[arg(long, global = true)]
+    #[arg(long)]
     json: bool,
-    #[command(subcommand)]
-    command: QuickCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum QuickCommand {
-    Run(RunArgs),
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 /// Reads the command line, or says what is wrong with it and ends.
@@ -48,8 +43,9 @@ pub fn parse() -> Cli {
 
 /// A `run` that nothing is wrong with; whatever else there is to say is left to [`Cli`].
 fn quick(arguments: &[OsString]) -> Option<Cli> {
-    arguments.get(1).filter(|command| *command == "run")?;
-    let Quick { log, json, command: QuickCommand::Run(run) } = Quick::try_parse_from(arguments).ok()?;
+    let (_, rest) = arguments.split_first()?;
+    rest.first().filter(|command| *command == "run")?;
+    let QuickRun { log, json, run } = QuickRun::try_parse_from(rest).ok()?;
     Some(Cli { log, json, command: Command::Run(run) })
 }
 
