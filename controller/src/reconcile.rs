@@ -396,8 +396,9 @@ pub async fn reconcile(object: &ChaosExperiment, context: &Context) -> Result<Ac
     loop {
         let Some(_turn) = context.turns.take(object).await else { return Ok(Action::await_change()) };
         let _pass = context.health.pass();
-        let done = tokio::time::timeout(PASS_TIMEOUT, pass(object, context, &mut course)).await.map_err(|_| Error::TimedOut)??;
-        if let Some(action) = done {
+        // Boxed: it is large, and all of those that wait for their turn have room for one.
+        let done = tokio::time::timeout(PASS_TIMEOUT, Box::pin(pass(object, context, &mut course)));
+        if let Some(action) = done.await.map_err(|_| Error::TimedOut)?? {
             context.backoff.succeeded(&object.uid().unwrap_or_default());
             return Ok(action);
         }
