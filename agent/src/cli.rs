@@ -43,7 +43,7 @@ pub fn parse() -> Cli {
 
 /// A `run` that nothing is wrong with; whatever else there is to say is left to [`Cli`].
 fn quick(arguments: &[OsString]) -> Option<Cli> {
-    let (_, rest) = arguments.split_first()?;
+    let rest = arguments.get(1..)?;
     rest.first().filter(|command| *command == "run")?;
     let QuickRun { log, json, run } = QuickRun::try_parse_from(rest).ok()?;
     Some(Cli { log, json, command: Command::Run(run) })

@@ -50,13 +50,20 @@ mod tests {
         ChaosExperiment::new("x", spec)
     }
 
-    #[tokio::test]
-    async fn turns_come_in_the_order_in_which_they_were_asked_for() {
-        let (turns, object) = (Turns::default(), experiment(false));
+    /// Takes each place that is not for those that are to end.
+    async fn all_taken(turns: &Turns) -> Vec<SemaphorePermit<'_>> {
+        let object = experiment(false);
         let mut taken = Vec::new();
         for _ in 0..PLACES {
             taken.push(turns.take(&object).await.unwrap());
         }
+        taken
+    }
+
+    #[tokio::test]
+    async fn turns_come_in_the_order_in_which_they_were_asked_for() {
+        let (turns, object) = (Turns::default(), experiment(false));
+        let mut taken = all_taken(&turns).await;
         let (mut first, mut second) = (turns.take(&object).boxed(), turns.take(&object).boxed());
         assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
         taken.pop();
@@ -69,10 +76,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_to_end_waits_for_nothing_that_begins() {
         let turns = Turns::default();
-        let mut taken = Vec::new();
-        for _ in 0..PLACES {
-            taken.push(turns.take(&experiment(false)).await.unwrap());
-        }
+        let _taken = all_taken(&turns).await;
         assert!(turns.take(&experiment(false)).now_or_never().is_none());
         assert!(turns.take(&experiment(true)).now_or_never().unwrap().is_some());
     }
@@ -80,10 +84,7 @@ mod tests {
     #[tokio::test]
     async fn who_waits_at_the_end_gets_no_turn() {
         let (turns, object) = (Turns::default(), experiment(false));
-        let mut taken = Vec::new();
-        for _ in 0..PLACES {
-            taken.push(turns.take(&object).await.unwrap());
-        }
+        let _taken = all_taken(&turns).await;
         let waits = turns.take(&object);
         turns.close();
         assert!(waits.await.is_none());
