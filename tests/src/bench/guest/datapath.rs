@@ -48,15 +48,8 @@ pub(super) fn measure(times: u32) -> Result<()> {
     for (what, way, is_udp) in kinds {
         println!("{what}");
         let unit = if is_udp { "thousands a second" } else { "MB/s" };
-        let mut samples = vec![Vec::new(); variants.len()];
-        for time in 0..=times {
-            for ((pod, _), samples) in pods.iter().zip(&mut samples) {
-                let figure = if is_udp { udp(pod, way)? } else { tcp(pod, way)? };
-                if time > 0 {
-                    samples.push(figure);
-                }
-            }
-        }
+        let figure = |pod: &Pod| if is_udp { udp(pod, way) } else { tcp(pod, way) };
+        let samples = alternately(&pods.iter().map(|(pod, _)| pod).collect::<Vec<_>>(), times, figure)?;
         let comparison = Comparison::new(what, unit);
         let comparison = variants.iter().zip(samples).fold(comparison, |all, ((name, _), samples)| all.variant(*name, samples));
         hand_over(&comparison.ratio(GUARDED, TC, Bound::AtLeast(0.95), None))?;
@@ -97,18 +90,24 @@ fn parts(times: u32) -> Result<()> {
         ruleset.map(|ruleset| pod.pod.nft(ruleset)).transpose()?;
         pods.push(pod);
     }
-    let mut samples = vec![Vec::new(); variants.len()];
+    let samples = alternately(&pods.iter().collect::<Vec<_>>(), times, |pod| udp(pod, Way::Out))?;
+    let comparison = Comparison::new("UDP packets sent, by the parts of the guard", "thousands a second").undrawn();
+    let comparison = variants.iter().zip(samples).fold(comparison, |all, ((name, ..), samples)| all.variant(*name, samples));
+    hand_over(&comparison)
+}
+
+/// Measures each pod in turn, so many times. The first time is for warming up.
+fn alternately(pods: &[&Pod], times: u32, figure: impl Fn(&Pod) -> Result<f64>) -> Result<Vec<Vec<f64>>> {
+    let mut samples = vec![Vec::new(); pods.len()];
     for time in 0..=times {
         for (pod, samples) in pods.iter().zip(&mut samples) {
-            let figure = udp(pod, Way::Out)?;
+            let figure = figure(pod)?;
             if time > 0 {
                 samples.push(figure);
             }
         }
     }
-    let comparison = Comparison::new("UDP packets sent, by the parts of the guard", "thousands a second").undrawn();
-    let comparison = variants.iter().zip(samples).fold(comparison, |all, ((name, ..), samples)| all.variant(*name, samples));
-    hand_over(&comparison)
+    Ok(samples)
 }
 
 /// In thousands a second, sent and received.
