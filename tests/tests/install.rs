@@ -22,10 +22,10 @@ use netloss_lab::cluster::{Cluster, Image};
 use netloss_lab::controlplane::shell;
 use netloss_lab::documents::{Document, commands};
 use netloss_lab::host::cargo::without_cargo_variables;
+use netloss_lab::host::command;
 use netloss_lab::host::paths::{target_dir, workspace_root};
 use netloss_lab::host::process::Lifetime;
 use netloss_lab::host::state::StateDir;
-use netloss_lab::host::{command, packages};
 use serde_json::json;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -157,7 +157,6 @@ fn in_our_time(name: &str) -> Result<String> {
 /// The binary that the documents have a user build.
 async fn build_plugin() -> Result<PathBuf> {
     let build = || -> Result<PathBuf> {
-        packages::ensure(&["musl-tools"])?;
         let mut shell = Command::new("bash");
         shell.args(["-euo", "pipefail", "-c", &commands("build kubectl netloss")?]).current_dir(workspace_root());
         without_cargo_variables(&mut shell);

@@ -7,8 +7,8 @@ use netloss_lab::commands;
 
 /// Real kernels, a real control plane and a real node to try netloss on
 ///
-/// Everything that a command needs (Debian packages, kernels, tools) it fetches and builds itself, once, below cargo's target
-/// folder. `tests/lab` is the same command for a machine that has no Rust toolchain yet.
+/// What a command needs (kernels, tools) it fetches and builds itself, once, below cargo's target folder. `tests/lab` is the same command,
+/// after `tests/setup` has installed Debian packages and toolchains.
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab", bin_name = "cargo lab")]
 struct Lab {

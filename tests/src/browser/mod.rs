@@ -19,10 +19,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 pub use self::picture::Picture;
-use crate::host::{command, packages, paths};
+use crate::host::needs::Needs;
+use crate::host::{command, paths};
 
 /// Debian's, without all that only a window needs; and letters.
-const PACKAGES: [&str; 2] = ["chromium-headless-shell", "fonts-dejavu-core"];
+const NEEDS: Needs = Needs::new("browser", include_str!("browser.needs"));
 const PROGRAM: &str = "chromium-headless-shell";
 /// In seconds; a page takes one.
 const LIMIT: &str = "120";
@@ -81,13 +82,13 @@ pub struct Look {
 }
 
 impl Browser {
-    /// Installs it, unless it is there.
+    /// The browser, if the machine has it.
     ///
     /// # Errors
     ///
-    /// If it cannot be installed.
+    /// If it has not.
     pub fn installed() -> Result<Self> {
-        packages::ensure(&PACKAGES)?;
+        NEEDS.require()?;
         Ok(Self(()))
     }
 

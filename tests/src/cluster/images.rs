@@ -6,7 +6,11 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
-use crate::host::{cargo, packages, paths, progress};
+use crate::host::needs::Needs;
+use crate::host::{cargo, paths, progress};
+
+const NEEDS: Needs = Needs::new("images", include_str!("images.needs"));
+const NEEDS_ARM64: Needs = Needs::new("images-arm64", include_str!("images-arm64.needs"));
 
 /// One of the images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,26 +61,17 @@ impl Architecture {
             Self::Arm64 => "arm64",
         }
     }
-
-    /// The packages of the C compiler for the parts of the controller that are not Rust, headers included.
-    fn compiler(self) -> &'static [&'static str] {
-        match self {
-            Self::Amd64 => &["musl-tools"],
-            Self::Arm64 => &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
-        }
-    }
 }
 
 /// Builds images unless they are up to date. Returns their archives.
 ///
 /// # Errors
 ///
-/// If a tool cannot be installed or a build fails.
+/// If a tool is missing or a build fails.
 pub fn build(images: &[Image], architectures: &[Architecture]) -> Result<Vec<PathBuf>> {
-    // Python is what images/check is written in.
-    packages::ensure(&["buildah", "python3"])?;
-    for architecture in architectures {
-        packages::ensure(architecture.compiler())?;
+    NEEDS.require()?;
+    if architectures.contains(&Architecture::Arm64) {
+        NEEDS_ARM64.require()?;
     }
     let step = progress::step("Building images");
     let mut command = cargo::images_build();

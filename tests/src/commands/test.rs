@@ -14,17 +14,18 @@ use crate::kernel::{Kernel, matrix};
 const CARGO_DENY: &str = "0.20.2";
 
 /// One stage: what is cheap and breaks often comes first.
-struct Stage {
-    name: &'static str,
+pub(crate) struct Stage {
+    pub(crate) name: &'static str,
     what: &'static str,
     run: fn() -> Result<Tally>,
 }
 
-const STAGES: &[Stage] = &[
+pub(crate) const STAGES: &[Stage] = &[
     Stage { name: "format", what: "rustfmt has nothing to change", run: format },
     Stage { name: "lint", what: "clippy has nothing to say, with warnings as errors", run: lint },
     Stage { name: "deny", what: "licences, banned crates and sources of all dependencies", run: deny },
     Stage { name: "unit", what: "unit tests of all crates, on this machine", run: unit },
+    Stage { name: "setup", what: "tests/setup gives a fresh Debian all that the stages use", run: setup },
     Stage { name: "kernel", what: "the agent on Debian's kernels, in QEMU", run: kernel },
     Stage { name: "bench", what: "speed and weight, against what is no noise any more", run: bench },
     Stage { name: "controlplane", what: "the controller on a real API server", run: controlplane },
@@ -132,6 +133,14 @@ fn unit() -> Result<Tally> {
     let lab = ["test", "--package", "netloss-lab", "--features", "guest", "--lib", "--bins", "--test", "documents", "--no-fail-fast"];
     tally += cargo::test(cargo().args(lab))?;
     Ok(tally)
+}
+
+fn setup() -> Result<Tally> {
+    let status = Command::new(paths::workspace_root().join("tests/bare-machine")).args(["tests/setup", "--download"]).status()?;
+    if !status.success() {
+        bail!("tests/bare-machine tests/setup --download: {status}");
+    }
+    Ok(Tally { passed: 1, failed: 0 })
 }
 
 fn kernel() -> Result<Tally> {

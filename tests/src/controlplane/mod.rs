@@ -269,7 +269,12 @@ struct Programs {
 
 impl Programs {
     fn build(release: Release, extent: Extent) -> Result<Self> {
-        // The API server first: most of the others' packages are its packages too.
+        if release == Release::Newest {
+            Tool::build(match extent {
+                Extent::ApiOnly => &[Tool::Apiserver, Tool::Etcd],
+                Extent::Full => &Tool::OF_A_CLUSTER,
+            })?;
+        }
         let apiserver = release.apiserver()?;
         let etcd = Tool::Etcd.binary()?;
         let clients = match extent {

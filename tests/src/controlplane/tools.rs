@@ -5,9 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::modules::Module;
+use super::modules::{Module, Program};
 
 /// Where other tools of this field (setup-envtest, controller-runtime) put and look for these binaries.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
@@ -26,7 +26,7 @@ impl Release {
     pub(super) fn apiserver(self) -> Result<PathBuf> {
         match self {
             Self::Newest => Tool::Apiserver.binary(),
-            Self::Floor => Module::Floor.built(Tool::Apiserver.name(), &Tool::Apiserver.package()),
+            Self::Floor => one(Module::Floor.built(&[Tool::Apiserver.program()])?),
         }
     }
 }
@@ -54,6 +54,9 @@ pub enum Tool {
 }
 
 impl Tool {
+    /// Those of a cluster with a node.
+    pub const OF_A_CLUSTER: [Self; 5] = [Self::Etcd, Self::Apiserver, Self::ControllerManager, Self::Scheduler, Self::Kubelet];
+
     /// The name of its binary.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -69,13 +72,18 @@ impl Tool {
         }
     }
 
-    fn package(self) -> String {
-        match self {
-            Self::Etcd => "go.etcd.io/etcd/server/v3".to_owned(),
-            Self::Helm => "helm.sh/helm/v4/cmd/helm".to_owned(),
-            Self::Kwok => "sigs.k8s.io/kwok/cmd/kwok".to_owned(),
-            _ => format!("k8s.io/kubernetes/cmd/{}", self.name()),
-        }
+    fn program(self) -> Program {
+        let package = match self {
+            Self::Etcd => "go.etcd.io/etcd/server/v3",
+            Self::Apiserver => "k8s.io/kubernetes/cmd/kube-apiserver",
+            Self::ControllerManager => "k8s.io/kubernetes/cmd/kube-controller-manager",
+            Self::Scheduler => "k8s.io/kubernetes/cmd/kube-scheduler",
+            Self::Kubelet => "k8s.io/kubernetes/cmd/kubelet",
+            Self::Kwok => "sigs.k8s.io/kwok/cmd/kwok",
+            Self::Kubectl => "k8s.io/kubernetes/cmd/kubectl",
+            Self::Helm => "helm.sh/helm/v4/cmd/helm",
+        };
+        Program { name: self.name(), package }
     }
 
     fn module(self) -> Module {
@@ -91,9 +99,31 @@ impl Tool {
     ///
     /// If it has to be built and that fails.
     pub fn binary(self) -> Result<PathBuf> {
-        if let Some(path) = std::env::var_os(ASSETS).map(|dir| Path::new(&dir).join(self.name())).filter(|path| path.is_file()) {
-            return Ok(path);
-        }
-        self.module().built(self.name(), &self.package())
+        self.asset().map_or_else(|| one(self.module().built(&[self.program()])?), Ok)
     }
+
+    /// Builds those that are missing, all of one module at once.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be built.
+    pub fn build(tools: &[Self]) -> Result<()> {
+        for module in [Module::ControlPlane, Module::Helm] {
+            let missing = tools.iter().filter(|tool| tool.module() == module && tool.asset().is_none());
+            let programs: Vec<Program> = missing.map(|tool| tool.program()).collect();
+            if !programs.is_empty() {
+                module.built(&programs)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Its file in `KUBEBUILDER_ASSETS`.
+    fn asset(self) -> Option<PathBuf> {
+        std::env::var_os(ASSETS).map(|dir| Path::new(&dir).join(self.name())).filter(|path| path.is_file())
+    }
+}
+
+fn one(mut paths: Vec<PathBuf>) -> Result<PathBuf> {
+    paths.pop().context("nothing was built")
 }

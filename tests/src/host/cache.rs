@@ -19,18 +19,46 @@ use super::paths;
 ///
 /// If `build` fails, or the file system does.
 pub fn entry<I: AsRef<[u8]>>(name: &str, inputs: &[I], build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    entry_in(&paths::lab_dir().join("cache"), name, inputs, build)
+    entry_in(&folder(), name, inputs, build)
+}
+
+/// The folder of an entry, if it has been made.
+#[must_use]
+pub fn find<I: AsRef<[u8]>>(name: &str, inputs: &[I]) -> Option<PathBuf> {
+    Some(place(&folder(), name, inputs)).filter(|place| place.exists())
+}
+
+/// Waits until nobody else, in this process or another, holds the lock of that name. It is held until the file is dropped.
+///
+/// # Errors
+///
+/// If the file system refuses.
+pub fn lock(name: &str) -> Result<File> {
+    lock_in(&folder(), name)
+}
+
+fn folder() -> PathBuf {
+    paths::lab_dir().join("cache")
+}
+
+fn place<I: AsRef<[u8]>>(cache: &Path, name: &str, inputs: &[I]) -> PathBuf {
+    cache.join(format!("{name}-{}", digest(inputs)))
+}
+
+fn lock_in(cache: &Path, name: &str) -> Result<File> {
+    fs::create_dir_all(cache).with_context(|| format!("cannot create {}", cache.display()))?;
+    let path = cache.join(format!("{name}.lock"));
+    let lock = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(lock)
 }
 
 fn entry_in<I: AsRef<[u8]>>(cache: &Path, name: &str, inputs: &[I], build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    let place = cache.join(format!("{name}-{}", digest(inputs)));
+    let place = place(cache, name, inputs);
     if place.exists() {
         return Ok(place);
     }
-    fs::create_dir_all(cache).with_context(|| format!("cannot create {}", cache.display()))?;
-    let lock_path = place.with_added_extension("lock");
-    let lock = File::create(&lock_path).with_context(|| format!("cannot create {}", lock_path.display()))?;
-    lock.lock().with_context(|| format!("cannot lock {}", lock_path.display()))?;
+    let _lock = lock_in(cache, &format!("{name}-{}", digest(inputs)))?;
     if place.exists() {
         return Ok(place);
     }

@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::cpio::Archive;
-use super::tree::{self, Tree};
-use super::{Kernel, libraries, modules};
+use super::tree::Tree;
+use super::{Kernel, NEEDS, libraries, modules};
 use crate::host::{cache, progress};
 
 const INIT: &str = include_str!("init.sh");
@@ -28,12 +28,13 @@ pub(super) const VMLINUZ: &str = "vmlinuz";
 
 /// The folder with [`BASE`] and [`VMLINUZ`], made unless it is there.
 pub(super) fn prepare(kernel: Kernel) -> Result<std::path::PathBuf> {
+    let packages = NEEDS.tree();
     let inputs =
-        [INIT.to_owned(), MODPROBE.to_owned(), tree::PACKAGES.join(" "), APPLETS.join(" "), PROGRAMS.join(" "), modules::WANTED.join(" ")];
+        [INIT.to_owned(), MODPROBE.to_owned(), packages.join(" "), APPLETS.join(" "), PROGRAMS.join(" "), modules::WANTED.join(" ")];
     cache::entry(&format!("kernel-{}-{}", kernel.suite, kernel.arch), &inputs, |folder| {
         let step = progress::step(format!("Fetching Debian's kernel {kernel}"));
         let unpacked = folder.join("tree");
-        let tree = Tree::fetch(kernel, &tree::PACKAGES, &unpacked)?;
+        let tree = Tree::fetch(kernel, &packages, &unpacked)?;
         step.detail("making an initramfs");
         let release = tree.release()?;
         fs::copy(tree.vmlinuz()?, folder.join(VMLINUZ)).context("cannot copy the kernel")?;

@@ -24,7 +24,11 @@ pub use guest::{Guest, Outcome};
 pub use payload::Payload;
 pub use tools::Tools;
 
-use crate::host::packages;
+use crate::host::needs::Needs;
+
+/// For all kernels, and beside it for those of 64-bit ARM.
+const NEEDS: Needs = Needs::new("kernel", include_str!("kernel.needs"));
+const NEEDS_ARM64: Needs = Needs::new("kernel-arm64", include_str!("kernel-arm64.needs"));
 
 /// An architecture that netloss ships for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,13 +55,6 @@ impl Arch {
         match self {
             Self::X86_64 => "x86_64-unknown-linux-musl",
             Self::Aarch64 => "aarch64-unknown-linux-musl",
-        }
-    }
-
-    fn qemu_package(self) -> &'static str {
-        match self {
-            Self::X86_64 => "qemu-system-x86",
-            Self::Aarch64 => "qemu-system-arm",
         }
     }
 }
@@ -161,15 +158,16 @@ impl Kernel {
     /// Those that the whole test suite runs on, one for each processor of a small machine. The node of the cluster tests has 6.12 on x86_64.
     pub const MATRIX: [Self; 2] = [Self { suite: Suite::Bookworm, arch: Arch::X86_64 }, Self { suite: Suite::Trixie, arch: Arch::Aarch64 }];
 
-    /// Makes everything that a guest of this kernel needs, unless it is there: packages, kernel, initramfs.
+    /// Makes everything that a guest of this kernel needs, unless it is there: kernel, initramfs.
     ///
     /// # Errors
     ///
-    /// If something cannot be installed, fetched or built.
+    /// If a program is missing, or something cannot be fetched or built.
     pub fn prepare(self) -> Result<Guest> {
-        let tools = ["mmdebstrap", "debian-archive-keyring", "kmod", "xz-utils", "binutils", "util-linux"];
-        packages::ensure(&tools)?;
-        packages::ensure(&[self.arch.qemu_package()])?;
+        NEEDS.require()?;
+        if self.arch == Arch::Aarch64 {
+            NEEDS_ARM64.require()?;
+        }
         Guest::new(self).with_context(|| format!("cannot prepare the kernel {self}"))
     }
 }

@@ -9,9 +9,6 @@ use anyhow::{Context, Result, ensure};
 use super::Kernel;
 use crate::host::{archive, command};
 
-/// What of a suite goes into a guest, with `{arch}` for Debian's name of the architecture.
-pub(super) const PACKAGES: [&str; 4] = ["linux-image-cloud-{arch}", "busybox-static", "iproute2", "nftables"];
-
 /// An unpacked tree. Nothing of it is ever configured or executed, so its architecture may be a foreign one.
 pub(crate) struct Tree {
     root: PathBuf,
@@ -27,7 +24,7 @@ impl Tree {
         sources.extend((suite != base).then(|| archive.source_line(suite.name())));
         command::run(
             Command::new("mmdebstrap")
-                .args(["--quiet", "--variant=extract"])
+                .args(["--quiet", "--variant=extract", "--aptopt=Acquire::Retries \"3\"", "--aptopt=Acquire::http::Timeout \"30\""])
                 // Otherwise apt takes of additions only what it is told to.
                 .arg(format!("--aptopt=APT::Default-Release \"{suite}\""))
                 .arg(format!("--architectures={arch}"))

@@ -22,9 +22,12 @@ use tokio::time::{Instant, sleep};
 pub use self::shell::{Answer, Shell};
 use self::vm::Vm;
 use crate::controlplane::{ControlPlane, Tool};
+use crate::host::needs::Needs;
+use crate::host::ports;
 use crate::host::process::{Daemon, Lifetime};
 use crate::host::progress::{self, Step};
-use crate::host::{packages, ports};
+
+const NEEDS: Needs = Needs::new("node", include_str!("node.needs"));
 
 /// The node's name. The API server reaches a kubelet under its node's name, and this one's port is forwarded from loopback.
 pub const NAME: &str = "localhost";
@@ -50,10 +53,13 @@ impl Parts {
     ///
     /// # Errors
     ///
-    /// If something cannot be installed, fetched or built.
+    /// If a program is missing, or something cannot be fetched or built.
     pub fn prepare() -> Result<Self> {
-        packages::ensure(&["qemu-system-x86", "mmdebstrap", "debian-archive-keyring", "kmod", "xz-utils", "e2fsprogs", "util-linux"])?;
-        Ok(Self { system: rootfs::prepare()?, kubelet: Tool::Kubelet.binary()? })
+        NEEDS.require()?;
+        let system = rootfs::prepare()?;
+        // With the programs of the control plane, so that Go compiles what they share once.
+        Tool::build(&Tool::OF_A_CLUSTER)?;
+        Ok(Self { system, kubelet: Tool::Kubelet.binary()? })
     }
 }
 

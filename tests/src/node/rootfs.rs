@@ -7,28 +7,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::NEEDS;
 use crate::host::{cache, command, progress};
 use crate::kernel::cpio::Archive;
 use crate::kernel::tree::Tree;
 use crate::kernel::{Arch, Kernel, Suite};
 
-/// A container runtime, what the kubelet calls, and what a test looks around with. Unpacking alone brings none of the packages that
-/// every Debian has; `base-files` is the folders.
-const PACKAGES: [&str; 13] = [
-    "linux-image-cloud-{arch}",
-    "base-files",
-    "busybox-static",
-    "containerd",
-    "containernetworking-plugins",
-    "coreutils",
-    "dash",
-    "iproute2",
-    "kmod",
-    "mount",
-    "nftables",
-    "runc",
-    "util-linux",
-];
 const KERNEL: Kernel = Kernel { suite: Suite::Trixie, arch: Arch::X86_64 };
 
 /// Room for the packages, images and logs; only what is written takes any.
@@ -61,13 +45,14 @@ impl System {
 
 /// The system, made unless it is there.
 pub(super) fn prepare() -> Result<System> {
-    let inputs = [PACKAGES.join(" "), KERNEL.to_string(), SIZE.to_owned(), JOURNAL.to_owned(), INIT.to_owned()];
+    let packages = NEEDS.tree();
+    let inputs = [packages.join(" "), KERNEL.to_string(), SIZE.to_owned(), JOURNAL.to_owned(), INIT.to_owned()];
     let folder = cache::entry("node", &inputs, |folder| {
         let step = progress::step("Making the node's system from Debian packages");
         step.detail("fetching");
         let system = System { folder: folder.to_owned() };
         let unpacked = folder.join("root");
-        let tree = Tree::fetch(KERNEL, &PACKAGES, &unpacked)?;
+        let tree = Tree::fetch(KERNEL, &packages, &unpacked)?;
         step.detail("making a file system");
         let release = tree.release()?;
         fs::copy(tree.vmlinuz()?, system.kernel()).context("cannot copy the kernel")?;

@@ -103,7 +103,7 @@ async fn each_query_of_the_dashboard_has_an_answer() {
     std::fs::create_dir_all(&dir).unwrap();
     let job = json!({ "job_name": "netloss", "scrape_interval": "1s", "static_configs": [{ "targets": [format!("127.0.0.1:{target}")] }] });
     std::fs::write(dir.join("prometheus.yml"), json!({ "scrape_configs": [job] }).to_string()).unwrap();
-    let mut command = Command::new(of_prometheus("prometheus").await);
+    let mut command = Command::new(of_prometheus("prometheus"));
     command.arg(format!("--config.file={}", dir.join("prometheus.yml").display()));
     command.arg(format!("--storage.tsdb.path={}", dir.join("data").display())).arg(format!("--web.listen-address=127.0.0.1:{port}"));
     let _prometheus = Daemon::start("prometheus", &command, &dir.join("log"), Lifetime::WithLab).unwrap();

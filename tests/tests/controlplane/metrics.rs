@@ -12,21 +12,22 @@ use netloss_controller::machine::Settings;
 use netloss_controller::metrics::Metrics;
 use netloss_controller::metrics::server::{Gate, serve};
 use netloss_controller::reconcile::Context;
+use netloss_lab::host::needs::Needs;
 use netloss_lab::host::paths::workspace_root;
+use netloss_lab::host::ports;
 use netloss_lab::host::process::{Daemon, Lifetime};
-use netloss_lab::host::{packages, ports};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use tokio::net::TcpListener;
-use tokio::task::spawn_blocking;
+
+const NEEDS: Needs = Needs::new("prometheus", include_str!("prometheus.needs"));
 
 /// A program of Debian's package.
-pub(crate) async fn of_prometheus(program: &str) -> PathBuf {
-    let files = spawn_blocking(|| packages::unpacked("prometheus")).await.unwrap().expect("Debian has Prometheus");
-    files.join("usr/bin").join(program)
+pub(crate) fn of_prometheus(program: &str) -> PathBuf {
+    NEEDS.unpacked("prometheus", &format!("usr/bin/{program}")).unwrap()
 }
 
 /// A pass of a controller that counts here.
@@ -92,7 +93,7 @@ async fn refusals_are_counted_by_their_safety() {
 
 /// What promtool says of what it is given.
 async fn promtool(args: &[&str], input: &str) {
-    let mut command = Command::new(of_prometheus("promtool").await);
+    let mut command = Command::new(of_prometheus("promtool"));
     command.args(args).current_dir(workspace_root().join("config/prometheus"));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
@@ -140,7 +141,7 @@ async fn prometheus_scrapes_what_promtool_finds_well_formed() {
         job("nobody", closed, None),
     ];
     std::fs::write(dir.join("prometheus.yml"), json!({ "scrape_configs": jobs }).to_string()).unwrap();
-    let mut command = Command::new(of_prometheus("prometheus").await);
+    let mut command = Command::new(of_prometheus("prometheus"));
     command.arg(format!("--config.file={}", dir.join("prometheus.yml").display()));
     command.arg(format!("--storage.tsdb.path={}", dir.join("data").display())).arg(format!("--web.listen-address=127.0.0.1:{port}"));
     let _prometheus = Daemon::start("prometheus", &command, &dir.join("log"), Lifetime::WithLab).unwrap();

@@ -12,8 +12,11 @@ use super::super::{Bound, Comparison, Report, Size, machine};
 use super::{BATCH, Field, Target};
 use crate::cluster::{Architecture, Image, build_images};
 use crate::controlplane::HOST_FROM_GUEST;
+use crate::host::needs::Needs;
 use crate::host::process::{Daemon, Lifetime};
-use crate::host::{command, packages, ports, runtime};
+use crate::host::{command, ports, runtime};
+
+const NEEDS: Needs = Needs::new("registry", include_str!("registry.needs"));
 use crate::kernel::Tools;
 
 const OURS: &str = "agent";
@@ -125,8 +128,7 @@ struct Registry {
 
 impl Registry {
     fn start(folder: &Path) -> Result<Self> {
-        let program = packages::unpacked("docker-registry")?.join("usr/bin/docker-registry");
-        packages::ensure(&["buildah"])?;
+        let program = NEEDS.unpacked("docker-registry", "usr/bin/docker-registry")?;
         let (port, folder) = (ports::free()?, folder.join("registry"));
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("policy.json"), r#"{"default": [{"type": "insecureAcceptAnything"}]}"#)?;
