@@ -18,7 +18,7 @@ use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt};
 use netloss_controller::api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, Phase, PodState, RunResult};
 use netloss_lab::cluster::traffic::{TrafficPod, create_namespace};
-use netloss_lab::cluster::{Cluster, Image};
+use netloss_lab::cluster::{Build, Cluster, Image};
 use netloss_lab::controlplane::shell;
 use netloss_lab::documents::{Document, commands};
 use netloss_lab::host::cargo::without_cargo_variables;
@@ -291,7 +291,7 @@ async fn with_helm(user: &User<'_>) -> Result<()> {
 async fn installed_used_upgraded_and_uninstalled_both_ways() {
     let plugin = build_plugin().await.unwrap();
     let images = [Image::Traffic, Image::Agent, Image::Controller];
-    let cluster = Cluster::start(&images, Lifetime::WithLab, StateDir::temporary().unwrap()).await.unwrap();
+    let cluster = Cluster::start(&images, Build::Release, Lifetime::WithLab, StateDir::temporary().unwrap()).await.unwrap();
     let folder = cluster.control_plane().dir().join("desk");
     let test = async {
         std::fs::create_dir(&folder)?;

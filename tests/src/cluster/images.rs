@@ -63,6 +63,31 @@ impl Architecture {
     }
 }
 
+/// How images are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// As they ship.
+    Release,
+    /// The agent as it ships; the others from what was compiled for the lab itself, which is there already.
+    Dev,
+}
+
+/// Builds what a cluster of this machine's architecture runs. Returns the archives.
+///
+/// # Errors
+///
+/// If a tool is missing or a build fails.
+pub(super) fn build_for_cluster(images: &[Image], how: Build) -> Result<Vec<PathBuf>> {
+    let (dev, release): (Vec<Image>, Vec<Image>) = images.iter().partition(|image| how == Build::Dev && **image != Image::Agent);
+    let mut archives = if release.is_empty() { Vec::new() } else { build(&release, &[Architecture::Amd64])? };
+    if !dev.is_empty() {
+        let options = ["--dev"].into_iter().chain(dev.iter().flat_map(|image| ["--only", image.name()]));
+        images_build(&dev, options)?;
+        archives.extend(dev.iter().map(|image| archive(*image, "dev")));
+    }
+    Ok(archives)
+}
+
 /// Builds images unless they are up to date. Returns their archives.
 ///
 /// # Errors
@@ -73,27 +98,33 @@ pub fn build(images: &[Image], architectures: &[Architecture]) -> Result<Vec<Pat
     if architectures.contains(&Architecture::Arm64) {
         NEEDS_ARM64.require()?;
     }
-    let step = progress::step("Building images");
+    let options = architectures.iter().flat_map(|architecture| ["--arch", architecture.name()]);
+    images_build(images, options.chain(images.iter().flat_map(|image| ["--only", image.name()])))?;
+    Ok(images.iter().flat_map(|image| architectures.iter().map(|architecture| archive(*image, architecture.name()))).collect())
+}
+
+fn archive(image: Image, variant: &str) -> PathBuf {
+    paths::target_dir().join("images").join(format!("netloss-{}-{variant}.tar", image.name()))
+}
+
+fn images_build<'a>(images: &[Image], options: impl Iterator<Item = &'a str>) -> Result<()> {
+    let names: Vec<&str> = images.iter().map(|image| image.name()).collect();
+    let step = progress::step(format!("Building images: {}", names.join(", ")));
     let mut command = cargo::images_build();
-    command.args(architectures.iter().flat_map(|architecture| ["--arch", architecture.name()]));
-    command.args(images.iter().flat_map(|image| ["--only", image.name()]));
+    command.args(options);
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().context("cannot start images/build")?;
-    let mut lines = Vec::new();
     if let Some(stderr) = child.stderr.take() {
         for line in BufReader::new(stderr).lines() {
             let line = line.context("cannot read what images/build says")?;
             step.detail(line.trim());
-            lines.push(line);
+            step.log(&line);
         }
     }
     let status = child.wait().context("cannot wait for images/build")?;
     if !status.success() {
-        bail!("images/build failed: {status}\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+        bail!("images/build failed: {status}");
     }
-    let names: Vec<&str> = images.iter().map(|image| image.name()).collect();
-    step.done(names.join(", "));
-    let folder = paths::target_dir().join("images");
-    let archive = |image: &Image, architecture: &Architecture| folder.join(format!("netloss-{}-{}.tar", image.name(), architecture.name()));
-    Ok(images.iter().flat_map(|image| architectures.iter().map(move |architecture| archive(image, architecture))).collect())
+    step.done("");
+    Ok(())
 }

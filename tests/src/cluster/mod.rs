@@ -15,9 +15,9 @@ use futures::FutureExt;
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
-pub use self::images::{Architecture, Image, build as build_images};
+pub use self::images::{Architecture, Build, Image, build as build_images};
 pub use self::manifests::{apply, default_objects, install_netloss, parse, set_images};
-use crate::controlplane::{self, ControlPlane, Extent};
+use crate::controlplane::{self, ControlPlane, Extent, Tool};
 use crate::host::process::{Lifetime, Record};
 use crate::host::progress;
 use crate::host::state::StateDir;
@@ -43,7 +43,7 @@ impl Cluster {
     /// If it does not come up.
     pub async fn shared_with(images: &[Image]) -> Result<&'static Self> {
         static SHARED: OnceCell<Cluster> = OnceCell::const_new();
-        SHARED.get_or_try_init(async || Self::start(images, Lifetime::WithLab, StateDir::temporary()?).await).await
+        SHARED.get_or_try_init(async || Self::start(images, Build::Release, Lifetime::WithLab, StateDir::temporary()?).await).await
     }
 
     /// Builds what is missing, starts a control plane and a node that has `images`, and waits until the node is Ready.
@@ -51,11 +51,19 @@ impl Cluster {
     /// # Errors
     ///
     /// If something cannot be built or does not come up.
-    pub async fn start(images: &[Image], lifetime: Lifetime, state: StateDir) -> Result<Self> {
+    pub async fn start(images: &[Image], how: Build, lifetime: Lifetime, state: StateDir) -> Result<Self> {
+        if spawn_blocking(|| Tool::are_built(&Tool::OF_A_CLUSTER)).await?? {
+            progress::note("Starting a one-node Kubernetes: about a minute.");
+        } else {
+            progress::note(
+                "First run: builds Kubernetes from source once, about 10 minutes on two cores, with 4 GB below target; later runs take \
+                 about a minute.",
+            );
+        }
         let wanted = images.to_vec();
         // Downloads, Go and Rust at the same time: each of them leaves a core idle now and then.
         let parts = spawn_blocking(Parts::prepare);
-        let archives = spawn_blocking(move || images::build(&wanted, &[Architecture::Amd64]));
+        let archives = spawn_blocking(move || images::build_for_cluster(&wanted, how));
         let control_plane = ControlPlane::start(Extent::Full, lifetime, state);
         let (control_plane, parts, archives) = tokio::try_join!(control_plane, async { parts.await? }, async { archives.await? })?;
         let node = Node::start(&parts, &control_plane, &archives, lifetime).await?;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::cluster::{Cluster, Image, install_netloss};
+use crate::cluster::{Build, Cluster, Image, install_netloss};
 use crate::host::process::Lifetime;
 use crate::host::state::StateDir;
 use crate::host::{paths, runtime};
@@ -26,7 +26,7 @@ impl Pictures {
     /// If something does not come up, or the run does not go as asked.
     pub fn run(self) -> Result<ExitCode> {
         runtime::run(async {
-            let cluster = Cluster::start(&Image::ALL, Lifetime::WithLab, StateDir::temporary()?).await?;
+            let cluster = Cluster::start(&Image::ALL, Build::Release, Lifetime::WithLab, StateDir::temporary()?).await?;
             let work = async {
                 let client = cluster.client().await?;
                 let (image, folder) = (Image::Traffic.reference(), paths::workspace_root().join("docs/pictures"));

@@ -7,7 +7,7 @@ use kube::Client;
 use kube::config::KubeConfigOptions;
 
 use super::up;
-use crate::cluster::{Cluster, Image, install_netloss, set_images};
+use crate::cluster::{Build, Cluster, Image, install_netloss, set_images};
 use crate::demo;
 use crate::host::process::Lifetime;
 use crate::host::runtime;
@@ -38,6 +38,12 @@ pub struct Run {
     traffic_image: Option<String>,
 }
 
+/// What somebody may want to do who has seen it.
+const NEXT: &str = "Next:
+  tests/lab run --keep                 the same, and the cluster stays: kubectl works on it, `tests/lab down` ends it
+  docs/SCENARIOS.md                    experiments to try: bursts, one network alone, DNS, schedules
+  docs/INSTALL.md                      netloss in a cluster of yours";
+
 impl Run {
     /// Runs the command.
     ///
@@ -49,9 +55,12 @@ impl Run {
             match (&self.context, self.images()) {
                 (Some(context), Some(images)) => on_context(context, &images).await,
                 _ if self.keep => up::kept(async |cluster| demonstrate(cluster).await).await,
-                _ => demonstrate(&Cluster::start(&Image::ALL, Lifetime::WithLab, StateDir::temporary()?).await?).await,
+                _ => demonstrate(&Cluster::start(&Image::ALL, Build::Dev, Lifetime::WithLab, StateDir::temporary()?).await?).await,
             }
         })?;
+        if !self.keep && self.context.is_none() {
+            println!("\n{NEXT}");
+        }
         Ok(ExitCode::SUCCESS)
     }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use tokio::task::spawn_blocking;
 
-use crate::cluster::{self, Cluster, Image, install_netloss};
+use crate::cluster::{self, Build, Cluster, Image, install_netloss};
 use crate::controlplane::Tool;
 use crate::host::process::Lifetime;
 use crate::host::runtime;
@@ -40,7 +40,7 @@ impl Up {
                 return kept(install).await;
             }
             let interrupted = runtime::interrupted()?;
-            let cluster = Cluster::start(&Image::ALL, Lifetime::WithLab, StateDir::temporary()?).await?;
+            let cluster = Cluster::start(&Image::ALL, Build::Dev, Lifetime::WithLab, StateDir::temporary()?).await?;
             install(&cluster).await?;
             explain(&cluster).await?;
             println!("\nCtrl-C ends it.");
@@ -74,7 +74,7 @@ pub(super) async fn kept(work: impl AsyncFnOnce(&Cluster) -> Result<()>) -> Resu
     if let Some(kubeconfig) = cluster::find_kept(KEPT) {
         anyhow::bail!("a cluster is running already: use it with KUBECONFIG={}, or end it with `cargo lab down`", kubeconfig.display());
     }
-    let cluster = Cluster::start(&Image::ALL, Lifetime::Detached, StateDir::named(KEPT)?).await?;
+    let cluster = Cluster::start(&Image::ALL, Build::Dev, Lifetime::Detached, StateDir::named(KEPT)?).await?;
     let outcome = work(&cluster).await;
     // A demonstration that went wrong is looked into in the cluster that it went wrong in.
     explain(&cluster).await?;

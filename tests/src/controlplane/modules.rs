@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -51,36 +51,31 @@ impl Module {
         paths::workspace_root().join(name)
     }
 
+    /// Whether a program has been built.
+    pub(super) fn has(self, program: Program) -> Result<bool> {
+        Ok(self.recipe()?.find(program).is_some())
+    }
+
     /// The paths of programs, in the order in which they are named. Those that are missing are built by one `go build`: it compiles what
     /// they share once, and no core is idle until the last of them is linked.
     pub(super) fn built(self, programs: &[Program]) -> Result<Vec<PathBuf>> {
-        let go = Go::find()?;
-        let folder = self.folder();
-        let read = |name| std::fs::read_to_string(folder.join(name)).with_context(|| format!("cannot read {name}"));
-        let manifest = read("go.mod")?;
-        let flags = self.linker_flags(&manifest)?;
-        let sum = read("go.sum")?;
-        let tags = self.tags();
-        let inputs: Vec<&str> = [manifest.as_str(), &sum, &go.version, &flags, COMPILER_FLAGS].into_iter().chain(tags).collect();
-        let missing = || programs.iter().filter(|program| cache::find(program.name, &inputs).is_none()).collect::<Vec<_>>();
+        let recipe = self.recipe()?;
+        let missing = || programs.iter().copied().filter(|program| recipe.find(*program).is_none()).collect::<Vec<_>>();
         if !missing().is_empty() {
             let _lock = cache::lock(&format!("go-{self:?}"))?;
-            let missing = missing();
-            let staging = paths::lab_dir().join("run").join(format!("go-{self:?}-{}", std::process::id()));
-            std::fs::create_dir_all(&staging).with_context(|| format!("cannot create {}", staging.display()))?;
-            let mut command = go.command();
-            command.args(["build", "-v", "-trimpath", COMPILER_FLAGS, "-ldflags", &flags]).args(tags.map(|tags| format!("-tags={tags}")));
-            command.arg("-o").arg(&staging).args(missing.iter().map(|program| program.package)).current_dir(&folder);
-            // The compiler's garbage collector takes a tenth of its time; it need not run below this limit.
-            command.envs([("GOGC", "off"), ("GOMEMLIMIT", "2GiB")]);
-            build(&missing, &mut command)?;
-            for program in missing {
-                cache::entry(program.name, &inputs, |dir| Ok(std::fs::rename(staging.join(program.output()), dir.join(program.name))?))?;
-            }
-            drop(std::fs::remove_dir_all(staging));
+            // Somebody else may have built them meanwhile.
+            recipe.build(&missing(), &self.folder())?;
         }
-        let path = |program: &Program| Some(cache::find(program.name, &inputs)?.join(program.name));
-        programs.iter().map(|program| path(program).with_context(|| format!("{} was not built", program.name))).collect()
+        let path = |program: &Program| recipe.find(*program).with_context(|| format!("{} was not built", program.name));
+        programs.iter().map(path).collect()
+    }
+
+    /// What programs of this module are made from.
+    fn recipe(self) -> Result<Recipe> {
+        let read = |name| std::fs::read_to_string(self.folder().join(name)).with_context(|| format!("cannot read {name}"));
+        let manifest = read("go.mod")?;
+        let linker_flags = self.linker_flags(&manifest)?;
+        Ok(Recipe { go: Go::find()?, sum: read("go.sum")?, manifest, linker_flags, tags: self.tags() })
     }
 
     /// Build tags. Without this one, a third of what the old API server is made of would be the clients of one cloud provider.
@@ -112,28 +107,69 @@ impl Module {
     }
 }
 
+/// All that goes into the programs of a module.
+struct Recipe {
+    go: Go,
+    manifest: String,
+    sum: String,
+    linker_flags: String,
+    tags: Option<&'static str>,
+}
+
+impl Recipe {
+    /// What the name of a program's cache entry is made from.
+    fn inputs(&self) -> Vec<&str> {
+        [self.manifest.as_str(), &self.sum, &self.go.version, &self.linker_flags, COMPILER_FLAGS].into_iter().chain(self.tags).collect()
+    }
+
+    fn find(&self, program: Program) -> Option<PathBuf> {
+        Some(cache::find(program.name, &self.inputs())?.join(program.name))
+    }
+
+    fn build(&self, programs: &[Program], folder: &Path) -> Result<()> {
+        if programs.is_empty() {
+            return Ok(());
+        }
+        let staging = paths::lab_dir().join("run").join(format!("go-{}", std::process::id()));
+        std::fs::create_dir_all(&staging).with_context(|| format!("cannot create {}", staging.display()))?;
+        let mut command = self.go.command();
+        command.args(["build", "-v", "-trimpath", COMPILER_FLAGS, "-ldflags", &self.linker_flags]);
+        command.args(self.tags.map(|tags| format!("-tags={tags}")));
+        // A folder: each program gets its package's name.
+        command.arg("-o").arg(format!("{}/", staging.display())).args(programs.iter().map(|program| program.package)).current_dir(folder);
+        // The compiler's garbage collector takes a tenth of its time, and need not run below this limit.
+        command.envs([("GOGC", "off"), ("GOMEMLIMIT", "2GiB")]);
+        compile(programs, &mut command)?;
+        for program in programs {
+            cache::entry(program.name, &self.inputs(), |dir| Ok(std::fs::rename(staging.join(program.output()), dir.join(program.name))?))?;
+        }
+        std::fs::remove_dir(&staging).with_context(|| format!("cannot remove {}", staging.display()))
+    }
+}
+
 /// The version of a module that a `go.mod` requires.
 fn required<'a>(manifest: &'a str, module: &str) -> Result<&'a str> {
     let of_line = |line: &'a str| line.trim().strip_prefix(module)?.strip_prefix(' ')?.split_whitespace().next();
     manifest.lines().find_map(of_line).with_context(|| format!("go.mod requires no {module}"))
 }
 
-fn build(programs: &[&Program], go: &mut Command) -> Result<()> {
+fn compile(programs: &[Program], go: &mut Command) -> Result<()> {
     let names = programs.iter().map(|program| program.name).collect::<Vec<_>>().join(", ");
     let step = progress::step(format!("Building {names} from Go modules"));
     let mut child = go.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("cannot start go")?;
     // With -v, go names each package on stderr as it compiles it, and what it downloads before that.
-    let mut lines = Vec::new();
+    let mut packages = 0;
     if let Some(stderr) = child.stderr.take() {
         for line in BufReader::new(stderr).lines() {
             let line = line.context("cannot read what go says")?;
-            step.detail(format!("{} ({line})", lines.len()));
-            lines.push(line);
+            packages += u32::from(!line.starts_with("go: downloading"));
+            step.detail(format!("{packages} packages ({line})"));
+            step.log(&line);
         }
     }
     let status = child.wait().context("cannot wait for go")?;
     if !status.success() {
-        bail!("the build of {names} failed: {status}\n{}", lines[lines.len().saturating_sub(20)..].join("\n"));
+        bail!("the build of {names} failed: {status}");
     }
     step.done("");
     Ok(())

@@ -118,6 +118,16 @@ impl Tool {
         Ok(())
     }
 
+    /// Whether all of these are there, so that nothing has to be built.
+    ///
+    /// # Errors
+    ///
+    /// If there is no Go toolchain, or a module cannot be read.
+    pub fn are_built(tools: &[Self]) -> Result<bool> {
+        let missing = tools.iter().filter(|tool| tool.asset().is_none());
+        missing.map(|tool| tool.module().has(tool.program())).try_fold(true, |all, has| Ok(all && has?))
+    }
+
     /// Its file in `KUBEBUILDER_ASSETS`.
     fn asset(self) -> Option<PathBuf> {
         std::env::var_os(ASSETS).map(|dir| Path::new(&dir).join(self.name())).filter(|path| path.is_file())

@@ -41,13 +41,14 @@ impl Needs {
         self.lines("tree").flat_map(str::split_whitespace).collect()
     }
 
-    /// A file of a Debian package that is unpacked and not installed.
+    /// A file of a Debian package that is unpacked and not installed; of several names of the package, the first.
     ///
     /// # Errors
     ///
     /// If it is not declared, or not there.
     pub fn unpacked(&self, package: &str, file: &str) -> Result<PathBuf> {
-        let declared = self.lines("unpacked").any(|line| line.split_once(' ') == Some((package, file)));
+        let names = |line: &'static str| line.split_once(' ').map(|(names, file)| (names.split('|').next().unwrap_or_default(), file));
+        let declared = self.lines("unpacked").any(|line| names(line) == Some((package, file)));
         let path = paths::lab_dir().join("unpacked").join(package).join(file);
         self.verdict(if declared && path.exists() { &[] } else { std::slice::from_ref(&file) })?;
         Ok(path)

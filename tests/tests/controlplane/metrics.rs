@@ -27,7 +27,7 @@ const NEEDS: Needs = Needs::new("prometheus", include_str!("prometheus.needs"));
 
 /// A program of Debian's package.
 pub(crate) fn of_prometheus(program: &str) -> PathBuf {
-    NEEDS.unpacked("prometheus", &format!("usr/bin/{program}")).unwrap()
+    NEEDS.unpacked(program, &format!("usr/bin/{program}")).unwrap()
 }
 
 /// A pass of a controller that counts here.

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 pub(super) use self::pull::measure as pull;
 pub(super) use self::reaction::measure as reaction;
 use crate::cluster::traffic::{TrafficPod, create_namespace};
-use crate::cluster::{Cluster, Image};
+use crate::cluster::{Build, Cluster, Image};
 use crate::host::process::Lifetime;
 use crate::host::state::StateDir;
 use crate::traffic::Change;
@@ -45,7 +45,7 @@ struct Target {
 
 impl Field {
     async fn start(images: &[Image]) -> Result<Self> {
-        let cluster = Cluster::start(images, Lifetime::WithLab, StateDir::temporary()?).await?;
+        let cluster = Cluster::start(images, Build::Release, Lifetime::WithLab, StateDir::temporary()?).await?;
         let client = cluster.client().await?;
         create_namespace(&client, NAMESPACE).await?;
         Ok(Self { cluster, client })
