@@ -1,9 +1,119 @@
-//! What counters say about a rate, and how surely.
+//! What counters say about a rate, and how surely. The one rule for measured loss: agent, controller and CLI use it.
 
 use serde::{Deserialize, Serialize};
 
 /// The normal distribution's 97.5 % quantile: two tails of it leave 95 %.
 const Z: f64 = 1.959_963_984_540_054;
+
+/// The quantile that a [`LossVerdict`] uses: a correct run is judged wrong less than once in a million times. With [`Z`] one correct run in
+/// twenty would be.
+const Z_VERDICT: f64 = 4.891_638_475_699;
+
+/// Relative difference from the expected rate that no [`LossVerdict`] reports, however many packets there are.
+const TOLERANCE: f64 = 0.01;
+
+/// The rate that a loss model is expected to lose, and how far the share of the lost packets scatters around it.
+///
+/// Losses that come in bursts scatter more than independent ones. The variance inflation is the factor between the variances, for many
+/// packets: `n` packets say as much as `n / inflation` independent ones. For a chain of two states that loses all in one of them it is
+/// (1+ρ)/(1−ρ), where ρ is the correlation of successive losses.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Expectation {
+    percentage: f64,
+    variance_inflation: f64,
+}
+
+impl Expectation {
+    /// Losses that avoid each other scatter less, and a share of few packets is a multiple of one packet all the same.
+    const LEAST_INFLATION: f64 = 0.1;
+
+    /// As good as never settling, and still a number in JSON.
+    const MOST_INFLATION: f64 = 1e12;
+
+    /// A rate in percent, brought into 0 to 100, and a variance inflation, brought into 0.1 to 10¹². What is no number counts as 0 % and as
+    /// the largest inflation.
+    #[must_use]
+    pub fn new(percentage: f64, variance_inflation: f64) -> Self {
+        let inflation = if variance_inflation.is_nan() { Self::MOST_INFLATION } else { variance_inflation };
+        Self {
+            percentage: if percentage.is_nan() { 0.0 } else { percentage.clamp(0.0, 100.0) },
+            variance_inflation: inflation.clamp(Self::LEAST_INFLATION, Self::MOST_INFLATION),
+        }
+    }
+
+    /// Of packets that are lost independently of each other, in percent.
+    #[must_use]
+    pub fn independent(percentage: f64) -> Self {
+        Self::new(percentage, 1.0)
+    }
+
+    /// In percent, 0 to 100.
+    #[must_use]
+    pub fn percentage(self) -> f64 {
+        self.percentage
+    }
+
+    /// The factor between the variance of the observed share and that of independent losses, 0.1 to 10¹².
+    #[must_use]
+    pub fn variance_inflation(self) -> f64 {
+        self.variance_inflation
+    }
+
+    /// Whether counts agree with what is expected: `dropped` of `packets`.
+    #[must_use]
+    pub fn judge(self, packets: u64, dropped: u64) -> LossVerdict {
+        let Some((low, high)) = self.wilson(packets, dropped, Z_VERDICT) else { return LossVerdict::NoPackets };
+        let expected = self.percentage / 100.0;
+        if high < expected * (1.0 - TOLERANCE) {
+            LossVerdict::Below
+        } else if low > expected * (1.0 + TOLERANCE) {
+            LossVerdict::Above
+        } else if Traffic::new(packets, dropped, self).too_few_packets {
+            LossVerdict::TooFewPackets
+        } else {
+            LossVerdict::Consistent
+        }
+    }
+
+    /// The Wilson score interval (Wilson, 1927) of `dropped` in `packets` as fractions, for the effective number of packets; none where there
+    /// were none.
+    fn wilson(self, packets: u64, dropped: u64, z: f64) -> Option<(f64, f64)> {
+        if packets == 0 {
+            return None;
+        }
+        let (n, p) = (packets as f64 / self.variance_inflation, dropped.min(packets) as f64 / packets as f64);
+        let z2 = z * z;
+        let center = p + z2 / (2.0 * n);
+        let half = z * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
+        let bound = |x: f64| (x / (1.0 + z2 / n)).clamp(0.0, 1.0);
+        Some((bound(center - half), bound(center + half)))
+    }
+}
+
+impl From<f64> for Expectation {
+    /// Independent losses, in percent.
+    fn from(percentage: f64) -> Self {
+        Self::independent(percentage)
+    }
+}
+
+/// Whether the counted loss agrees with the expected rate.
+///
+/// `Below` and `Above` say that an interval which a correct run misses less than once in a million times excludes the expected rate, by more than
+/// a hundredth of it. They come before `TooFewPackets`: 40 lost of 50 are few packets, and yet surely not 1 %.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LossVerdict {
+    /// The counts agree with the expected rate.
+    Consistent,
+    /// Surely fewer packets were lost.
+    Below,
+    /// Surely more packets were lost.
+    Above,
+    /// The 95 % interval is wider than the expected rate itself, so the counts say nothing about it.
+    TooFewPackets,
+    /// No packet met the loss.
+    NoPackets,
+}
 
 /// A range that a rate lies in, in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -14,21 +124,6 @@ pub struct Interval {
     pub low: f64,
     /// To, in percent.
     pub high: f64,
-}
-
-/// The 95 % Wilson score interval of a rate of which `hits` in `trials` were seen (Wilson, 1927): where 95 of 100 such intervals hold the
-/// rate, also near 0 and for few trials. None where nothing was tried.
-#[must_use]
-pub fn wilson(hits: u64, trials: u64) -> Option<Interval> {
-    if trials == 0 {
-        return None;
-    }
-    let (n, p) = (trials as f64, hits.min(trials) as f64 / trials as f64);
-    let z2 = Z * Z;
-    let center = p + z2 / (2.0 * n);
-    let half = Z * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
-    let bound = |x: f64| rounded(100.0 * (x / (1.0 + z2 / n)).clamp(0.0, 1.0));
-    Some(Interval { low: bound(center - half), high: bound(center + half) })
 }
 
 /// To the thousandth: no count here tells more.
@@ -48,68 +143,32 @@ pub struct Traffic {
     /// The share that was lost, in percent; none where nothing came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_percentage: Option<f64>,
-    /// Where the rate lies, with 95 % confidence (Wilson); none where nothing came.
+    /// Where the rate lies, with 95 % confidence (Wilson, for as many independent packets as these say as much as); none where nothing came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Interval>,
-    /// That these are too few packets to tell whether the asked rate was met: the interval is wider than that rate itself.
+    /// That these are too few packets to tell whether the expected rate was met: the interval is wider than that rate itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub too_few_packets: bool,
 }
 
 impl Traffic {
-    /// Of counters, and the rate that is expected, in percent.
+    /// Of counters, and what the loss model is expected to do. Never more dropped packets than packets: counters that are read one after the
+    /// other may differ by those that pass in between.
     #[must_use]
-    pub fn new(packets: u64, dropped: u64, expected_percentage: f64) -> Self {
-        let interval = wilson(dropped, packets);
+    pub fn new(packets: u64, dropped: u64, expected: impl Into<Expectation>) -> Self {
+        let (expected, dropped) = (expected.into(), dropped.min(packets));
+        let bounds = expected.wilson(packets, dropped, Z);
+        let interval = bounds.map(|(low, high)| Interval { low: rounded(100.0 * low), high: rounded(100.0 * high) });
         Self {
             packets,
             dropped,
             observed_percentage: (packets > 0).then(|| rounded(100.0 * dropped as f64 / packets as f64)),
             interval,
-            too_few_packets: interval.is_none_or(|interval| interval.high - interval.low > expected_percentage),
+            too_few_packets: bounds.is_none_or(|(low, high)| 100.0 * (high - low) > expected.percentage),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// The values that R's `prop.test(hits, trials, correct = FALSE)` and statsmodels' `proportion_confint(method="wilson")` give.
-    #[test]
-    fn the_interval_is_wilsons() {
-        for (hits, trials, low, high) in
-            [(0, 10, 0.0, 27.753), (1, 10, 1.788, 40.415), (10, 100, 5.523, 17.437), (5, 5, 56.552, 100.0), (100, 10_000, 0.823, 1.215)]
-        {
-            assert_eq!(wilson(hits, trials), Some(Interval { low, high }), "{hits} of {trials}");
-        }
-        assert_eq!(wilson(0, 0), None);
-    }
-
-    #[test]
-    fn a_share_of_nothing_is_no_share() {
-        let nothing = Traffic::new(0, 0, 10.0);
-        assert_eq!((nothing.observed_percentage, nothing.interval, nothing.too_few_packets), (None, None, true));
-    }
-
-    #[test]
-    fn few_packets_are_said_to_be_few() {
-        assert!(Traffic::new(100, 10, 10.0).too_few_packets);
-        assert!(!Traffic::new(1000, 100, 10.0).too_few_packets);
-        assert!(Traffic::new(1000, 1, 0.1).too_few_packets);
-        assert_eq!(Traffic::new(200, 50, 10.0).observed_percentage, Some(25.0));
-    }
-
-    proptest! {
-        #[test]
-        fn the_rate_that_was_seen_is_in_its_interval(trials in 1..u64::MAX / 2, share in 0.0..=1.0f64) {
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            let hits = ((trials as f64 * share) as u64).min(trials);
-            let traffic = Traffic::new(trials, hits, 1.0);
-            let (observed, Interval { low, high }) = (traffic.observed_percentage.unwrap(), traffic.interval.unwrap());
-            prop_assert!(low <= observed + 0.001 && observed <= high + 0.001, "{traffic:?}");
-            prop_assert!((0.0..=100.0).contains(&low) && (0.0..=100.0).contains(&high));
-        }
-    }
-}
+#[path = "estimate_tests.rs"]
+mod tests;

@@ -29,7 +29,7 @@ pub use args::{BackendChoice, CleanupArgs, Direction, Filters, Meant, RunArgs, S
 pub use container::{CONTAINER_PREFIX, container_name, repair_container_name, stop_container_name};
 pub use control::{REQUEST_LIMIT, Request};
 pub use endpoint::{Endpoint, Protocol};
-pub use estimate::{Interval, Traffic, wilson};
+pub use estimate::{Expectation, Interval, LossVerdict, Traffic};
 pub use exit::ExitCode;
 pub use model::{LossModel, MeanBurst, Predicted};
 pub use percentage::{Correlation, LossPercentage, Share};

@@ -1,7 +1,7 @@
 //! One pod of a run: what is to be done there, and what came of it.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_contract::{Direction, PerDirection, Traffic, wilson};
+use netloss_contract::{Direction, PerDirection, Traffic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -251,7 +251,7 @@ impl From<Traffic> for ObservedTraffic {
         // a number that it refuses would keep the status from being written.
         let packets = traffic.packets.min(i64::MAX.cast_unsigned());
         let dropped = traffic.dropped.min(packets);
-        let interval = wilson(dropped, packets);
+        let interval = Traffic::new(packets, dropped, 0.0).interval;
         Self {
             packets,
             dropped,
