@@ -3,13 +3,14 @@
 //! The agent knows no Kubernetes and the controller no netlink; this crate is where they meet (docs/ARCHITECTURE.md, invariant 2):
 //!
 //! * [`RunArgs`], [`StopArgs`], [`CleanupArgs`]: the arguments of `netloss-agent`, in both directions (argv ⇄ types), with the models of loss ([`LossModel`]) and
-//!   what each of them really loses;
+//!   what each of them really loses, by the integers that netem is given ([`NetemLoss`]);
+//! * [`Traffic`], [`Expectation`], [`LossVerdict`]: what counters say about the loss, and whether it is the expected one;
 //! * [`Request`]: what is asked of a running agent;
 //! * [`Record`]: the JSON lines on the agent's standard output and its final report in the termination message;
 //! * [`ExitCode`]: what the agent's exit code means;
 //! * [`container_name`]: the name under which an agent is put into a pod.
 //!
-//! All four are contracts: documented in docs/AGENT.md, versioned by [`SCHEMA`], and only ever extended.
+//! All of them are contracts: documented in docs/AGENT.md, versioned by [`SCHEMA`], and only ever extended.
 
 mod args;
 mod container;
@@ -18,6 +19,7 @@ mod endpoint;
 mod estimate;
 mod exit;
 mod model;
+mod netem;
 mod percentage;
 mod plan;
 mod predict;
@@ -32,6 +34,7 @@ pub use endpoint::{Endpoint, Protocol};
 pub use estimate::{Expectation, Interval, LossVerdict, Traffic};
 pub use exit::ExitCode;
 pub use model::{LossModel, MeanBurst, Predicted};
+pub use netem::{NetemLoss, Probability};
 pub use percentage::{Correlation, LossPercentage, Share};
 pub use plan::{Checked, Finding, Planned, Verdict};
 pub use report::{

@@ -1,9 +1,6 @@
 //! How packets are lost: netem's models, and what each of them loses.
 
-use crate::{
-    Correlation, Invalid, LossPercentage, Share,
-    predict::{self, Chain},
-};
+use crate::{Correlation, Expectation, Invalid, LossPercentage, NetemLoss, Share};
 use clap::{ArgMatches, Args, Command, FromArgMatches, error::ErrorKind};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -60,6 +57,9 @@ impl fmt::Display for MeanBurst {
         write!(f, "{}", self.0)
     }
 }
+
+/// The least loss that is not rounded to none, in percent: half of 2⁻³², rounded up.
+const LEAST_PERCENTAGE: &str = "0.00000002";
 
 /// How netem chooses the packets that it drops (tc-netem(8), `net/sched/sch_netem.c`).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -148,7 +148,8 @@ impl LossModel {
             }
             Self::State { p13, p31, p32, p14, .. } => {
                 for (names, sum) in [("P13 and P14", p13.percent() + p14.percent()), ("P31 and P32", p31.percent() + p32.percent())] {
-                    if sum > 100.0 {
+                    // Two decimal fractions that are 100 together may be a little more in binary.
+                    if sum > 100.0 + 1e-9 {
                         return Err(Invalid::new(format!(
                             "the probabilities {names} of the model state leave the same state, and together they are {sum} %: give at most 100 %"
                         )));
@@ -157,10 +158,26 @@ impl LossModel {
             }
             Self::Random { .. } | Self::Gemodel { .. } => {}
         }
-        if self.predicted().is_some_and(|predicted| predicted.loss_percentage == 0.0 && !matches!(self, Self::Random { .. })) {
-            return Err(Invalid::new(
-                "with these probabilities no packet is ever lost: raise the one that leads to loss (P, 1-K, P13 or P14)",
-            ));
+        match (self, NetemLoss::of(self)) {
+            (Self::Random { loss_percentage, .. }, NetemLoss::Random { loss, .. }) => {
+                if loss.0 == 0 {
+                    return Err(Invalid::new(format!(
+                        "a loss of {loss_percentage} % is less than netem can tell from none: give at least {LEAST_PERCENTAGE} %"
+                    )));
+                }
+            }
+            (Self::Gilbert { loss_percentage, mean_burst }, netem) if netem.long_run().loss == 0.0 => {
+                return Err(Invalid::new(format!(
+                    "a loss of {loss_percentage} % in bursts of {mean_burst} packets begins less often than netem can tell from never: give more loss \
+                     (--loss) or shorter bursts (--burst)"
+                )));
+            }
+            (_, netem) if netem.long_run().loss == 0.0 => {
+                return Err(Invalid::new(
+                    "with these probabilities no packet is ever lost: raise the one that leads to loss (P, 1-K, P13 or P14)",
+                ));
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -174,49 +191,71 @@ impl LossModel {
         }
     }
 
-    /// What it will really lose; none for independent random loss, which loses what it was asked to.
+    /// What it will really lose, by the integers that netem is given; none for independent random loss that loses what it was asked to.
     #[must_use]
     pub fn predicted(&self) -> Option<Predicted> {
-        let of_chain = |(loss, mean_burst): (f64, f64)| Predicted {
-            loss_percentage: percent(loss),
-            // One that never ends has no mean.
-            mean_burst: mean_burst.is_finite().then(|| significant(mean_burst)),
-        };
+        let run = NetemLoss::of(self).long_run();
         match *self {
-            Self::Random { correlation, .. } if correlation.is_none() => None,
-            Self::Random { loss_percentage, correlation } => {
-                let loss = predict::correlated(loss_percentage.percent() / 100.0, correlation.percent() / 100.0);
+            Self::Random { loss_percentage, correlation } if correlation.is_none() => {
+                let (asked, loss) = (loss_percentage.percent(), 100.0 * run.loss);
+                // Where the integers are fine enough.
+                ((loss - asked).abs() > asked / 1000.0).then(|| Predicted { loss_percentage: percent(run.loss), mean_burst: None })
+            }
+            Self::Random { .. } => {
                 // Far below the threshold the cells of the distribution say nothing any more.
-                let ten_thousandths = (percent(loss) * 1e4).round() / 1e4;
+                let ten_thousandths = (percent(run.loss) * 1e4).round() / 1e4;
                 Some(Predicted { loss_percentage: ten_thousandths, mean_burst: None })
             }
-            Self::Gilbert { loss_percentage, mean_burst } => {
-                Some(Predicted { loss_percentage: loss_percentage.percent(), mean_burst: Some(mean_burst.packets()) })
-            }
-            Self::Gemodel { p, r, h, k } => {
-                let [p, r, h, k] = [p, r, h, k].map(Share::fraction);
-                Some(of_chain(Chain { next: [[1.0 - p, p], [r, 1.0 - r]], loss: [k, h] }.long_run()))
-            }
-            Self::State { p13, p31, p32, p23, p14 } => {
-                let [p13, p31, p32, p23, p14] = [p13, p31, p32, p23, p14].map(Share::fraction);
-                let next =
-                    [[1.0 - p13 - p14, 0.0, p13, p14], [0.0, 1.0 - p23, p23, 0.0], [p31, p32, 1.0 - p31 - p32, 0.0], [1.0, 0.0, 0.0, 0.0]];
-                Some(of_chain(Chain { next, loss: [0.0, 0.0, 1.0, 1.0] }.long_run()))
-            }
+            // A burst that never ends has no mean.
+            Self::Gilbert { .. } | Self::Gemodel { .. } | Self::State { .. } => Some(Predicted {
+                loss_percentage: percent(run.loss),
+                mean_burst: run.mean_burst.is_finite().then(|| significant(run.mean_burst)),
+            }),
         }
+    }
+
+    /// What counters are held against: the rate and its scatter, by the integers that netem is given.
+    #[must_use]
+    pub fn expectation(&self) -> Expectation {
+        let netem = NetemLoss::of(self);
+        Expectation::new(100.0 * netem.long_run().loss, netem.variance_inflation())
+    }
+
+    /// The loss that somebody has to agree to, in percent: what is asked for, or what will be lost where that is more. 100 where correlation is so near to 100 %
+    /// that the first random number may lose over a thousand packets in a row.
+    #[must_use]
+    pub fn highest_percentage(&self) -> f64 {
+        let netem = NetemLoss::of(self);
+        if netem.longest_start() > MeanBurst::MAX {
+            return 100.0;
+        }
+        self.asked_percentage().max(percent(netem.long_run().loss))
     }
 
     /// That the loss will be another than the asked one, in words; none where it is within a tenth.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
-        let Self::Random { loss_percentage, correlation } = self else { return None };
-        let predicted = self.predicted()?.loss_percentage;
+        let (Self::Random { loss_percentage, .. } | Self::Gilbert { loss_percentage, .. }) = self else { return None };
         let asked = loss_percentage.percent();
+        let correlation = if let Self::Random { correlation, .. } = self { *correlation } else { Correlation::default() };
+        if NetemLoss::of(self).longest_start() > MeanBurst::MAX {
+            return Some(format!(
+                "a correlation of {correlation} % hardly lets netem leave its first random number: in one of {:.0} runs every packet is lost from the start, \
+                 and in the others hardly any; for bursts ask for the model gilbert",
+                (100.0 / asked).max(1.0)
+            ));
+        }
+        let predicted = self.predicted()?.loss_percentage;
         ((predicted - asked).abs() > asked / 10.0).then(|| {
-            format!(
-                "netem's correlation lowers the loss: {asked} % asked with a correlation of {correlation} % will be about {predicted} %; \
-                 for bursts that keep the rate ask for the model gilbert"
-            )
+            if correlation.is_none() {
+                format!("netem's probabilities are multiples of 2⁻³²: {asked} % asked will be about {predicted} %")
+            } else {
+                let direction = if predicted < asked { "lowers" } else { "raises" };
+                format!(
+                    "netem's correlation {direction} the loss: {asked} % asked with a correlation of {correlation} % will be about {predicted} %; \
+                     for bursts that keep the rate ask for the model gilbert"
+                )
+            }
         })
     }
 

@@ -7,25 +7,34 @@ const CELLS: usize = 4096;
 const NARROW: f64 = 0.98;
 
 /// Loss of netem's correlated random numbers, as fractions: the stationary probability that `x` is not above `loss`, where each `x` is
-/// `(1 - correlation)·u + correlation·x'` of a uniform `u` and the last `x'` (`get_crandom` in net/sched/sch_netem.c).
+/// `(1 - correlation)·u + correlation·x'` of a uniform `u` and the last `x'`, rounded down to 32 bits (`get_crandom` in net/sched/sch_netem.c).
 ///
 /// The mix spreads less than `u` alone, so a loss below a half gets rarer, and one above it more frequent.
 pub(crate) fn correlated(loss: f64, correlation: f64) -> f64 {
-    if loss >= 1.0 || correlation <= 0.0 {
+    // A number that never changes is any number.
+    if loss >= 1.0 || correlation <= 0.0 || correlation >= 1.0 {
         return loss;
     }
     if correlation >= NARROW {
-        // A sum of many independent parts of little weight.
-        let deviation = ((1.0 - correlation) / (1.0 + correlation) / 12.0).sqrt();
-        return if deviation > 0.0 { normal((loss - 0.5) / deviation) } else { loss };
+        return normal(narrow(loss, correlation));
     }
+    interpolate(&stationary(correlation), loss).clamp(0.0, 1.0)
+}
+
+/// By how many standard deviations `loss` is above the mean of correlated numbers, which are sums of many independent parts of little weight.
+fn narrow(loss: f64, correlation: f64) -> f64 {
+    let deviation = ((1.0 - correlation) / (1.0 + correlation) / 12.0).sqrt();
+    // Rounding down takes half a unit away each time.
+    let mean = 0.5 - (0.5 / (4_294_967_296.0 * (1.0 - correlation))).min(0.5);
+    (loss - mean) / deviation
+}
+
+/// The stationary distribution function of correlated numbers, at the borders of the cells.
+fn stationary(correlation: f64) -> Vec<f64> {
     let width = 1.0 / CELLS as f64;
     let mut distribution: Vec<f64> = (0..=CELLS).map(|cell| cell as f64 * width).collect();
-    let mut integral = vec![0.0; CELLS + 1];
     loop {
-        for cell in 0..CELLS {
-            integral[cell + 1] = integral[cell] + distribution[cell].midpoint(distribution[cell + 1]) * width;
-        }
+        let integral = integral(&distribution);
         // P(x ≤ t) is the mean of P(x' ≤ (t - (1 - c)·u) / c) over all u.
         let scale = correlation / (1.0 - correlation);
         let mut change: f64 = 0.0;
@@ -36,9 +45,93 @@ pub(crate) fn correlated(loss: f64, correlation: f64) -> f64 {
             *value = next;
         }
         if change < 1e-12 {
-            return interpolate(&distribution, loss).clamp(0.0, 1.0);
+            return distribution;
         }
     }
+}
+
+/// The factor between the variance of the share of losses below `loss` and that of independent ones, for correlated numbers as [`correlated`] has them:
+/// 1 + 2·Σ cov(k) / var over all distances k.
+pub(crate) fn correlated_inflation(loss: f64, correlation: f64) -> f64 {
+    if loss >= 1.0 || correlation <= 0.0 {
+        return 1.0;
+    }
+    if correlation >= 1.0 {
+        return f64::INFINITY;
+    }
+    if correlation >= NARROW { normal_inflation(narrow(loss, correlation), correlation) } else { cell_inflation(loss, correlation) }
+}
+
+/// The same for narrow distributions: the numbers are normal, and their correlation at the distance k is the k-th power. With r = sin φ, the covariance of two
+/// indicators is ∫ exp(−z²/(1 + sin φ)) dφ / 2π from 0 to asin r.
+fn normal_inflation(z: f64, correlation: f64) -> f64 {
+    let share = normal(z);
+    let variance = share * (1.0 - share);
+    if variance < 1e-12 {
+        return 1.0;
+    }
+    let step = std::f64::consts::FRAC_PI_2 / CELLS as f64;
+    let density = |phi: f64| (-z * z / (1.0 + phi.sin())).exp() / std::f64::consts::TAU;
+    let (mut covariance, mut sum) = (0.0, 0.0);
+    for cell in 0..CELLS {
+        let middle = (cell as f64 + 0.5) * step;
+        // The sum over k is an integral over dr/r, which is cot φ dφ.
+        sum += (covariance + 0.5 * step * density(middle)) / middle.tan() * step;
+        covariance += step * density(middle);
+    }
+    (2.0 * sum / (-correlation.ln() * variance)).max(1.0)
+}
+
+/// The same by cells: E(k) is the mean of P(x(k) ≤ loss | x) over all x ≤ loss.
+fn cell_inflation(loss: f64, correlation: f64) -> f64 {
+    let width = 1.0 / CELLS as f64;
+    let distribution = stationary(correlation);
+    let share = interpolate(&distribution, loss);
+    let variance = share * (1.0 - share);
+    // The cells tell no less, and losses that rare are hardly ever near each other.
+    if variance < 1e-6 {
+        return 1.0;
+    }
+    // P(x ≤ loss) of the next number, by this one; then of those after it.
+    let mut hit: Vec<f64> =
+        (0..=CELLS).map(|cell| ((loss - correlation * cell as f64 * width) / (1.0 - correlation)).clamp(0.0, 1.0)).collect();
+    let (mut sum, mut left) = (0.0, 1.0);
+    loop {
+        let mut joint = 0.0;
+        for cell in 0..CELLS {
+            let (from, to) = (cell as f64 * width, (cell + 1) as f64 * width);
+            if from >= loss {
+                break;
+            }
+            let part = ((loss - from) / width).min(1.0);
+            let until = distribution[cell] + (distribution[cell + 1] - distribution[cell]) * part;
+            let mean = if to <= loss { hit[cell].midpoint(hit[cell + 1]) } else { hit[cell].midpoint(interpolate(&hit, loss)) };
+            joint += (until - distribution[cell]) * mean;
+        }
+        let covariance = joint - share * share;
+        sum += covariance;
+        left *= correlation;
+        if covariance.abs() < 1e-4 * variance || left < 1e-5 {
+            // The rest falls like the powers of the correlation.
+            sum += covariance * correlation / (1.0 - correlation);
+            return (1.0 + 2.0 * sum / variance).max(1.0);
+        }
+        let integral = integral(&hit);
+        for (cell, value) in hit.iter_mut().enumerate() {
+            let from = correlation * cell as f64 * width;
+            *value = (interpolate(&integral, (from + 1.0 - correlation).min(1.0)) - interpolate(&integral, from)) / (1.0 - correlation);
+        }
+    }
+}
+
+/// The integral from 0 to the border of each cell.
+fn integral(values: &[f64]) -> Vec<f64> {
+    let mut sum = 0.0;
+    let steps = values.windows(2).map(|pair| {
+        sum += pair[0].midpoint(pair[1]) / CELLS as f64;
+        sum
+    });
+    std::iter::once(0.0).chain(steps).collect()
 }
 
 /// The integral from 0 to `x` of a distribution function, which is 0 below 0 and 1 above 1.
@@ -67,6 +160,22 @@ fn normal(x: f64) -> f64 {
     if x < 0.0 { tail } else { 1.0 - tail }
 }
 
+/// What is lost of many packets.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct LongRun {
+    /// The share that is lost, 0 to 1.
+    pub(crate) loss: f64,
+    /// Packets that are lost in a row, on average: infinite where a burst never ends, 0 where there is none.
+    pub(crate) mean_burst: f64,
+}
+
+impl LongRun {
+    /// Of packets whose losses hardly depend on each other.
+    pub(crate) fn independent(loss: f64) -> Self {
+        Self { loss, mean_burst: if loss > 0.0 { 1.0 / (1.0 - loss) } else { 0.0 } }
+    }
+}
+
 /// A Markov chain that starts in its first state, and loses a packet in each state with a probability of its own.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Chain<const N: usize> {
@@ -78,34 +187,115 @@ pub(crate) struct Chain<const N: usize> {
 
 impl<const N: usize> Chain<N> {
     /// The share of packets lost and the mean number of packets lost in a row, in the long run.
-    pub(crate) fn long_run(&self) -> (f64, f64) {
-        // Half of the steps stay: that changes nothing in the long run, and no chain swings for ever. Squaring 60 times is 2^60 steps.
-        let mut far = [[0.0; N]; N];
-        for (row, (far, next)) in far.iter_mut().zip(&self.next).enumerate() {
-            for (column, (far, next)) in far.iter_mut().zip(next).enumerate() {
-                *far = next / 2.0 + if row == column { 0.5 } else { 0.0 };
-            }
-        }
-        for _ in 0..60 {
-            let mut squared = [[0.0; N]; N];
-            for row in 0..N {
-                for column in 0..N {
-                    squared[row][column] = (0..N).map(|via| far[row][via] * far[via][column]).sum();
-                }
-                // Without this, rounding would take the rows away from 1 a little more with each squaring.
-                let sum: f64 = squared[row].iter().sum();
-                squared[row].iter_mut().for_each(|value| *value /= sum);
-            }
-            far = squared;
-        }
-        let states = far[0];
-        let loss: f64 = (0..N).map(|state| states[state] * self.loss[state]).sum();
+    pub(crate) fn long_run(&self) -> LongRun {
+        let states = self.stationary();
+        let loss = self.mean(&states);
         let twice: f64 =
             (0..N).map(|from| states[from] * self.loss[from] * (0..N).map(|to| self.next[from][to] * self.loss[to]).sum::<f64>()).sum();
         // A burst begins where a lost packet follows one that was not.
         let begins = loss - twice;
-        (loss, if begins > 0.0 { loss / begins } else { f64::INFINITY })
+        let mean_burst = if loss == 0.0 {
+            0.0
+        } else if begins > loss * f64::EPSILON * 4.0 {
+            loss / begins
+        } else {
+            f64::INFINITY
+        };
+        LongRun { loss, mean_burst }
     }
+
+    /// 1 + 2·Σ cov(k) / var over all distances k, where cov(k) is the covariance of the losses of two packets at that distance: the factor between the
+    /// variance of the share of lost packets and that of independent losses. Infinite where the chain hardly ever leaves a state, so that this cannot be computed.
+    pub(crate) fn variance_inflation(&self) -> f64 {
+        let states = self.stationary();
+        let loss = self.mean(&states);
+        let variance = loss * (1.0 - loss);
+        if variance < 1e-15 {
+            return 1.0;
+        }
+        // The sum over all k of the expected excess from each state, g, solves (1 − P + 1π)·g = f − L (the fundamental matrix).
+        let mut equations = [[0.0; N]; N];
+        let mut excess = [0.0; N];
+        for row in 0..N {
+            excess[row] = self.loss[row] - loss;
+            for column in 0..N {
+                let one = if row == column { 1.0 } else { 0.0 };
+                equations[row][column] = one - self.next[row][column] + states[column];
+            }
+        }
+        let Some(total) = solve(equations, excess) else { return f64::INFINITY };
+        let covariances: f64 = (0..N).map(|state| states[state] * self.loss[state] * (total[state] - excess[state])).sum();
+        1.0 + 2.0 * covariances / variance
+    }
+
+    fn mean(&self, states: &[f64; N]) -> f64 {
+        (0..N).map(|state| states[state] * self.loss[state]).sum()
+    }
+
+    /// The share of the time in each state, after a long time. By elimination of states (Grassmann, Taksar and Heyman, 1985), which subtracts nothing and so is exact
+    /// for the rarest of transitions, among the states that are not left for ever.
+    fn stationary(&self) -> [f64; N] {
+        let class = self.recurrent();
+        let mut next = self.next;
+        let members: Vec<usize> = (0..N).filter(|state| class[*state]).collect();
+        for (place, &last) in members.iter().enumerate().skip(1).rev() {
+            let left = &members[..place];
+            let out: f64 = left.iter().map(|&to| next[last][to]).sum();
+            for &from in left {
+                next[from][last] /= out;
+                for &to in left {
+                    next[from][to] += next[from][last] * next[last][to];
+                }
+            }
+        }
+        let mut states = [0.0; N];
+        for (place, &state) in members.iter().enumerate() {
+            states[state] = if place == 0 { 1.0 } else { members[..place].iter().map(|&from| states[from] * next[from][state]).sum() };
+        }
+        let sum: f64 = states.iter().sum();
+        states.map(|share| share / sum)
+    }
+
+    /// The states among which a chain that started in the first one stays in the end: those that are reached from it and from which the fewest can be reached.
+    fn recurrent(&self) -> [bool; N] {
+        let reached = |start: usize| {
+            let mut seen = [false; N];
+            let mut open = vec![start];
+            while let Some(state) = open.pop() {
+                if !std::mem::replace(&mut seen[state], true) {
+                    open.extend((0..N).filter(|to| self.next[state][*to] > 0.0));
+                }
+            }
+            seen
+        };
+        let first = reached(0);
+        let classes = (0..N).filter(|state| first[*state]).map(reached);
+        classes.min_by_key(|class| class.iter().filter(|member| **member).count()).unwrap_or(first)
+    }
+}
+
+/// Gaussian elimination with pivots; none where there is no solution that could be trusted.
+fn solve<const N: usize>(mut matrix: [[f64; N]; N], mut right: [f64; N]) -> Option<[f64; N]> {
+    for column in 0..N {
+        let pivot = (column..N).max_by(|a, b| matrix[*a][column].abs().total_cmp(&matrix[*b][column].abs()))?;
+        matrix.swap(column, pivot);
+        right.swap(column, pivot);
+        if matrix[column][column].abs() < 1e-13 {
+            return None;
+        }
+        for row in column + 1..N {
+            let factor = matrix[row][column] / matrix[column][column];
+            for place in column..N {
+                matrix[row][place] -= factor * matrix[column][place];
+            }
+            right[row] -= factor * right[column];
+        }
+    }
+    for row in (0..N).rev() {
+        let known: f64 = (row + 1..N).map(|column| matrix[row][column] * right[column]).sum();
+        right[row] = (right[row] - known) / matrix[row][row];
+    }
+    Some(right)
 }
 
 #[cfg(test)]
@@ -151,6 +341,7 @@ mod tests {
     fn the_ends_are_exact() {
         assert!((correlated(0.1, 0.0) - 0.1).abs() < 1e-12);
         assert!((correlated(1.0, 0.5) - 1.0).abs() < 1e-12);
+        assert!((correlated(0.1, 1.0) - 0.1).abs() < 1e-12);
         assert!((correlated(0.5, 0.5) - 0.5).abs() < 1e-6);
         assert!((correlated(0.5, 0.99) - 0.5).abs() < 1e-6);
     }
@@ -159,15 +350,19 @@ mod tests {
     fn a_chain_of_two_states_is_the_gilbert_model() {
         // 5 % in bursts of 4: r = 1/4, p = r·L/(1 − L).
         let (r, p) = (0.25, 0.25 * 0.05 / 0.95);
-        let (loss, burst) = Chain { next: [[1.0 - p, p], [r, 1.0 - r]], loss: [0.0, 1.0] }.long_run();
-        assert!((loss - 0.05).abs() < 1e-9 && (burst - 4.0).abs() < 1e-9, "{loss} {burst}");
+        let chain = Chain { next: [[1.0 - p, p], [r, 1.0 - r]], loss: [0.0, 1.0] };
+        let LongRun { loss, mean_burst } = chain.long_run();
+        assert!((loss - 0.05).abs() < 1e-9 && (mean_burst - 4.0).abs() < 1e-9, "{loss} {mean_burst}");
+        let rho = 1.0 - p - r;
+        let inflation = chain.variance_inflation();
+        assert!((inflation - (1.0 + rho) / (1.0 - rho)).abs() < 1e-9, "{inflation}");
     }
 
     #[test]
     fn a_state_that_is_never_left_is_where_it_ends() {
-        let (loss, burst) = Chain { next: [[0.9, 0.1], [0.0, 1.0]], loss: [0.0, 1.0] }.long_run();
-        assert!((loss - 1.0).abs() < 1e-9 && burst > 1e6, "{loss} {burst}");
-        let (loss, _) = Chain { next: [[1.0, 0.0], [0.5, 0.5]], loss: [0.0, 1.0] }.long_run();
+        let LongRun { loss, mean_burst } = Chain { next: [[0.9, 0.1], [0.0, 1.0]], loss: [0.0, 1.0] }.long_run();
+        assert!((loss - 1.0).abs() < 1e-9 && mean_burst > 1e6, "{loss} {mean_burst}");
+        let LongRun { loss, .. } = Chain { next: [[1.0, 0.0], [0.5, 0.5]], loss: [0.0, 1.0] }.long_run();
         assert!(loss.abs() < 1e-12, "{loss}");
     }
 }

@@ -126,7 +126,7 @@ fn warnings(experiment: &Experiment<'_>, seen: &Seen, now: Timestamp, settings: 
         warnings.push("spec.dryRun is true: the pods are named in status, and none is touched".to_owned());
     }
     if let Ok(request) = check(experiment, settings) {
-        let asked = request.model.asked_percentage();
+        let asked = request.model.highest_percentage();
         if asked > crate::api::MAX_LOSS_PERCENTAGE {
             warnings.push(format!("{asked} % is more than most protocols live with: expect connections to break"));
         }

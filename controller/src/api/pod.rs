@@ -1,7 +1,7 @@
 //! One pod of a run: what is to be done there, and what came of it.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_contract::{Direction, PerDirection, Traffic};
+use netloss_contract::{Direction, Expectation, PerDirection, Traffic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -200,6 +200,18 @@ pub struct AskedLoss {
     /// What that loses in the long run, in percent, by the kernel's formula: predicted, and only where it is not what was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted_percentage: Option<f64>,
+    /// By which factor the share of lost packets has a larger variance than that of independent losses, by the kernel's formula; absent where it is 1. Intervals and
+    /// verdicts go by so many times fewer packets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variance_inflation: Option<f64>,
+}
+
+impl AskedLoss {
+    /// What counters are held against.
+    #[must_use]
+    pub fn expectation(&self) -> Expectation {
+        Expectation::new(self.predicted_percentage.unwrap_or(self.loss_percentage), self.variance_inflation.unwrap_or(1.0))
+    }
 }
 
 /// What the agent counted, for each direction asked for.
@@ -228,7 +240,7 @@ pub struct ObservedTraffic {
     /// The share that was lost, in percent, to two decimals; absent where no packet came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_percentage: Option<f64>,
-    /// Where the rate lies with 95 % confidence (Wilson), by so many packets; absent where no packet came.
+    /// Where the rate lies with 95 % confidence (Wilson), by as many independent packets as these say as much as; absent where no packet came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<ObservedInterval>,
 }
@@ -244,26 +256,29 @@ pub struct ObservedInterval {
     pub high: f64,
 }
 
-impl From<Traffic> for ObservedTraffic {
-    fn from(traffic: Traffic) -> Self {
+impl ObservedTraffic {
+    /// Of an agent's report, held against what is expected.
+    #[must_use]
+    pub fn new(traffic: Traffic, expected: Expectation) -> Self {
         let hundredths = |percent: f64| (percent * 100.0).round() / 100.0;
         // Anybody in the pod may have written the report. Of its numbers the two counters alone are taken, and as an API server takes them:
         // a number that it refuses would keep the status from being written.
-        let packets = traffic.packets.min(i64::MAX.cast_unsigned());
-        let dropped = traffic.dropped.min(packets);
-        let interval = Traffic::new(packets, dropped, 0.0).interval;
+        let counted = Traffic::new(traffic.packets.min(i64::MAX.cast_unsigned()), traffic.dropped, expected);
         Self {
-            packets,
-            dropped,
-            loss_percentage: interval.map(|_| hundredths(100.0 * dropped as f64 / packets as f64)),
-            interval: interval.map(|of| ObservedInterval { low: hundredths(of.low), high: hundredths(of.high) }),
+            packets: counted.packets,
+            dropped: counted.dropped,
+            loss_percentage: counted.observed_percentage.map(hundredths),
+            interval: counted.interval.map(|of| ObservedInterval { low: hundredths(of.low), high: hundredths(of.high) }),
         }
     }
 }
 
-impl From<PerDirection<Traffic>> for ObservedLoss {
-    fn from(traffic: PerDirection<Traffic>) -> Self {
-        Self { egress: traffic.egress.map(Into::into), ingress: traffic.ingress.map(Into::into) }
+impl ObservedLoss {
+    /// Of an agent's report, held against what is expected.
+    #[must_use]
+    pub fn new(traffic: PerDirection<Traffic>, expected: Expectation) -> Self {
+        let of = |traffic| ObservedTraffic::new(traffic, expected);
+        Self { egress: traffic.egress.map(of), ingress: traffic.ingress.map(of) }
     }
 }
 
@@ -274,11 +289,11 @@ mod tests {
     #[test]
     fn what_is_counted_is_what_an_api_server_takes() {
         let forged = Traffic { packets: u64::MAX, dropped: u64::MAX, observed_percentage: Some(1e308), ..Traffic::default() };
-        let observed = ObservedTraffic::from(forged);
+        let observed = ObservedTraffic::new(forged, 10.0.into());
         assert_eq!((observed.packets, observed.dropped), (i64::MAX.cast_unsigned(), i64::MAX.cast_unsigned()));
         assert_eq!(observed.loss_percentage, Some(100.0));
-        let more_than_all = ObservedTraffic::from(Traffic { packets: 10, dropped: 20, ..Traffic::default() });
+        let more_than_all = ObservedTraffic::new(Traffic { packets: 10, dropped: 20, ..Traffic::default() }, 10.0.into());
         assert_eq!((more_than_all.dropped, more_than_all.loss_percentage), (10, Some(100.0)));
-        assert_eq!(ObservedTraffic::from(Traffic::default()).loss_percentage, None);
+        assert_eq!(ObservedTraffic::new(Traffic::default(), 10.0.into()).loss_percentage, None);
     }
 }

@@ -17,6 +17,7 @@ use clap::Args;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt};
+use netloss_contract::LossVerdict;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -282,17 +283,21 @@ fn completed(said: &mut Explanation, name: &str, status: &ChaosExperimentStatus)
 
 /// Where what was seen is surely something else than what was asked for.
 fn missed(pod: &PodStatus) -> Option<String> {
-    let asked = pod.asked.loss_percentage;
+    let (asked, expected) = (pod.asked.loss_percentage, pod.asked.expectation());
     let observed = pod.observed?;
     let seen = [("egress", observed.egress), ("ingress", observed.ingress)];
     seen.into_iter().find_map(|(way, traffic)| {
         let traffic = traffic?;
-        let seen = Seen::new(traffic.packets, traffic.dropped, asked);
-        let (low, high) = (seen.low?, seen.high?);
-        if traffic.packets > 0 && seen.too_few_packets {
-            return Some(format!("Pod {}: {} packets of {way} are too few to tell whether {asked} % were lost ({}).", pod.name, traffic.packets, seen.words()));
-        }
-        let is_other = !(low..=high).contains(&asked);
+        let seen = Seen::new(traffic.packets, traffic.dropped, expected);
+        let is_other = match expected.judge(traffic.packets, traffic.dropped) {
+            LossVerdict::NoPackets => return None,
+            LossVerdict::TooFewPackets => {
+                let expected = expected.percentage();
+                return Some(format!("Pod {}: {} packets of {way} are too few to tell whether {expected} % were lost ({}).", pod.name, traffic.packets, seen.words()));
+            }
+            LossVerdict::Below | LossVerdict::Above => true,
+            LossVerdict::Consistent => pod.asked.predicted_percentage.is_some(),
+        };
         is_other.then(|| format!("Pod {}: {asked} % of {way} were asked for, and {} were seen; loss models and correlation lose another share than they name.", pod.name, seen.words()))
     })
 }
@@ -311,7 +316,10 @@ fn way_out(said: &mut Explanation, words: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::{at, entry, planned, spec};
+    use crate::{
+        api::ObservedLoss,
+        machine::fixtures::{at, entry, planned, spec},
+    };
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use netloss_contract::{PerDirection, Traffic};
 
@@ -384,10 +392,10 @@ mod tests {
         let unknown = of(phase(Phase::Completed, vec![ended(Outcome::Unknown)]), &facts());
         assert!(unknown.contains("In pod p loss may remain") && unknown.contains("Next: `kubectl netloss doctor --fix`"), "{unknown}");
         let observed = PerDirection { egress: Some(Traffic::new(10_000, 200, 10.0)), ingress: None };
-        let other = PodStatus { observed: Some(observed.into()), ..ended(Outcome::Clean) };
+        let other = PodStatus { observed: Some(ObservedLoss::new(observed, 10.0.into())), ..ended(Outcome::Clean) };
         assert!(of(phase(Phase::Completed, vec![other]), &facts()).contains("10 % of egress were asked for, and 2.0% (1.7-2.3) were seen"));
         let few = PodStatus {
-            observed: Some(PerDirection { egress: Some(Traffic::new(5, 0, 10.0)), ingress: None }.into()),
+            observed: Some(ObservedLoss::new(PerDirection { egress: Some(Traffic::new(5, 0, 10.0)), ingress: None }, 10.0.into())),
             ..ended(Outcome::Clean)
         };
         assert!(of(phase(Phase::Completed, vec![few]), &facts()).contains("5 packets of egress are too few to tell"));

@@ -5,7 +5,7 @@ use super::{
     error::Error,
     output::{Format, OutputArgs, Paint, document, note, print, table},
     show::tone,
-    view::{Seen, span},
+    view::{Asked, Seen, span},
 };
 use crate::api::{ChaosExperimentHistory, RunResult};
 use clap::Args;
@@ -59,10 +59,11 @@ struct List {
 impl Past {
     fn new(record: &ChaosExperimentHistory) -> Self {
         let spec = &record.spec;
+        let asked = Asked::of(spec.pods.first(), spec.experiment_spec.loss_percentage, spec.experiment_spec.direction, None);
         let sum = |counts: Vec<(u64, u64)>| {
             let (packets, dropped) =
                 counts.iter().fold((0_u64, 0_u64), |sum, next| (sum.0.saturating_add(next.0), sum.1.saturating_add(next.1)));
-            (!counts.is_empty()).then(|| Seen::new(packets, dropped, spec.experiment_spec.loss_percentage))
+            (!counts.is_empty()).then(|| Seen::new(packets, dropped, asked.expectation()))
         };
         let observed = || spec.pods.iter().filter_map(|pod| pod.observed);
         Self {
@@ -143,7 +144,7 @@ fn text(runs: &[Past], namespaces: bool, wide: bool, paint: Paint, now: Timestam
 mod tests {
     use super::*;
     use crate::{
-        api::{ChaosExperiment, ChaosExperimentStatus, Outcome, Phase, PodState, PodStatus},
+        api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss, Outcome, Phase, PodState, PodStatus},
         history,
         machine::fixtures::{at, entry, spec},
     };
@@ -159,7 +160,7 @@ mod tests {
             state: PodState::Ended,
             outcome: Some(Outcome::Clean),
             applied_at: Some(Time(at(5))),
-            observed: Some(observed.into()),
+            observed: Some(ObservedLoss::new(observed, 10.0.into())),
             ..entry()
         };
         let status = ChaosExperimentStatus {

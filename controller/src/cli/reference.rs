@@ -20,7 +20,7 @@ pub(super) fn page() -> String {
          # kubectl netloss\n\n{about}\n\n{INSTALL}\n## Exit codes\n\nA contract: no code is ever given another meaning.\n\n| code | meaning |\n|---|---|\n{codes}\n\
          ## Output\n\n`-o table` and `-o wide` are for people, and may change. `-o json` and `-o yaml` are for programs: each document has `schema` (now {SCHEMA}) and \
          `kind`; fields are added under the same number, and one that changes its meaning or goes makes a new one. `watch -o json` prints one document a line, for \
-         each change. Figures that were seen come with the bounds of their 95 % interval (Wilson); `tooFewPackets` says that it is wider than what was asked for. \
+         each change. Figures that were seen come with the bounds of their 95 % interval (Wilson); `tooFewPackets` says that it is wider than what is predicted. \
          What a command has to say beside its result goes to standard error. Colours are for terminals alone, and never where `NO_COLOR` is set.\n\n\
          ## Connection\n\nThese flags go with each command.\n\n{HEAD}{shared}\n{commands}",
         about = root.get_about().map(ToString::to_string).unwrap_or_default(),

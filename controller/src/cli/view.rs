@@ -7,7 +7,7 @@ use crate::{
 };
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
-use netloss_contract::{Direction, Traffic, Ttl};
+use netloss_contract::{Direction, Expectation, Traffic, Ttl};
 use serde::Serialize;
 use std::collections::HashMap;
 
@@ -62,6 +62,9 @@ pub(super) struct Asked {
     /// What that loses in the long run, by the kernel's formula, where it is not what is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) predicted_percentage: Option<f64>,
+    /// By which factor its share of lost packets has a larger variance than that of independent losses, where it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) variance_inflation: Option<f64>,
 }
 
 /// One pod.
@@ -101,20 +104,20 @@ pub(super) struct Seen {
     pub(super) dropped: u64,
     /// None where no packet came.
     pub(super) loss_percentage: Option<f64>,
-    /// Bounds of the 95 % Wilson interval.
+    /// Bounds of the 95 % Wilson interval, for as many independent packets as these say as much as.
     pub(super) low: Option<f64>,
     pub(super) high: Option<f64>,
-    /// The interval is wider than what is asked for.
+    /// The interval is wider than what is expected: what is predicted, or asked for where nothing else is.
     pub(super) too_few_packets: bool,
 }
 
 impl Seen {
-    /// Of counters, for a loss that was asked for in percent.
-    pub(super) fn new(packets: u64, dropped: u64, asked: f64) -> Self {
-        let traffic = Traffic::new(packets, dropped, asked);
+    /// Of counters, held against what is expected.
+    pub(super) fn new(packets: u64, dropped: u64, expected: impl Into<Expectation>) -> Self {
+        let traffic = Traffic::new(packets, dropped, expected);
         Self {
-            packets,
-            dropped,
+            packets: traffic.packets,
+            dropped: traffic.dropped,
             loss_percentage: traffic.observed_percentage,
             low: traffic.interval.map(|interval| interval.low),
             high: traffic.interval.map(|interval| interval.high),
@@ -123,10 +126,10 @@ impl Seen {
     }
 
     /// Of several together; nothing of none.
-    pub(super) fn sum(seen: impl Iterator<Item = Self>, asked: f64) -> Option<Self> {
+    pub(super) fn sum(seen: impl Iterator<Item = Self>, expected: Expectation) -> Option<Self> {
         let add = |(packets, dropped): (u64, u64), seen: Self| (packets.saturating_add(seen.packets), dropped.saturating_add(seen.dropped));
         let sum = seen.fold(None, |sum, seen| Some(add(sum.unwrap_or_default(), seen)));
-        sum.map(|(packets, dropped)| Self::new(packets, dropped, asked))
+        sum.map(|(packets, dropped)| Self::new(packets, dropped, expected))
     }
 
     /// As in `9.8% (8.1-11.8)`.
@@ -144,6 +147,22 @@ impl Seen {
 }
 
 impl Asked {
+    /// What a pod's agent is asked for; `loss_percentage`, as the spec has it, where none is planned yet.
+    pub(super) fn of(pod: Option<&PodStatus>, loss_percentage: f64, direction: Direction, duration: Option<String>) -> Self {
+        Self {
+            loss_percentage: pod.map_or(loss_percentage, |pod| pod.asked.loss_percentage),
+            direction,
+            duration,
+            predicted_percentage: pod.and_then(|pod| pod.asked.predicted_percentage),
+            variance_inflation: pod.and_then(|pod| pod.asked.variance_inflation),
+        }
+    }
+
+    /// What counters are held against.
+    pub(super) fn expectation(&self) -> Expectation {
+        Expectation::new(self.predicted_percentage.unwrap_or(self.loss_percentage), self.variance_inflation.unwrap_or(1.0))
+    }
+
     /// As in `10% both`.
     pub(super) fn words(&self) -> String {
         format!("{}% {}", self.loss_percentage, self.direction.as_str())
@@ -156,25 +175,21 @@ impl ExperimentView {
         let none = ChaosExperimentStatus::default();
         let status = object.status.as_ref().unwrap_or(&none);
         let pods: Vec<PodLine> = status.pods.iter().map(|pod| PodLine::new(pod, live, now)).collect();
-        let sum = |of: fn(&PodLine) -> Option<Seen>| Seen::sum(pods.iter().filter_map(of), object.spec.loss_percentage);
+        let asked = Asked::of(status.pods.first(), object.spec.loss_percentage, object.spec.direction, object.spec.duration.clone());
+        let sum = |of: fn(&PodLine) -> Option<Seen>| Seen::sum(pods.iter().filter_map(of), asked.expectation());
         let time = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| time.as_ref().map(|time| time.0);
         Self {
             namespace: object.namespace().unwrap_or_default(),
             name: object.name_any(),
             phase: phase(object),
             run: status.run,
-            asked: Asked {
-                loss_percentage: status.pods.first().map_or(object.spec.loss_percentage, |pod| pod.asked.loss_percentage),
-                direction: object.spec.direction,
-                duration: object.spec.duration.clone(),
-                predicted_percentage: status.pods.first().and_then(|pod| pod.asked.predicted_percentage),
-            },
             planned: status.pods.len(),
             applied: status.pods.iter().filter(|pod| pod.was_applied()).count(),
             open: status.open_pods().count(),
             loss_may_remain: status.pods.iter().filter(|pod| pod.may_keep_loss()).count(),
             egress: sum(|pod| pod.egress),
             ingress: sum(|pod| pod.ingress),
+            asked,
             progress: progress(&status.pods, now),
             seconds_left: pods.iter().filter_map(|pod| pod.seconds_left).max(),
             started: time(&status.start_time),
@@ -204,8 +219,8 @@ fn phase(object: &ChaosExperiment) -> String {
 
 impl PodLine {
     pub(super) fn new(pod: &PodStatus, live: &LiveFigures, now: Timestamp) -> Self {
-        let asked = pod.asked.loss_percentage;
-        let heard = live.get(&pod.uid).filter(|_| pod.is_open()).map(|live| ObservedLoss::from(live.traffic));
+        let expected = pod.asked.expectation();
+        let heard = live.get(&pod.uid).filter(|_| pod.is_open()).map(|live| ObservedLoss::new(live.traffic, expected));
         let observed = heard.or(pod.observed).unwrap_or_default();
         Self {
             namespace: pod.namespace.clone(),
@@ -214,14 +229,9 @@ impl PodLine {
             phase: pod_phase(pod),
             is_open: pod.is_open(),
             loss_may_remain: pod.may_keep_loss(),
-            asked: Asked {
-                loss_percentage: asked,
-                direction: pod.asked.direction,
-                duration: Some(pod.asked.duration.clone()),
-                predicted_percentage: pod.asked.predicted_percentage,
-            },
-            egress: observed.egress.map(|traffic| Seen::new(traffic.packets, traffic.dropped, asked)),
-            ingress: observed.ingress.map(|traffic| Seen::new(traffic.packets, traffic.dropped, asked)),
+            asked: Asked::of(Some(pod), pod.asked.loss_percentage, pod.asked.direction, Some(pod.asked.duration.clone())),
+            egress: observed.egress.map(|traffic| Seen::new(traffic.packets, traffic.dropped, expected)),
+            ingress: observed.ingress.map(|traffic| Seen::new(traffic.packets, traffic.dropped, expected)),
             seconds_left: pod.is_open().then(|| seconds_until(ends_at(pod), now)),
             applied: pod.applied_at.as_ref().map(|time| time.0),
             ended: pod.ended_at.as_ref().map(|time| time.0),
@@ -328,11 +338,31 @@ mod tests {
         let seen = view.pods[0].egress.unwrap();
         assert_eq!((seen.words().as_str(), seen.counts().as_str()), ("9.8% (8.1-11.8)", "98/1000"));
         assert_eq!((view.pods[0].ingress, view.egress), (None, Some(seen)));
-        let observed = ObservedLoss::from(PerDirection { egress: Some(Traffic::new(10, 1, 10.0)), ingress: None });
+        let observed = ObservedLoss::new(PerDirection { egress: Some(Traffic::new(10, 1, 10.0)), ingress: None }, 10.0.into());
         let ended = PodStatus { state: PodState::Ended, outcome: Some(Outcome::Clean), observed: Some(observed), ..applied() };
         let view = ExperimentView::new(&object(vec![ended]), &live, at(50));
         assert_eq!(view.pods[0].egress.map(|seen| (seen.packets, seen.too_few_packets)), Some((10, true)));
         assert_eq!((view.pods[0].phase.as_str(), view.pods[0].seconds_left, view.progress), ("clean", None, Some(1.0)));
+    }
+
+    /// A8: the agent goes by the prediction, and so does what is shown.
+    #[test]
+    fn few_packets_are_few_for_what_is_predicted() {
+        let mut pod = applied();
+        pod.asked.predicted_percentage = Some(1.75);
+        pod.asked.variance_inflation = Some(1.5);
+        let expected = pod.asked.expectation();
+        let traffic = PerDirection { egress: Some(Traffic::new(400, 7, expected)), ingress: None };
+        let live = LiveFigures::from([("pod-uid".to_owned(), Live { at: at(15), traffic })]);
+        let view = ExperimentView::new(&object(vec![pod]), &live, at(20));
+        let agent = traffic.egress.unwrap();
+        assert!(agent.too_few_packets && !Traffic::new(400, 7, 10.0).too_few_packets);
+        for seen in [view.egress.unwrap(), view.pods[0].egress.unwrap()] {
+            assert_eq!(
+                (seen.too_few_packets, seen.low, seen.high),
+                (true, agent.interval.map(|of| of.low), agent.interval.map(|of| of.high))
+            );
+        }
     }
 
     #[test]

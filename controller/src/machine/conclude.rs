@@ -4,7 +4,7 @@
 //! exit code of 0 alone stands for nothing: any program can end so.
 
 use crate::{
-    api::{Outcome, PodState, PodStatus},
+    api::{ObservedLoss, Outcome, PodState, PodStatus},
     words::brief,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -44,7 +44,7 @@ pub(super) fn conclude(pod: &mut PodStatus, exit_code: i32, reason: Option<&str>
         Some((at, Event::Heartbeat(heartbeat))) => {
             let since = SignedDuration::try_from_secs_f64(-heartbeat.elapsed_seconds).ok().and_then(|elapsed| at.checked_add(elapsed).ok());
             pod.applied_at = pod.applied_at.take().or_else(|| since.map(reported));
-            pod.observed = Some(heartbeat.traffic.into());
+            pod.observed = Some(ObservedLoss::new(heartbeat.traffic, pod.asked.expectation()));
             (Outcome::Unknown, Some(killed(exit_code, reason)))
         }
         Some((at, Event::Applied(applied))) => {
@@ -66,7 +66,7 @@ fn of_removed(pod: &mut PodStatus, removed: &Removed) -> (Outcome, Option<String
     pod.interface = Some(brief(&removed.interface));
     pod.backend = Some(backend(removed.backend));
     pod.unguarded = Some(removed.backend.unguarded());
-    pod.observed = Some(removed.traffic.into());
+    pod.observed = Some(ObservedLoss::new(removed.traffic, pod.asked.expectation()));
     // No agent brings a loss for longer.
     let elapsed = removed.elapsed_seconds.clamp(0.0, Ttl::MAX.as_secs_f64());
     pod.loss_seconds = Some((elapsed * 10.0).round() / 10.0);

@@ -254,6 +254,7 @@ impl Planned<'_> {
                 direction: experiment.spec.direction,
                 duration: ttl.to_string(),
                 predicted_percentage: predicted_otherwise(&request.model),
+                variance_inflation: inflation(&request.model),
             },
             template: Some(candidate.template.clone()),
             pod_ip: candidate.ip.clone(),
@@ -279,6 +280,13 @@ impl Planned<'_> {
 fn predicted_otherwise(model: &LossModel) -> Option<f64> {
     let (asked, predicted) = (model.asked_percentage(), model.predicted()?.loss_percentage);
     ((predicted - asked).abs() > 0.005).then_some(predicted)
+}
+
+/// By how much its losses scatter more than independent ones, where they do.
+fn inflation(model: &LossModel) -> Option<f64> {
+    let inflation = model.expectation().variance_inflation();
+    let thousandths = (inflation * 1000.0).round() / 1000.0;
+    ((thousandths - 1.0).abs() > 0.0005).then_some(thousandths)
 }
 
 /// In whole seconds, as `metav1.Time` keeps no more and the argument and the status are to say the same.

@@ -123,9 +123,15 @@ fn model(spec: &ChaosExperimentSpec) -> Result<LossModel, String> {
         }
     };
     model.check().map_err(|error| format!("spec.lossModel: {error}"))?;
-    let asked = model.asked_percentage();
-    if asked > MAX_LOSS_PERCENTAGE && spec.allow_high_loss != Some(true) {
+    let (asked, highest) = (model.asked_percentage(), model.highest_percentage());
+    if highest > MAX_LOSS_PERCENTAGE && spec.allow_high_loss != Some(true) {
         let field = if matches!(model, LossModel::Random { .. } | LossModel::Gilbert { .. }) { "lossPercentage" } else { "lossModel" };
+        if asked <= MAX_LOSS_PERCENTAGE {
+            return Err(format!(
+                "spec.{field} asks for {asked} % with a correlation of {correlation} %, which may lose {highest} %, but more than {MAX_LOSS_PERCENTAGE} % needs \
+                 your consent: lower spec.correlation, or set spec.allowHighLoss: true"
+            ));
+        }
         return Err(format!(
             "spec.{field} asks for {asked} %, but more than {MAX_LOSS_PERCENTAGE} % needs your consent: lower it, or set spec.allowHighLoss: true"
         ));

@@ -53,8 +53,11 @@ pub(super) fn gather(
         if let Some(pod) = status.pods.first() {
             asked.with_label_values(&[&namespace, &name]).set(pod.asked.loss_percentage / 100.0);
         }
-        let counted: Vec<ObservedLoss> =
-            status.pods.iter().filter_map(|pod| live.get(&pod.uid).map(|live| live.traffic.into()).or(pod.observed)).collect();
+        let counted: Vec<ObservedLoss> = status
+            .pods
+            .iter()
+            .filter_map(|pod| live.get(&pod.uid).map(|live| ObservedLoss::new(live.traffic, pod.asked.expectation())).or(pod.observed))
+            .collect();
         for (direction, of) in [("egress", (|seen| seen.egress) as fn(&ObservedLoss) -> _), ("ingress", |seen| seen.ingress)] {
             let (packets, dropped) = counted
                 .iter()

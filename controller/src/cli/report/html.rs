@@ -13,6 +13,7 @@ use crate::{
     },
 };
 use jiff::Timestamp;
+use netloss_contract::LossVerdict;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -200,7 +201,7 @@ fn comparison(report: &Report) -> String {
         signs.insert(1, ("predicted", "what that loses in the long run, by the kernel's formula"));
     }
     format!(
-        "<p class=\"soft small\">Counted in the pods' kernels, of the packets that met the loss. One interval in twenty misses what was asked for by chance alone, and more do where losses come in bursts.</p>\n{}\n{rows}<div class=\"row axis\"><div></div>{}<div></div></div>",
+        "<p class=\"soft small\">Counted in the pods' kernels, of the packets that met the loss. One interval in twenty misses what was asked for by chance alone; a figure is said to be more or less than asked where chance does so once in a million times.</p>\n{}\n{rows}<div class=\"row axis\"><div></div>{}<div></div></div>",
         key(&signs),
         scale.labels()
     )
@@ -208,12 +209,11 @@ fn comparison(report: &Report) -> String {
 
 /// What is to be said of a figure that is not as asked.
 fn judgement(pod: &PodLine, seen: &Seen) -> String {
-    let expected = pod.asked.predicted_percentage.unwrap_or(pod.asked.loss_percentage);
-    let words = match (seen.low, seen.high) {
-        _ if seen.too_few_packets => "too few packets to tell",
-        (Some(low), _) if expected < low => "more than asked",
-        (_, Some(high)) if expected > high => "less than asked",
-        _ => return String::new(),
+    let words = match pod.asked.expectation().judge(seen.packets, seen.dropped) {
+        LossVerdict::TooFewPackets | LossVerdict::NoPackets => "too few packets to tell",
+        LossVerdict::Above => "more than asked",
+        LossVerdict::Below => "less than asked",
+        LossVerdict::Consistent => return String::new(),
     };
     format!("<br><span class=\"busy\">{words}</span>")
 }

@@ -137,12 +137,12 @@ fn of_record(record: &ChaosExperimentHistory, now: Timestamp) -> Report {
         run: spec.execution.run,
         result: Some(spec.execution.status),
         phase: spec.execution.phase.map(|phase| format!("{phase:?}")).unwrap_or_default(),
-        asked: Asked {
-            loss_percentage: spec.pods.first().map_or(spec.experiment_spec.loss_percentage, |pod| pod.asked.loss_percentage),
-            direction: spec.experiment_spec.direction,
-            duration: spec.experiment_spec.duration.clone(),
-            predicted_percentage: spec.pods.first().and_then(|pod| pod.asked.predicted_percentage),
-        },
+        asked: Asked::of(
+            spec.pods.first(),
+            spec.experiment_spec.loss_percentage,
+            spec.experiment_spec.direction,
+            spec.experiment_spec.duration.clone(),
+        ),
         packets: packets::words(&spec.experiment_spec),
         started: Some(spec.execution.start_time.0),
         ended: spec.execution.end_time.as_ref().map(|time| time.0),
@@ -161,7 +161,7 @@ impl Report {
 
     /// Of all pods together.
     fn total(&self, of: impl Fn(&PodLine) -> Option<Seen>) -> Option<Seen> {
-        Seen::sum(self.pods.iter().filter_map(of), self.asked.loss_percentage)
+        Seen::sum(self.pods.iter().filter_map(of), self.asked.expectation())
     }
 
     /// In how many pods loss may be left.
@@ -180,7 +180,7 @@ impl Report {
 mod fixtures {
     use super::*;
     use crate::{
-        api::{Outcome, Phase, PodState, PodStatus},
+        api::{ObservedLoss, Outcome, Phase, PodState, PodStatus},
         machine::fixtures::{at, entry, spec},
     };
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -196,7 +196,7 @@ mod fixtures {
             outcome: Some(Outcome::Clean),
             applied_at: Some(Time(at(5))),
             ended_at: Some(Time(at(35))),
-            observed: Some(observed.into()),
+            observed: Some(ObservedLoss::new(observed, 10.0.into())),
             ..entry()
         };
         let words = "<script>alert(1)</script> | a \"b\" & 'c'".to_owned();
