@@ -143,7 +143,7 @@ pub struct Traffic {
     /// The share that was lost, in percent; none where nothing came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_percentage: Option<f64>,
-    /// Where the rate lies, with 95 % confidence (Wilson, for as many independent packets as these say as much as); none where nothing came.
+    /// 95 % confidence interval of the rate (Wilson), for the effective number of packets; none where nothing came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Interval>,
     /// That these are too few packets to tell whether the expected rate was met: the interval is wider than that rate itself.

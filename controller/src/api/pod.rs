@@ -200,8 +200,7 @@ pub struct AskedLoss {
     /// What that loses in the long run, in percent, by the kernel's formula: predicted, and only where it is not what was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted_percentage: Option<f64>,
-    /// By which factor the share of lost packets has a larger variance than that of independent losses, by the kernel's formula; absent where it is 1. Intervals and
-    /// verdicts go by so many times fewer packets.
+    /// Factor by which the variance of the observed share exceeds that of independent losses, by the kernel's formula; absent where it is 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variance_inflation: Option<f64>,
 }
@@ -240,7 +239,7 @@ pub struct ObservedTraffic {
     /// The share that was lost, in percent, to two decimals; absent where no packet came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_percentage: Option<f64>,
-    /// Where the rate lies with 95 % confidence (Wilson), by as many independent packets as these say as much as; absent where no packet came.
+    /// 95 % confidence interval of the rate (Wilson), for the effective number of packets; absent where no packet came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<ObservedInterval>,
 }
