@@ -4,7 +4,9 @@
 //! are in host byte order, as everywhere in rtnetlink.
 
 use netlink_packet_core::{NLA_ALIGNTO, NLA_F_NESTED, NLA_HEADER_SIZE, NlasIterator};
-use netloss_contract::{LossModel as Asked, Share};
+use netloss_contract::{LossModel as Asked, NetemLoss};
+
+pub use netloss_contract::Probability;
 
 /// `struct tc_netem_qopt` in bytes.
 const QOPT_LENGTH: usize = 24;
@@ -16,26 +18,6 @@ const TCA_NETEM_PRNG_SEED: u16 = 14;
 /// Nested in [`TCA_NETEM_LOSS`]: `struct tc_netem_gimodel` and `struct tc_netem_gemodel`.
 const NETEM_LOSS_GI: u16 = 1;
 const NETEM_LOSS_GE: u16 = 2;
-
-/// A probability as netem has it: 0 is never, `u32::MAX` always.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Probability(pub u32);
-
-impl Probability {
-    /// Of a percentage from 0 to 100, rounded as iproute2 does (`get_percent_rand` in tc/tc_util.c, `rint`).
-    #[must_use]
-    pub fn from_percent(percent: f64) -> Self {
-        // In range for every percentage that the contract's types can hold; `as` saturates.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        Self((percent / 100.0 * f64::from(u32::MAX)).round_ties_even() as u32)
-    }
-
-    /// In percent.
-    #[must_use]
-    pub fn percent(self) -> f64 {
-        100.0 * f64::from(self.0) / f64::from(u32::MAX)
-    }
-}
 
 /// `struct tc_netem_corr`: how much one packet's fate depends on the last one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -94,28 +76,15 @@ impl Netem {
     /// Loss of that model, complete: every part that a change could otherwise leave as it was is said.
     #[must_use]
     pub fn of(model: &Asked, seed: Option<u64>) -> Self {
-        let share = |share: Share| Probability::from_percent(share.percent());
         let mut netem = Self { limit: Self::LIMIT, correlations: Some(Correlations::default()), seed, ..Self::default() };
-        match *model {
-            Asked::Random { loss_percentage, correlation } => {
-                netem.loss = Probability::from_percent(loss_percentage.percent());
-                let loss = Probability::from_percent(correlation.percent());
-                netem.correlations = Some(Correlations { loss, ..Correlations::default() });
+        match NetemLoss::of(model) {
+            NetemLoss::Random { loss, correlation } => {
+                netem.loss = loss;
+                netem.correlations = Some(Correlations { loss: correlation, ..Correlations::default() });
             }
-            Asked::Gilbert { loss_percentage, mean_burst } => {
-                let loss = loss_percentage.percent() / 100.0;
-                let r = 1.0 / mean_burst.packets();
-                let p = r * loss / (1.0 - loss);
-                let [p, r] = [p, r].map(|fraction| Probability::from_percent(100.0 * fraction));
-                netem.model = Some(LossModel::GilbertElliot([p, r, Probability(0), Probability(0)]));
-            }
-            Asked::Gemodel { p, r, h, k } => {
-                // The kernel has the probability of h, that a packet passes in the bad state; tc and its users that of 1-h.
-                let h = Probability(u32::MAX - share(h).0);
-                netem.model = Some(LossModel::GilbertElliot([share(p), share(r), h, share(k)]));
-            }
-            Asked::State { p13, p31, p32, p23, p14 } => {
-                netem.model = Some(LossModel::GilbertIntuitive([p13, p31, p32, p14, p23].map(share)));
+            NetemLoss::GilbertElliott { p, r, h, k1 } => netem.model = Some(LossModel::GilbertElliot([p, r, h, k1])),
+            NetemLoss::FourState { p13, p31, p32, p14, p23 } => {
+                netem.model = Some(LossModel::GilbertIntuitive([p13, p31, p32, p14, p23]));
             }
         }
         netem

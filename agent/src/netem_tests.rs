@@ -56,6 +56,17 @@ fn captured() -> Vec<(&'static str, &'static str, Netem)> {
             "00000000e8030000000000000000000000000000000000001c0005801800010052b81e05cccccc4cffffffff295c8f0200000000",
             Netem { model: Some(LossModel::GilbertIntuitive([2.0, 30.0, 100.0, 1.0, 0.0].map(percent))), ..lossy(0.0) },
         ),
+        (
+            "loss state 1% 20% 30% 40% 2%",
+            "00000000e8030000000000000000000000000000000000001c00058018000100295c8f0233333333cccccc4c52b81e0566666666",
+            Netem { model: Some(LossModel::GilbertIntuitive([1.0, 20.0, 30.0, 2.0, 40.0].map(percent))), ..lossy(0.0) },
+        ),
+        // Its sum of P31 and P32 is 2³², which the kernel adds to 0.
+        (
+            "loss state 1% 90% 10% 50% 0%",
+            "00000000e8030000000000000000000000000000000000001c00058018000100295c8f02666666e69a9999190000000000000080",
+            Netem { model: Some(LossModel::GilbertIntuitive([1.0, 90.0, 10.0, 0.0, 50.0].map(percent))), ..lossy(0.0) },
+        ),
         ("loss 10% delay 10ms", "5a620200e80300009a999919000000000000000000000000", Netem { latency: 156_250, ..lossy(10.0) }),
         (
             "loss 20% delay 100ms 10ms",
@@ -101,16 +112,24 @@ fn of(arguments: &[&str], seed: Option<u64>) -> Netem {
 #[test]
 #[cfg(target_endian = "little")]
 fn the_models_are_those_of_tc() {
-    // tc's own default for P32 makes two ways out of one state add up to 130 %, which no arguments of ours do.
-    let [p13, p31, p32, p23, p14] = [2.0, 30.0, 100.0, 0.0, 1.0].map(|percent| Share::try_from(percent).unwrap());
     for (ours, tc) in [
         (of(&["--model", "gemodel", "1.31579", "25"], None), "loss gemodel 1.31579% 25%"),
         (of(&["--model", "gemodel", "5", "20", "90", "1"], None), "loss gemodel 5% 20% 90% 1%"),
-        (Netem::of(&Asked::State { p13, p31, p32, p23, p14 }, None), "loss state 2% 30% 100% 0% 1%"),
+        (of(&["--model", "state", "1", "20", "30", "40", "2"], None), "loss state 1% 20% 30% 40% 2%"),
     ] {
         let (_, _, netem) = captured().into_iter().find(|(known, _, _)| *known == tc).unwrap_or_else(|| panic!("{tc}"));
         assert_eq!(ours, Netem { limit: Netem::LIMIT, correlations: Some(Correlations::default()), ..netem }, "{tc}");
     }
+}
+
+/// But for a sum that the kernel would wrap: the larger probability is sent 2⁻³² smaller than tc does.
+#[test]
+fn two_probabilities_of_100_percent_are_sent_so_that_their_sum_fits() {
+    let Some(LossModel::GilbertIntuitive([_, p31, p32, ..])) = of(&["--model", "state", "1", "90", "10", "50", "0"], None).model else {
+        panic!()
+    };
+    assert_eq!((p31, p32), (Probability(percent(90.0).0 - 1), percent(10.0)));
+    assert_eq!(p31.0.checked_add(p32.0), Some(u32::MAX));
 }
 
 #[test]

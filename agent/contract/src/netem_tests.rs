@@ -73,16 +73,14 @@ impl Kernel {
         let rnd = self.numbers.next();
         let equals = |threshold: u32| self.gaps && rnd == threshold;
         match self.state {
-            1 if rnd < a4 => (self.state, _) = (4, ()),
+            1 if rnd < a4 => self.state = 4,
             1 if !equals(a4) && rnd < a1.wrapping_add(a4) => self.state = 3,
             2 if rnd < a5 => self.state = 3,
-            2 => {}
             3 if rnd < a3 => self.state = 2,
             3 if !equals(a3) && rnd < a2.wrapping_add(a3) => self.state = 1,
             3 if equals(a3) || equals(a2.wrapping_add(a3)) => return false,
-            3 => {}
             4 => self.state = 1,
-            _ => return false,
+            _ => {}
         }
         self.state > 2
     }
@@ -111,6 +109,7 @@ fn gilbert(loss: f64, burst: f64) -> LossModel {
 }
 
 /// 100·n/(n + m) in closed form: balance between 1 and 3, between 2 and 3, and between 1 and 4.
+#[allow(clippy::many_single_char_names)] // as formulas have them
 fn closed_form(model: &LossModel) -> f64 {
     match *model {
         LossModel::Random { loss_percentage, .. } | LossModel::Gilbert { loss_percentage, .. } => loss_percentage.percent(),
@@ -306,7 +305,7 @@ proptest! {
 /// A5: how many of the intervals hold the rate that is lost, for twice as many packets as are needed so that they are not too few. The seeds are fixed.
 #[test]
 fn intervals_hold_the_rate_as_often_as_they_say() {
-    const RUNS: u32 = 600;
+    const RUNS: u32 = 1000;
     let grid = [
         random(1.0, 0.0),
         random(10.0, 0.0),

@@ -206,6 +206,7 @@ impl<const N: usize> Chain<N> {
 
     /// 1 + 2·Σ cov(k) / var over all distances k, where cov(k) is the covariance of the losses of two packets at that distance: the factor between the
     /// variance of the share of lost packets and that of independent losses. Infinite where the chain hardly ever leaves a state, so that this cannot be computed.
+    #[allow(clippy::needless_range_loop)] // rows and columns of several matrices
     pub(crate) fn variance_inflation(&self) -> f64 {
         let states = self.stationary();
         let loss = self.mean(&states);
@@ -275,6 +276,7 @@ impl<const N: usize> Chain<N> {
 }
 
 /// Gaussian elimination with pivots; none where there is no solution that could be trusted.
+#[allow(clippy::needless_range_loop)] // rows and columns
 fn solve<const N: usize>(mut matrix: [[f64; N]; N], mut right: [f64; N]) -> Option<[f64; N]> {
     for column in 0..N {
         let pivot = (column..N).max_by(|a, b| matrix[*a][column].abs().total_cmp(&matrix[*b][column].abs()))?;
