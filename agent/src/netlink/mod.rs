@@ -113,13 +113,7 @@ impl Netlink {
 
     /// Asks for all objects.
     fn dump(&self, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        for _ in 0..DUMP_ATTEMPTS {
-            match self.exchange(message.clone(), NLM_F_DUMP) {
-                Err(Error::Unstable) => {}
-                answer => return answer,
-            }
-        }
-        Err(Error::Unstable)
+        stable(|| self.exchange(message.clone(), NLM_F_DUMP))
     }
 
     fn exchange(&self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, Error> {
@@ -127,16 +121,77 @@ impl Netlink {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
         let first = wire.write(std::iter::once(request))?;
-        let (mut found, mut interrupted) = (Vec::new(), false);
-        wire.read(first, |flags, payload| {
-            interrupted |= flags & NLM_F_DUMP_INTR != 0;
-            match payload {
-                NetlinkPayload::InnerMessage(inner) => found.push(inner),
-                NetlinkPayload::Done(_) | NetlinkPayload::Error(_) => return true,
-                _ => {}
-            }
-            false
-        })?;
-        if interrupted { Err(Error::Unstable) } else { Ok(found) }
+        let mut answers = Answers::default();
+        wire.read(first, |flags, payload| answers.take(flags, payload))?;
+        answers.finish()
+    }
+}
+
+/// Repeats a dump that did not show one state.
+///
+/// # Errors
+/// [`Error::Unstable`] where it never did, or any other error of an attempt.
+pub(crate) fn stable<T>(mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    for _ in 0..DUMP_ATTEMPTS {
+        match attempt() {
+            Err(Error::Unstable) => {}
+            answer => return answer,
+        }
+    }
+    Err(Error::Unstable)
+}
+
+/// The answers to one request, up to the last one.
+#[derive(Debug)]
+pub(crate) struct Answers<I> {
+    found: Vec<I>,
+    interrupted: bool,
+}
+
+impl<I> Default for Answers<I> {
+    fn default() -> Self {
+        Self { found: Vec::new(), interrupted: false }
+    }
+}
+
+impl<I> Answers<I> {
+    /// Keeps an answer. Whether it was the last one.
+    pub(crate) fn take(&mut self, flags: u16, payload: NetlinkPayload<I>) -> bool {
+        self.interrupted |= flags & NLM_F_DUMP_INTR != 0;
+        match payload {
+            NetlinkPayload::InnerMessage(inner) => self.found.push(inner),
+            NetlinkPayload::Done(_) | NetlinkPayload::Error(_) => return true,
+            _ => {}
+        }
+        false
+    }
+
+    /// All of them.
+    ///
+    /// # Errors
+    /// [`Error::Unstable`] where the kernel has marked one: its state changed while it was listed, and some of it may be missing or be there twice.
+    pub(crate) fn finish(self) -> Result<Vec<I>, Error> {
+        if self.interrupted { Err(Error::Unstable) } else { Ok(self.found) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupted_dump_is_repeated() {
+        let mut attempts = 0;
+        let listed = stable(|| {
+            attempts += 1;
+            let mut answers = Answers::default();
+            answers.take(if attempts == 1 { NLM_F_DUMP_INTR } else { 0 }, NetlinkPayload::InnerMessage(attempts));
+            assert!(answers.take(0, NetlinkPayload::Done(netlink_packet_core::DoneMessage::default())));
+            answers.finish()
+        });
+        assert_eq!((listed.unwrap(), attempts), (vec![2], 2));
+        let never = stable(|| Err::<(), _>(Error::Unstable));
+        assert!(matches!(never, Err(Error::Unstable)));
+        assert!(matches!(stable(|| Err::<(), _>(Error::TimedOut)), Err(Error::TimedOut)), "only what may be otherwise the next time");
     }
 }

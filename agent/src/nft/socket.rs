@@ -3,7 +3,7 @@
 
 use super::listing::{Listed, Way};
 use super::ruleset::{Message, Ruleset, TABLE, delete_table, list_rules, list_tables};
-use crate::netlink::{self, Wire, take};
+use crate::netlink::{self, Answers, Wire, stable, take};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily, none::ControlMessage};
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -68,13 +68,8 @@ impl Socket {
     /// # Errors
     /// Where they cannot be listed.
     pub fn has_owned_tables(&mut self) -> Result<bool, Error> {
-        let first = self.wire.write(std::iter::once(list_tables()))?;
-        let mut owned = false;
-        self.wire.read(first, |_, payload| {
-            owned |= matches!(payload, NetlinkPayload::InnerMessage(Listed::Table { owned: true, .. }));
-            matches!(payload, NetlinkPayload::Done(_))
-        })?;
-        Ok(owned)
+        let listed = self.dump(&list_tables())?;
+        Ok(listed.iter().any(|listed| matches!(listed, Listed::Table { owned: true, .. })))
     }
 
     /// Takes away tables of our name that somebody left who is not there any more, and says which.
@@ -82,18 +77,12 @@ impl Socket {
     /// # Errors
     /// Where they cannot be listed or taken away. A kernel without nf_tables has none.
     pub fn remove_leftovers(&mut self) -> Result<Vec<String>, Error> {
-        let first = self.wire.write(std::iter::once(list_tables()))?;
-        let mut families = Vec::new();
-        let listed = self.wire.read(first, |_, payload| {
-            if let NetlinkPayload::InnerMessage(Listed::Table { family, .. }) = payload {
-                families.push(family);
-            }
-            matches!(payload, NetlinkPayload::Done(_))
-        });
-        match listed {
+        let listed = match self.dump(&list_tables()) {
             Err(error) if matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EINVAL)) => return Ok(Vec::new()),
             listed => listed?,
-        }
+        };
+        let family = |listed: Listed| if let Listed::Table { family, .. } = listed { Some(family) } else { None };
+        let families: Vec<_> = listed.into_iter().filter_map(family).collect();
         if families.is_empty() {
             return Ok(Vec::new());
         }
@@ -108,15 +97,19 @@ impl Socket {
     pub fn counted(&mut self, ruleset: &Ruleset) -> Result<PerDirection<u64>, Error> {
         let mut counts = PerDirection::default();
         for family in ruleset.families() {
-            let first = self.wire.write(std::iter::once(list_rules(family)))?;
-            self.wire.read(first, |_, payload| {
-                if let NetlinkPayload::InnerMessage(listed) = payload {
-                    add(&mut counts, listed);
-                }
-                matches!(payload, NetlinkPayload::Done(_))
-            })?;
+            self.dump(&list_rules(family))?.into_iter().for_each(|listed| add(&mut counts, listed));
         }
         Ok(counts)
+    }
+
+    /// Asks for all objects, and again where they changed meanwhile: a renewal of the lease is such a change.
+    fn dump(&mut self, request: &Message) -> Result<Vec<Listed>, Error> {
+        stable(|| {
+            let first = self.wire.write(std::iter::once(request.clone()))?;
+            let mut answers = Answers::default();
+            self.wire.read(first, |flags, payload| answers.take(flags, payload))?;
+            answers.finish()
+        })
     }
 
     /// Only the last message is acknowledged: hundreds of acknowledgments would overrun the socket's buffer. The kernel answers in the
