@@ -9,6 +9,7 @@ use crate::{
     clock::{Limit, Moment},
     nft::{Error, Ruleset, Socket},
 };
+use netloss_contract::PerDirection;
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -44,6 +45,8 @@ struct Keeper {
     limit: Limit,
     account: Account,
     ended: bool,
+    /// What the rules had counted when the tables were taken away.
+    counted: Option<PerDirection<u64>>,
 }
 
 /// How well the lease was kept.
@@ -96,7 +99,7 @@ impl Guard {
     /// # Errors
     /// Where the kernel refuses the first lease, or there is no thread to be had. Tables that have no owner are left to others then.
     pub fn arm(socket: Socket, ruleset: Ruleset, limit: Limit) -> Result<Self, Error> {
-        let mut keeper = Keeper { socket, ruleset, limit, account: Account::default(), ended: false };
+        let mut keeper = Keeper { socket, ruleset, limit, account: Account::default(), ended: false, counted: None };
         keeper.lease(keeper.remaining())?;
         let keeper = Arc::new(Mutex::new(keeper));
         let (stop, stopped) = mpsc::channel();
@@ -111,6 +114,12 @@ impl Guard {
     #[must_use]
     pub fn account(&self) -> Account {
         lock(&self.keeper).account.clone()
+    }
+
+    /// What the rules had counted when the tables were taken away; none before that, or where it could not be read.
+    #[must_use]
+    pub fn counted_at_end(&self) -> Option<PerDirection<u64>> {
+        lock(&self.keeper).counted
     }
 
     /// Takes the tables away: nothing is lost from here on.
@@ -144,13 +153,15 @@ impl Keeper {
         true
     }
 
-    /// Takes the tables away, once.
+    /// Takes the tables away, once: first the lease, so that no packet meets the loss any more, then their counters are read, which go with them.
     fn end(&mut self) {
         if self.ended {
             return;
         }
         self.ended = true;
         let now = Moment::now();
+        let counted = self.socket.transact(self.ruleset.expiry()).and_then(|()| self.socket.counted(&self.ruleset));
+        self.counted = counted.inspect_err(|error| tracing::warn!(%error, "the guard's counters cannot be read before they go")).ok();
         if let Err(error) = self.socket.transact(self.ruleset.removal()) {
             tracing::warn!(%error, "the tables were not taken away, and go with their socket or their lease");
         }

@@ -1,11 +1,10 @@
 //! What the loss has done so far, counted from the moment that it was in place. Pure.
 //!
-//! The number of packets that met the loss is what the guard's rules have counted; where there is no guard, that of the packets that left
-//! the interface plus those that netem dropped. netem's own "sent" counts segments where "dropped" counts packets, but where each
-//! segment is a packet of its own, it is the one that knows.
+//! Both numbers of an interval count the same packets, or the interval is left out of both: counters that cannot be read now are read with the next ones, and where an
+//! object was recreated in between nobody knows what it had counted.
 
-use crate::{backend::Target, netem::Netem, netlink::Qdisc, snapshot::Snapshot};
-use netloss_contract::{Backend, PerDirection, Traffic};
+use crate::{backend::Target, netem::Netem, netlink::Qdisc, nft::Ends, snapshot::Snapshot};
+use netloss_contract::{Backend, Expectation, Guard, PerDirection, Traffic};
 use std::collections::BTreeMap;
 
 /// From so many waiting packets on, a netem's queue may have been full between two looks.
@@ -17,10 +16,36 @@ pub struct Meter {
     egress: Option<Gauge>,
     ingress: Option<Gauge>,
     target: Target,
-    /// In percent.
-    expected: f64,
+    counts: [Count; 2],
+    expected: Expectation,
     /// Of netem queues that were nearly full, by interface: how many packets waited at most.
     full: BTreeMap<String, u32>,
+}
+
+/// By which counter the packets that met the loss are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Count {
+    /// Packets that left the interface behind the netem, plus those that netem dropped.
+    Interface,
+    /// Packets that left netem plus those that it dropped. "Left" counts segments and "dropped" packets, so only where each segment is a packet of its own.
+    Netem,
+    /// What the guard's rules have counted.
+    Rules,
+}
+
+impl Count {
+    /// Of egress and ingress.
+    fn of(backend: Backend, guard: Option<Guard>, target: &Target) -> [Self; 2] {
+        if target.per_segment {
+            return [Self::Netem; 2];
+        }
+        if backend == Backend::Tc {
+            return [Self::Interface; 2];
+        }
+        // On IP's postrouting hook a datagram has not been fragmented yet, and netem drops its fragments one by one. With filters other packets leave the interface too.
+        let fragmented = guard.is_some_and(|guard| guard.only_ip_egress) && target.ends == Ends::default();
+        [if fragmented { Self::Interface } else { Self::Rules }, Self::Rules]
+    }
 }
 
 /// What the kernel's counters of one direction show.
@@ -49,18 +74,26 @@ struct Gauge {
 }
 
 impl Meter {
-    /// Counts what a backend brings that has just been put in place, and of which `snapshot` shows what was not made for it. `expected` is the
-    /// rate that the counts are held against, in percent.
+    /// Counts what a backend brings that has just been put in place, and of which `snapshot` shows what was not made for it. `expected` is what the counts are held
+    /// against.
     #[must_use]
-    pub fn start(snapshot: &Snapshot, backend: Backend, target: &Target, expected: f64) -> Self {
+    pub fn start(
+        snapshot: &Snapshot,
+        (backend, guard): (Backend, Option<Guard>),
+        target: &Target,
+        expected: impl Into<Expectation>,
+    ) -> Self {
+        let counts = Count::of(backend, guard, target);
         let gauge = |reading: Option<Reading>| reading.map(|last| Gauge { last, packets: 0, dropped: 0 });
-        let [egress, ingress] = first(snapshot, backend, target);
-        Self { egress: gauge(egress), ingress: gauge(ingress), target: target.clone(), expected, full: BTreeMap::new() }
+        let [egress, ingress] = first(snapshot, counts, target);
+        let (egress, ingress) = (gauge(egress), gauge(ingress));
+        Self { egress, ingress, target: target.clone(), counts, expected: expected.into(), full: BTreeMap::new() }
     }
 
     /// Goes on with counters that begin anew, as [`Self::start`].
-    pub fn rebase(&mut self, snapshot: &Snapshot, backend: Backend) {
-        let [egress, ingress] = first(snapshot, backend, &self.target);
+    pub fn rebase(&mut self, snapshot: &Snapshot, (backend, guard): (Backend, Option<Guard>)) {
+        self.counts = Count::of(backend, guard, &self.target);
+        let [egress, ingress] = first(snapshot, self.counts, &self.target);
         for (gauge, reading) in [(&mut self.egress, egress), (&mut self.ingress, ingress)] {
             if let (Some(gauge), Some(reading)) = (gauge, reading) {
                 gauge.last = reading;
@@ -68,9 +101,10 @@ impl Meter {
         }
     }
 
-    /// Adds what has come since. Counters that cannot be read now count nothing.
+    /// Adds what has come since. Counters that cannot be read now count nothing, and are made up for when they can. The rules' `counted` is read after `snapshot`, or when
+    /// nothing was lost any more, so that no packet is dropped that was not counted.
     pub fn update(&mut self, snapshot: &Snapshot, counted: Option<PerDirection<u64>>) {
-        let [egress, ingress] = readings(snapshot, counted, &self.target);
+        let [egress, ingress] = readings(snapshot, counted, self.counts, &self.target);
         for (gauge, reading) in [(&mut self.egress, egress), (&mut self.ingress, ingress)] {
             if let (Some(gauge), Some(reading)) = (gauge, reading) {
                 gauge.advance(reading);
@@ -105,19 +139,32 @@ impl Meter {
 
 impl Gauge {
     fn advance(&mut self, now: Reading) {
-        // 32 bits wide in the kernel, so it wraps. Half of that between two looks is none: somebody made the qdisc anew.
-        let since = now.dropped.wrapping_sub(self.last.dropped);
-        let dropped = u64::from(if since <= u32::MAX / 2 { since } else { now.dropped });
-        self.dropped += dropped;
-        self.packets += match (now.met, self.last.met) {
-            (Met::Passed(now), Met::Passed(last)) => now.saturating_sub(last) + dropped,
-            (Met::PassedNetem(now), Met::PassedNetem(last)) => u64::from(now.wrapping_sub(last)) + dropped,
-            (Met::All(now), Met::All(last)) => now.saturating_sub(last),
-            // The way of counting does not change during a run.
-            _ => dropped,
-        };
+        if let Some((packets, dropped)) = now.since(self.last) {
+            self.packets += packets;
+            self.dropped += dropped;
+        }
         self.last = now;
     }
+}
+
+impl Reading {
+    /// Packets that met the loss and dropped ones since another reading; none where a counter went backwards, because somebody recreated what it belongs to.
+    fn since(self, last: Self) -> Option<(u64, u64)> {
+        let dropped = u64::from(forward(self.dropped, last.dropped)?);
+        let packets = match (self.met, last.met) {
+            (Met::Passed(now), Met::Passed(last)) => now.checked_sub(last)? + dropped,
+            (Met::PassedNetem(now), Met::PassedNetem(last)) => u64::from(forward(now, last)?) + dropped,
+            (Met::All(now), Met::All(last)) => now.checked_sub(last)?,
+            // Counted in another way before it was put in place again.
+            _ => return None,
+        };
+        Some((packets, dropped))
+    }
+}
+
+/// How far a counter of 32 bits has come, which wraps. Half of its range between two looks is none: it went backwards.
+fn forward(now: u32, last: u32) -> Option<u32> {
+    Some(now.wrapping_sub(last)).filter(|since| *since <= u32::MAX / 2)
 }
 
 /// Our netems of egress and ingress, where they are asked for.
@@ -129,24 +176,30 @@ fn netems<'a>(snapshot: &'a Snapshot, target: &Target) -> [Option<&'a Qdisc>; 2]
 
 /// What the counters show before the first packet has met the loss, of egress and ingress. Those of a guard's rules and of its netems are at
 /// zero when they are made, and need not be asked.
-fn first(snapshot: &Snapshot, backend: Backend, target: &Target) -> [Option<Reading>; 2] {
-    if backend == Backend::Tc {
-        return readings(snapshot, None, target);
-    }
-    let met = if target.per_segment { Met::PassedNetem(0) } else { Met::All(0) };
-    [target.direction.egress(), target.direction.ingress()].map(|asked| asked.then_some(Reading { met, dropped: 0 }))
+fn first(snapshot: &Snapshot, counts: [Count; 2], target: &Target) -> [Option<Reading>; 2] {
+    let interface = readings(snapshot, None, counts, target);
+    let asked = [target.direction.egress(), target.direction.ingress()];
+    [0, 1].map(|way| {
+        let met = match counts[way] {
+            Count::Interface => return interface[way],
+            Count::Netem => Met::PassedNetem(0),
+            Count::Rules => Met::All(0),
+        };
+        asked[way].then_some(Reading { met, dropped: 0 })
+    })
 }
 
 /// Of egress and ingress.
-fn readings(snapshot: &Snapshot, counted: Option<PerDirection<u64>>, target: &Target) -> [Option<Reading>; 2] {
-    let [egress, ingress] = netems(snapshot, target);
+fn readings(snapshot: &Snapshot, counted: Option<PerDirection<u64>>, counts: [Count; 2], target: &Target) -> [Option<Reading>; 2] {
+    let netems = netems(snapshot, target);
     let counted = counted.unwrap_or_default();
-    [(egress, counted.egress), (ingress, counted.ingress)].map(|(netem, counted)| {
-        let netem = netem?;
-        let met = match counted {
-            _ if target.per_segment => Met::PassedNetem(netem.passed),
-            Some(all) => Met::All(all),
-            None => Met::Passed(snapshot.link(netem.ifindex)?.tx_packets),
+    let counted = [counted.egress, counted.ingress];
+    [0, 1].map(|way| {
+        let netem = netems[way]?;
+        let met = match counts[way] {
+            Count::Interface => Met::Passed(snapshot.link(netem.ifindex)?.tx_packets),
+            Count::Netem => Met::PassedNetem(netem.passed),
+            Count::Rules => Met::All(counted[way]?),
         };
         Some(Reading { met, dropped: netem.drops })
     })
@@ -170,10 +223,20 @@ mod tests {
         Snapshot { links: vec![link], qdiscs: vec![root], filters: vec![] }
     }
 
+    fn guarded_target() -> Target {
+        Target {
+            link: Link { index: 2, name: "eth0".to_owned(), ..Link::default() },
+            direction: Direction::Egress,
+            netem: Netem::default(),
+            per_segment: false,
+            ends: Ends::default(),
+        }
+    }
+
     fn meter(start: &Snapshot) -> Meter {
         Meter::start(
             start,
-            Backend::Tc,
+            (Backend::Tc, None),
             &Target {
                 link: start.links[0].clone(),
                 direction: Direction::Egress,
@@ -200,19 +263,69 @@ mod tests {
         assert_eq!(meter.traffic().egress, Some(Traffic::new(11, 11, 10.0)));
     }
 
+    /// What the first qdisc dropped after the last look is known to nobody, and the packets that met it are counted: neither is.
     #[test]
-    fn a_qdisc_that_was_made_anew_counts_from_zero() {
+    fn an_interval_in_which_a_qdisc_was_recreated_is_left_out() {
         let mut meter = meter(&snapshot(0, 0));
         meter.update(&snapshot(0, 100), None);
-        meter.update(&snapshot(0, 3), None);
-        assert_eq!(meter.traffic().egress, Some(Traffic::new(103, 103, 10.0)));
+        meter.update(&snapshot(50, 3), None);
+        assert_eq!(meter.traffic().egress, Some(Traffic::new(100, 100, 10.0)));
+        meter.update(&snapshot(59, 4), None);
+        assert_eq!(meter.traffic().egress, Some(Traffic::new(110, 101, 10.0)));
+    }
+
+    #[test]
+    fn a_recreated_netem_adds_no_billions_of_segments() {
+        let mut target = guarded_target();
+        target.per_segment = true;
+        let netem = |passed, drops| {
+            let mut snapshot = snapshot(0, drops);
+            snapshot.qdiscs[0].passed = passed;
+            snapshot
+        };
+        let mut meter = Meter::start(&snapshot(0, 0), (Backend::Guarded, None), &target, 10.0);
+        meter.update(&netem(900, 100), None);
+        meter.update(&netem(5, 200), None);
+        assert_eq!(meter.traffic().egress, Some(Traffic::new(1000, 100, 10.0)));
+        meter.update(&netem(u32::MAX, 200), None);
+        meter.update(&netem(4, 201), None);
+        assert_eq!(meter.traffic().egress, Some(Traffic::new(1006, 101, 10.0)), "a step back is none, and a wrap is one of six packets");
+    }
+
+    /// Rules whose counters cannot be read, and netem's that can: it was all of the interval that counted as lost.
+    #[test]
+    fn what_cannot_be_counted_is_made_up_for_later() {
+        let counted = |packets| Some(PerDirection { egress: Some(packets), ingress: None });
+        let mut meter = Meter::start(&snapshot(0, 0), (Backend::Guarded, None), &guarded_target(), 10.0);
+        meter.update(&snapshot(90, 10), counted(100));
+        for unreadable in [None, Some(PerDirection::default())] {
+            meter.update(&snapshot(180, 20), unreadable);
+            assert_eq!(meter.traffic().egress, Some(Traffic::new(100, 10, 10.0)));
+        }
+        meter.update(&snapshot(270, 30), counted(300));
+        assert_eq!(meter.traffic().egress, Some(Traffic::new(300, 30, 10.0)));
+    }
+
+    /// 8 KiB are six fragments, each of which may be dropped: 100 datagrams lost 60 of them, which is no 60 %.
+    #[test]
+    fn fragments_are_one_unit_with_what_netem_drops() {
+        let postrouting = Guard { ends_with_agent: true, lease_seconds: 10, only_ip_egress: true };
+        let counted = Some(PerDirection { egress: Some(100), ingress: None });
+        let mut meter = Meter::start(&snapshot(1000, 0), (Backend::Guarded, Some(postrouting)), &guarded_target(), 10.0);
+        meter.update(&snapshot(1540, 60), counted);
+        assert_eq!(meter.traffic().egress, Some(Traffic::new(600, 60, 10.0)));
+        // With filters the interface has other packets too: the rules' count stands, and a share is never above all.
+        let filtered = Target { ends: Ends { spare_neighbour: true, ..Ends::default() }, ..guarded_target() };
+        let mut meter = Meter::start(&snapshot(1000, 0), (Backend::Guarded, Some(postrouting)), &filtered, 10.0);
+        meter.update(&snapshot(1540, 240), counted);
+        assert_eq!(meter.traffic().egress.unwrap().observed_percentage, Some(100.0));
     }
 
     #[test]
     fn counters_that_begin_anew_add_to_what_was_counted() {
         let mut meter = meter(&snapshot(0, 0));
         meter.update(&snapshot(90, 10), None);
-        meter.rebase(&snapshot(500, 0), Backend::Tc);
+        meter.rebase(&snapshot(500, 0), (Backend::Tc, None));
         meter.update(&snapshot(545, 5), None);
         assert_eq!(meter.traffic().egress, Some(Traffic::new(150, 15, 10.0)));
     }
@@ -252,11 +365,11 @@ mod tests {
             ends: Ends::default(),
         };
         // What is lost before the first look is lost already.
-        let mut meter = Meter::start(&snapshot(1000, 2), Backend::Guarded, &target, 10.0);
+        let mut meter = Meter::start(&snapshot(1000, 2), (Backend::Guarded, None), &target, 10.0);
         // 9000 others were spared.
         meter.update(&snapshot(11_000, 100), counted(1000));
         assert_eq!(meter.traffic().egress, Some(Traffic::new(1000, 100, 10.0)));
-        meter.rebase(&snapshot(12_000, 1), Backend::Guarded);
+        meter.rebase(&snapshot(12_000, 1), (Backend::Guarded, None));
         meter.update(&snapshot(13_000, 3), counted(20));
         assert_eq!(meter.traffic().egress, Some(Traffic::new(1020, 103, 10.0)));
     }

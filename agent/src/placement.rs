@@ -212,12 +212,16 @@ impl Placement {
         self.guard.as_ref().map(|guarded| guarded.guard.account())
     }
 
-    /// How many packets met the loss, as the guard's rules have counted them; none where there is no guard, or nothing can be read. Read over
+    /// How many packets met the loss, as the guard's rules have counted them, also after the tables have gone; none where there is no guard, or nothing can be read. Read over
     /// a socket that the lease does not wait for.
     pub fn counted(&self, kernel: &mut Kernel) -> Option<PerDirection<u64>> {
-        let Guarded { ruleset, .. } = self.guard.as_ref()?;
-        let counted = kernel.tables()?.counted(ruleset);
-        counted.inspect_err(|error| tracing::warn!(%error, "the guard's counters cannot be read")).ok()
+        let Guarded { guard, ruleset, .. } = self.guard.as_ref()?;
+        guard.counted_at_end().or_else(|| {
+            let counted = kernel.tables()?.counted(ruleset);
+            let counted = counted.inspect_err(|error| tracing::warn!(%error, "the guard's counters cannot be read")).ok();
+            // The tables may have gone while they were listed.
+            guard.counted_at_end().or(counted)
+        })
     }
 
     /// What is not as it was brought, in words.

@@ -4,7 +4,7 @@ use super::{Error, Netlink};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
+    link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
 };
 use nix::errno::Errno;
 
@@ -87,18 +87,38 @@ impl Netlink {
         Ok(answers.iter().filter_map(Link::from_answer).collect())
     }
 
-    /// Makes an ifb of that name and index and sets it up.
+    /// Makes an ifb of that name and index without addresses of its own, and sets it up.
+    ///
+    /// With an address it would send packets of its own (router solicitations, MLD reports), which are no received ones and would be lost and counted among them. The
+    /// kernel makes the address when the interface is set up, and looks at no `IFLA_AF_SPEC` when it makes an interface (`rtnl_newlink_create`) nor before the flags
+    /// when it changes one (`do_setlink`), so there are three requests.
     ///
     /// # Errors
     /// As any request (see [`Error`]).
     pub fn create_ifb(&self, name: &str, index: u32) -> Result<(), Error> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
         message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]));
-        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)?;
+        self.set_no_addresses(index)?;
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.change(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    /// Keeps IPv6 from making addresses of an interface (`IN6_ADDR_GEN_MODE_NONE`). A kernel without IPv6 makes none.
+    fn set_no_addresses(&self, index: u32) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]));
+        match self.change(RouteNetlinkMessage::SetLink(message), 0) {
+            Err(error) if error.errno() == Some(Errno::EAFNOSUPPORT) => Ok(()),
+            answer => answer,
+        }
     }
 
     /// Whether this process may change the namespace's network: asked by setting nothing of the loopback.

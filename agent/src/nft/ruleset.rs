@@ -159,8 +159,13 @@ impl Ruleset {
             let element = ListAttribute::Element(vec![key, SetElementAttribute::Timeout(milliseconds)]);
             elements(family, NfTablesMessage::NewSetElement, Some(SetElementList::Elements(vec![element])), NLM_F_CREATE)
         };
-        let empty = |family| elements(family, NfTablesMessage::DeleteSetElement, None, 0);
         self.families().flat_map(|family| [empty(family), fill(family)]).collect()
+    }
+
+    /// Ends the lease at once: no packet is lost from then on, and what was counted stays.
+    #[must_use]
+    pub fn expiry(&self) -> Vec<Message> {
+        self.families().map(empty).collect()
     }
 
     /// Takes everything away.
@@ -225,6 +230,11 @@ fn elements(
     message(family, kind(SetElementMessage { attributes }), flags)
 }
 
+/// Takes all elements out of the lease of a family's table.
+fn empty(family: NetfilterProtoFamily) -> Message {
+    elements(family, NfTablesMessage::DeleteSetElement, None, 0)
+}
+
 fn in_chain(name: &str) -> [RuleAttribute; 2] {
     [RuleAttribute::Table(TABLE.to_owned()), RuleAttribute::Chain(name.to_owned())]
 }
@@ -281,6 +291,8 @@ mod tests {
             // For each table: the table, its set; and a chain and a rule for each direction.
             assert_eq!(ruleset.creation().len(), 2 * tables + 4);
             assert_eq!(ruleset.renewal(Duration::from_secs(10)).len(), 2 * tables);
+            assert_eq!(ruleset.expiry().len(), tables);
+            assert_eq!(timeouts(&ruleset.expiry()), [0; 0]);
             assert_eq!(ruleset.removal().len(), tables);
         }
     }

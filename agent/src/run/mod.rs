@@ -149,7 +149,7 @@ impl<'a> Session<'a> {
         };
         // Before anybody hears of the loss, and begins to count or stops the agent.
         let pulse = Pulse::new(Moment::now());
-        let meter = Meter::start(&after, placement.backend(), placement.target(), expected(args));
+        let meter = Meter::start(&after, (placement.backend(), placement.guard()), placement.target(), args.model.expectation());
         let applied = Applied {
             agent_version: VERSION.to_owned(),
             kernel: kernel_release(),
@@ -227,7 +227,11 @@ impl<'a> Session<'a> {
             }
         };
         match ended {
-            Ok(cause) => Ok((cause, self.look())),
+            Ok(cause) => {
+                // The tables' counters are read as they go, and netem's after that: both have counted the same packets.
+                self.placement.disarm();
+                Ok((cause, self.look()))
+            }
             Err(error) => {
                 self.placement.disarm();
                 let failure = failed(Stage::Hold, ExitCode::Failed, format!("cannot wait for the end any more: {error}"));
@@ -350,11 +354,6 @@ fn not_brought(error: &NotBrought) -> Failed {
 fn kept(account: Account, elapsed: Duration) -> Kept {
     let degraded = (account.armed + guard::RENEWAL).as_secs_f64() < elapsed.as_secs_f64() * Kept::WELL / 100.0;
     Kept { armed_seconds: seconds(account.armed), lapses: account.lapses, degraded, trouble: account.trouble }
-}
-
-/// The rate that the counts are held against, in percent.
-fn expected(args: &RunArgs) -> f64 {
-    args.model.predicted().map_or(args.model.asked_percentage(), |predicted| predicted.loss_percentage)
 }
 
 /// To the millisecond.

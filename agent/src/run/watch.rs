@@ -87,7 +87,7 @@ impl Session<'_> {
         let plan = Plan::make(choice, &before, target, Trial::Creation).map_err(|error| prepare::not_planned(&error))?;
         self.made_hook = plan.made_hook();
         let (placement, _, after) = plan.bring(&self.kernel, &mut self.changes, || limit).map_err(|error| not_brought(&error))?;
-        self.meter.rebase(&after, placement.backend());
+        self.meter.rebase(&after, (placement.backend(), placement.guard()));
         self.placement = placement;
         self.repaired = std::mem::take(&mut self.drift);
         Ok(())
