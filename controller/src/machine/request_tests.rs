@@ -167,3 +167,14 @@ fn refusals_name_the_field_the_value_and_the_way_out() {
         assert!(words.starts_with(expected), "{words}");
     }
 }
+
+/// Ten of a hundred runs would lose every packet from the start to the end.
+#[test]
+fn a_correlation_that_may_lose_everything_needs_consent() {
+    let mut spec = ChaosExperimentSpec { correlation: Some(100.0), ..spec() };
+    let decision = plan(&spec, candidates(3));
+    let words = message(&decision);
+    assert!(words.contains("correlation of 100 %") && words.contains("spec.allowHighLoss"), "{words}");
+    spec.allow_high_loss = Some(true);
+    assert_eq!(plan(&spec, candidates(3)).status.unwrap().pods.len(), 2);
+}
