@@ -3,7 +3,7 @@
 //! tracing's own subscriber would be a tenth of the binary, and waits where nobody reads standard error. This one drops the line then:
 //! nothing may delay the removal of the loss.
 
-use crate::{clock, reporter::write_now};
+use crate::{clock, reporter::write_now, text::printable};
 use std::{
     fmt::{self, Write},
     os::fd::AsFd,
@@ -60,7 +60,7 @@ fn line(time: &str, event: &Event<'_>) -> String {
     let mut fields = Fields::default();
     event.record(&mut fields);
     let metadata = event.metadata();
-    format!("{time} {:>5} {}: {}{}\n", metadata.level(), metadata.target(), fields.message, fields.others)
+    printable(&format!("{time} {:>5} {}: {}{}", metadata.level(), metadata.target(), fields.message, fields.others)) + "\n"
 }
 
 #[derive(Default)]
@@ -112,8 +112,12 @@ mod tests {
         tracing::subscriber::with_default(Capture(Arc::clone(&lines), Diagnostics { level: Level::INFO }), || {
             tracing::debug!("not this");
             tracing::warn!(step = %"add", attempt = 3, "not {}", "removed");
+            tracing::warn!(device = %"eth\u{1b}[2J\u{9b}0\n", "gone");
         });
         let target = module_path!();
-        assert_eq!(*lines.lock().unwrap(), [format!("now  WARN {target}: not removed step=add attempt=3\n")]);
+        assert_eq!(
+            *lines.lock().unwrap(),
+            [format!("now  WARN {target}: not removed step=add attempt=3\n"), format!("now  WARN {target}: gone device=eth [2J 0 \n"),]
+        );
     }
 }

@@ -72,12 +72,14 @@ impl Reporter {
 
     /// Writes a record, which may be another agent's, on standard output.
     pub fn pass_on(&mut self, record: &Record) {
-        let lines = match self.form {
-            Form::Json => record.to_line() + "\n",
-            Form::Text => text::render(record),
-            Form::Live => format!("{OVER}{}", text::render(record)),
-        };
-        self.write(&lines);
+        match self.form {
+            Form::Json => self.write(&(record.to_line() + "\n")),
+            Form::Text => text::render(record).for_each(|line| self.write(&line)),
+            Form::Live => {
+                self.write(OVER);
+                text::render(record).for_each(|line| self.write(&line));
+            }
+        }
     }
 
     /// Whether somebody watches.
@@ -95,6 +97,7 @@ impl Reporter {
         }
     }
 
+    /// Writes one line at most: a pipe takes no more at once.
     fn write(&mut self, text: &str) {
         if !write_now(std::io::stdout().as_fd(), text.as_bytes()) {
             self.lines_dropped += 1;

@@ -1,14 +1,13 @@
 //! Records in words, for a person in a pod. Pure.
 
 use netloss_contract::{
-    Applied, Asked, Backend, Cause, Checked, Cleaned, Event, ExitCode, Failed, Filtered, Guard, Heartbeat, Holder, Interval, PerDirection,
-    Planned, Predicted, Record, Removed, Status, Stopped, Traffic, Verdict,
+    Applied, Asked, Backend, Cause, Checked, Cleaned, Event, ExitCode, Failed, Filtered, Guard, Heartbeat, Holder, Interval, LINE_LIMIT,
+    PerDirection, Planned, Predicted, Record, Removed, Status, Stopped, Traffic, Verdict, sanitize, truncate,
 };
 use std::time::Duration;
 
-/// The record as lines, each with its end.
-#[must_use]
-pub fn render(record: &Record) -> String {
+/// The record as lines, each with its end, and each printable and bounded whatever the record's texts are ([`printable`]).
+pub fn render(record: &Record) -> impl Iterator<Item = String> {
     let lines = match &record.event {
         Event::Applied(applied) => self::applied(applied),
         Event::Heartbeat(heartbeat) => self::heartbeat(heartbeat),
@@ -25,7 +24,16 @@ pub fn render(record: &Record) -> String {
             std::iter::once("cleaned up what a dead agent had left:".to_owned()).chain(indented(removed)).collect()
         }
     };
-    lines.into_iter().map(|line| line + "\n").collect()
+    lines.into_iter().map(|line| printable(&line) + "\n")
+}
+
+/// Names of interfaces, the kernel's words and other agents' answers may have characters that drive a terminal, and a pipe takes `PIPE_BUF`
+/// at once: as long as the longest record.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let mut text = sanitize(text);
+    truncate(&mut text, LINE_LIMIT - '…'.len_utf8());
+    text
 }
 
 fn indented(words: &[String]) -> impl Iterator<Item = String> + '_ {
@@ -144,7 +152,7 @@ pub fn progress(interface: &str, heartbeat: &Heartbeat) -> String {
     };
     let lost = [of("sent", heartbeat.traffic.egress), of("received", heartbeat.traffic.ingress)];
     let lost: Vec<_> = lost.into_iter().flatten().collect();
-    format!("{interface} lost: {}; {} left, Ctrl-C ends it", lost.join(", "), span(heartbeat.remaining_seconds))
+    printable(&format!("{interface} lost: {}; {} left, Ctrl-C ends it", lost.join(", "), span(heartbeat.remaining_seconds)))
 }
 
 fn heartbeat(heartbeat: &Heartbeat) -> Vec<String> {
@@ -175,6 +183,7 @@ fn removed(removed: &Removed) -> Vec<String> {
         Cause::Stopped => "it was asked to stop",
         Cause::InterfaceLost => "the interface was deleted or renamed",
         Cause::Drift => "somebody changed it, and it could not be brought again",
+        Cause::LeaseExpired => "its lease ran out: the agent did not run for longer than that",
     };
     let elapsed = span(removed.elapsed_seconds);
     let mut lines = vec![format!("the loss on {} has ended after {elapsed}, because {cause}; nothing of it is left", removed.interface)];
@@ -229,10 +238,31 @@ fn span(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netloss_contract::SCHEMA;
+    use netloss_contract::{SCHEMA, is_unprintable};
+    use proptest::prelude::*;
 
     fn text(event: Event) -> String {
-        render(&Record { schema: SCHEMA, time: "2026-11-24T12:00:00Z".parse().unwrap(), run: None, event })
+        render(&Record { schema: SCHEMA, time: "2026-11-24T12:00:00Z".parse().unwrap(), run: None, event }).collect()
+    }
+
+    fn failure(message: &str) -> Event {
+        Event::Failed(Failed {
+            stage: netloss_contract::Stage::Start,
+            message: message.to_owned(),
+            exit: ExitCode::AlreadyRunning,
+            left: vec![message.to_owned()],
+            holder: None,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_terminal_is_shown_bounded_lines_and_nothing_else(message in any::<String>(), repeats in 1..200_usize) {
+            let words = text(failure(&message.repeat(repeats)));
+            prop_assert_eq!(words.lines().count(), 3, "{:?}", words);
+            prop_assert!(words.lines().all(|line| line.len() <= LINE_LIMIT && !line.contains(is_unprintable)), "{:?}", words);
+            prop_assert!(words.ends_with('\n') && !printable(&message).contains(is_unprintable));
+        }
     }
 
     #[test]

@@ -1,23 +1,19 @@
 //! Words that come from elsewhere, made fit for a status, an event or a log line.
 
+use netloss_contract::{sanitize, truncate};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 /// Longest text from elsewhere that is written on, in bytes. A hundred pods' worth of it stays well within an object's size.
 const LONGEST: usize = 400;
 
-/// Whether a character does something instead of being shown: ends a line, moves a terminal's cursor, or turns the direction of what
-/// follows, so that it is read as another thing than it is.
-#[must_use]
-pub(crate) fn acts(c: char) -> bool {
-    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
-}
+/// What may be shown is decided in one place, for the agent too.
+pub(crate) use netloss_contract::is_unprintable as acts;
 
 /// `text` on one line.
 #[must_use]
 pub(crate) fn line(text: &str) -> String {
-    text.replace(acts, " ").trim().to_owned()
+    sanitize(text).trim().to_owned()
 }
 
 /// `text` on one line and of bounded length.
@@ -29,10 +25,7 @@ pub(crate) fn brief(text: &str) -> String {
 /// At most so many bytes, and a sign that there was more.
 #[must_use]
 pub(crate) fn shortened(mut text: String, longest: usize) -> String {
-    if text.len() > longest {
-        text.truncate(text.floor_char_boundary(longest));
-        text.push('…');
-    }
+    truncate(&mut text, longest);
     text
 }
 

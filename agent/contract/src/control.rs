@@ -32,6 +32,12 @@ impl Request {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// Whether the agent of this run is to end.
+    #[must_use]
+    pub fn stops(&self, of: Option<&RunId>) -> bool {
+        matches!(self, Self::Stop { run } if run.is_none() || run.as_ref() == of)
+    }
+
     /// Reads a line; none where it is no request that this version understands.
     #[must_use]
     pub fn from_line(line: &str) -> Option<Self> {
@@ -51,6 +57,21 @@ mod tests {
         let stop = Request::Stop { run: Some("uid/1".parse().unwrap()) };
         assert_eq!(stop.to_line(), r#"{"request":"stop","run":"uid/1"}"#);
         assert_eq!(Request::from_line(&stop.to_line()), Some(stop));
+    }
+
+    #[test]
+    fn a_stop_ends_the_run_that_it_names_or_whichever_it_is() {
+        let run = |name: &str| Some(name.parse::<RunId>().unwrap());
+        for (meant, of, stops) in [
+            (None, None, true),
+            (None, run("a/1"), true),
+            (run("a/1"), run("a/1"), true),
+            (run("a/1"), run("a/2"), false),
+            (run("a/1"), None, false),
+        ] {
+            assert_eq!(Request::Stop { run: meant.clone() }.stops(of.as_ref()), stops, "{meant:?} {of:?}");
+        }
+        assert!(!Request::Status.stops(None));
     }
 
     proptest! {

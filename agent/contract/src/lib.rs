@@ -26,6 +26,7 @@ mod predict;
 mod report;
 mod run_id;
 mod span;
+mod text;
 
 pub use args::{BackendChoice, CleanupArgs, Direction, Filters, Meant, RunArgs, StopArgs};
 pub use container::{CONTAINER_PREFIX, container_name, repair_container_name, stop_container_name};
@@ -43,6 +44,7 @@ pub use report::{
 };
 pub use run_id::RunId;
 pub use span::{HeartbeatInterval, Ttl};
+pub use text::{is_unprintable, sanitize, truncate};
 
 use std::fmt;
 

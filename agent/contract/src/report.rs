@@ -1,6 +1,9 @@
 //! The agent's reports: one JSON object a line on standard output; the last one also as the container's termination message.
 
-use crate::{Checked, Direction, ExitCode, LossModel, Planned, Predicted, RunId, Traffic};
+use crate::{
+    Checked, Direction, ExitCode, LossModel, Planned, Predicted, RunId, Traffic, is_unprintable,
+    text::{self, truncate},
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -309,6 +312,8 @@ pub enum Cause {
     InterfaceLost,
     /// Somebody changed the loss so that it was not what was asked for, and it could not be brought again safely.
     Drift,
+    /// The agent did not run for longer than its lease (stopped, frozen, starved), so the kernel had ended the loss. It is not resumed.
+    LeaseExpired,
 }
 
 /// The loss has ended and is verified to be gone.
@@ -407,10 +412,11 @@ pub struct Holder {
 }
 
 impl Record {
-    /// The record as one line of at most [`LINE_LIMIT`] bytes, by leaving out words where it must, and without the line's end.
+    /// The record as one line of at most [`LINE_LIMIT`] bytes, without unprintable characters ([`is_unprintable`]) and without the line's end.
+    /// Words are left out where they must be.
     #[must_use]
     pub fn to_line(&self) -> String {
-        // JSON escapes can make words up to six times as long, so the length is tried and not computed.
+        // JSON escapes can make words up to twice as long, so the length is tried and not computed.
         let shortened = [usize::MAX, 1024, 256, 64].into_iter().map(|bytes| self.shortened(bytes).to_json());
         let fits = |line: &String| line.len() <= LINE_LIMIT;
         shortened.into_iter().find(fits).unwrap_or_else(|| self.shortened(0).to_json())
@@ -418,24 +424,33 @@ impl Record {
 
     fn to_json(&self) -> String {
         #[allow(clippy::expect_used)] // no map with other keys than strings, no failing Serialize
-        serde_json::to_string(self).expect("a record has a JSON form")
+        text::to_json(self).expect("a record has a JSON form")
     }
 
     /// Reads a line; none where it is no record of a schema that this version understands.
+    ///
+    /// Whoever wrote it, what is read is bounded and printable as [`Self::to_line`] writes it.
     #[must_use]
     pub fn from_line(line: &str) -> Option<Self> {
-        serde_json::from_str(line).ok().filter(|record: &Self| record.schema == SCHEMA)
+        let read = |line: &str| serde_json::from_str(line).ok().filter(|record: &Self| record.schema == SCHEMA);
+        let record = read(line)?;
+        // An escape may stand for any character.
+        let as_written = line.len() <= LINE_LIMIT && !line.contains(|c| c == '\\' || is_unprintable(c));
+        if as_written { Some(record) } else { read(&record.to_line()) }
     }
 
-    /// A copy whose free words are at most `bytes` long.
+    /// A copy whose free words are at most `bytes` long, each text or list of them.
     fn shortened(&self, bytes: usize) -> Self {
         let mut short = self.clone();
         match &mut short.event {
             Event::Failed(failed) => {
                 truncate(&mut failed.message, bytes);
                 shorten(&mut failed.left, bytes);
+                failed.holder.iter_mut().for_each(|holder| shorten_holder(holder, bytes));
             }
             Event::Removed(removed) => {
+                truncate(&mut removed.interface, name(bytes));
+                removed.kept.iter_mut().for_each(|kept| shorten_kept(kept, bytes));
                 for words in [&mut removed.drift, &mut removed.repaired, &mut removed.warnings] {
                     shorten(words, bytes);
                 }
@@ -443,18 +458,25 @@ impl Record {
             Event::Heartbeat(heartbeat) => shorten_heartbeat(heartbeat, bytes),
             Event::Applied(applied) => shorten_applied(applied, bytes),
             Event::Status(status) => {
+                status.holder.iter_mut().for_each(|holder| shorten_holder(holder, bytes));
                 status.applied.iter_mut().for_each(|applied| shorten_applied(applied, bytes / 2));
                 status.now.iter_mut().for_each(|heartbeat| shorten_heartbeat(heartbeat, bytes / 2));
             }
-            Event::Stopped(_) => {}
+            Event::Stopped(stopped) => stopped.holder.iter_mut().for_each(|holder| shorten_holder(holder, bytes)),
             Event::Planned(planned) => {
+                truncate(&mut planned.interface, name(bytes));
+                for words in [&mut planned.interface_reason, &mut planned.backend_reason] {
+                    truncate(words, bytes / 2);
+                }
                 let Filtered { targets, spared } = &mut planned.filtered;
                 for words in [targets, spared, &mut planned.steps, &mut planned.warnings] {
                     shorten(words, bytes / 2);
                 }
             }
             Event::Checked(checked) => {
+                checked.findings.truncate(FINDINGS);
                 for finding in &mut checked.findings {
+                    truncate(&mut finding.what, name(bytes));
                     truncate(&mut finding.found, bytes / 4);
                     finding.way_out.iter_mut().for_each(|way_out| truncate(way_out, bytes / 4));
                 }
@@ -465,7 +487,25 @@ impl Record {
     }
 }
 
+/// More findings than a check has; a line has room for them with all of their words left out.
+const FINDINGS: usize = 20;
+
+/// What is left of a name, which says little in fewer bytes: a line has room for it.
+fn name(bytes: usize) -> usize {
+    bytes.max(16)
+}
+
+fn shorten_holder(holder: &mut Holder, bytes: usize) {
+    truncate(&mut holder.agent_version, name(bytes));
+}
+
 fn shorten_applied(applied: &mut Applied, bytes: usize) {
+    for words in [&mut applied.agent_version, &mut applied.kernel, &mut applied.interface] {
+        truncate(words, name(bytes));
+    }
+    for words in [&mut applied.interface_reason, &mut applied.backend_reason] {
+        truncate(words, bytes);
+    }
     let Filtered { targets, spared } = &mut applied.filtered;
     for words in [targets, spared, &mut applied.leftovers_removed, &mut applied.warnings] {
         shorten(words, bytes);
@@ -473,9 +513,14 @@ fn shorten_applied(applied: &mut Applied, bytes: usize) {
 }
 
 fn shorten_heartbeat(heartbeat: &mut Heartbeat, bytes: usize) {
+    heartbeat.kept.iter_mut().for_each(|kept| shorten_kept(kept, bytes));
     for words in [&mut heartbeat.drift, &mut heartbeat.repaired, &mut heartbeat.warnings] {
         shorten(words, bytes);
     }
+}
+
+fn shorten_kept(kept: &mut Kept, bytes: usize) {
+    kept.trouble.iter_mut().for_each(|trouble| truncate(trouble, bytes));
 }
 
 /// At most `bytes` in all, and the number of entries left out.
@@ -486,13 +531,6 @@ fn shorten(entries: &mut Vec<String>, bytes: usize) {
     entries.truncate(keep);
     if more > 0 {
         entries.push(format!("and {more} more"));
-    }
-}
-
-fn truncate(text: &mut String, bytes: usize) {
-    if text.len() > bytes {
-        text.truncate(text.floor_char_boundary(bytes));
-        text.push('…');
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
 };
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
-use netloss_contract::{Direction, Expectation, Traffic, Ttl};
+use netloss_contract::{Direction, Expectation, Traffic, Ttl, sanitize};
 use serde::Serialize;
 use std::collections::HashMap;
 
@@ -196,15 +196,10 @@ impl ExperimentView {
             ended: time(&status.completed_at),
             next: time(&status.next_retry_time).or_else(|| time(&status.next_scheduled_time)),
             created: object.creation_timestamp().map(|time| time.0),
-            message: status.message.as_deref().map(brief_words),
+            message: status.message.as_deref().map(sanitize),
             pods,
         }
     }
-}
-
-/// What comes from a cluster goes to a terminal without its control characters.
-fn brief_words(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn phase(object: &ChaosExperiment) -> String {
