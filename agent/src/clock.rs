@@ -33,6 +33,12 @@ impl Moment {
         Self(since_start)
     }
 
+    /// That long after this one.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
+    }
+
     /// Time since an earlier one; zero where that is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
@@ -58,7 +64,13 @@ impl Limit {
     /// Time since the loss was applied.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
-        Moment::now().since(self.applied)
+        self.elapsed_at(Moment::now())
+    }
+
+    /// Time from when the loss was applied to `moment`.
+    #[must_use]
+    pub fn elapsed_at(&self, moment: Moment) -> Duration {
+        moment.since(self.applied)
     }
 
     /// Time until the end, as both clocks stand now.

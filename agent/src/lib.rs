@@ -22,6 +22,7 @@ pub mod clock;
 pub mod commands;
 pub mod control;
 pub mod diagnostics;
+pub mod ending;
 pub mod ends;
 pub mod guard;
 pub mod host;

@@ -32,13 +32,13 @@ fn main() -> std::process::ExitCode {
             let form = if cli.json || !std::io::stdout().is_terminal() { Form::Json } else { Form::Live };
             run::run(&args, &signals, &mut Reporter::new(args.run.clone(), form)).into()
         }
-        Command::Plan(args) => commands::plan(&args, &mut Reporter::new(args.run.clone(), form)).into(),
-        Command::Check { interface } => commands::check(interface.as_deref(), &mut Reporter::new(None, form)).into(),
+        Command::Plan(args) => commands::plan(&args, &signals, &mut Reporter::new(args.run.clone(), form)).into(),
+        Command::Check { interface } => commands::check(interface.as_deref(), &signals, &mut Reporter::new(None, form)).into(),
         Command::Status { watch } => commands::status(watch, &signals, &mut Reporter::new(None, form)).into(),
         Command::Stop(args) => {
             let mut reporter = Reporter::new(args.meant.run.clone(), form);
             commands::stop(&args.meant, args.timeout.duration(), &signals, &mut reporter).into()
         }
-        Command::Cleanup(args) => commands::cleanup(&args, &mut Reporter::new(args.meant.run.clone(), form)).into(),
+        Command::Cleanup(args) => commands::cleanup(&args, &signals, &mut Reporter::new(args.meant.run.clone(), form)).into(),
     }
 }

@@ -7,8 +7,9 @@ use crate::{
         guarded::{self, Variant},
         tc,
     },
-    clock::Limit,
-    guard::{self, Account, Guard},
+    clock::{Limit, Moment},
+    ending::Ending,
+    guard::{self, Account, Guard, NotArmed},
     netlink::{self, Changes, Qdisc},
     nft::{self, EgressHook, Ends, Ruleset, Socket},
     snapshot::Snapshot,
@@ -55,6 +56,16 @@ pub enum NoPlan {
     NoSegments(String),
 }
 
+impl From<NotArmed> for NotBrought {
+    fn from(error: NotArmed) -> Self {
+        match error {
+            NotArmed::Over => Self::Over,
+            NotArmed::Ended => Self::Ended,
+            NotArmed::Kernel(_) | NotArmed::Slept => Self::Guard(error),
+        }
+    }
+}
+
 /// Why the loss could not be brought.
 #[derive(Debug, thiserror::Error)]
 pub enum NotBrought {
@@ -63,7 +74,13 @@ pub enum NotBrought {
     Step(#[from] StepFailed),
     /// The kernel did not take the guard.
     #[error("cannot arm the guard: {0}")]
-    Guard(nft::Error),
+    Guard(NotArmed),
+    /// Nothing was left of the time of the loss.
+    #[error("its time ended while the loss was put in place")]
+    Over,
+    /// The agent was asked to end while it did not run.
+    #[error("the agent did not run for seconds while it put the loss in place, and was asked to end meanwhile")]
+    Ended,
     /// The kernel's state could not be read back.
     #[error("cannot read the kernel's state: {0}")]
     Unreadable(netlink::Error),
@@ -136,40 +153,44 @@ impl Plan {
         self.steps.iter().any(|step| matches!(step, Step::AddIngress { .. })).then_some(self.target.link.index)
     }
 
-    /// Does it, with the tables of [`Trial::Creation`], and reads it back. `changes` has listened since before. `limit` is asked when the loss begins.
+    /// Does it, with the tables of [`Trial::Creation`], and reads it back. `changes` has listened since before. `limit` is asked when the loss
+    /// begins. An agent that has slept since it began with this at `begun` does nothing that is over, or that it was asked to end meanwhile.
     ///
     /// # Errors
-    /// Where the kernel does not do it. What has been done by then is still there: [`Kernel::remove`] takes it away.
+    /// Where the kernel does not do it. What has been done by then is still there, but for a guard: [`Kernel::remove`] takes it away.
     pub fn bring(
         self,
         kernel: &Kernel,
         changes: &mut Changes,
-        limit: impl FnOnce() -> Limit,
+        limit: impl Fn() -> Limit,
+        (ending, begun): (&Ending, Moment),
     ) -> Result<(Placement, Limit, Snapshot), NotBrought> {
+        // With plain tc packets are lost from here on, and with a guard once that is armed.
+        if limit().remaining().is_zero() {
+            return Err(NotBrought::Over);
+        }
+        if ending.came_in_sleep_since(begun) {
+            return Err(NotBrought::Ended);
+        }
         kernel.apply(&self.steps)?;
         let limit = limit();
         let guard = match self.guard {
             None => None,
             Some((socket, variant)) => {
                 let ruleset = guarded::ruleset(&self.target, variant);
-                let guard = Guard::arm(socket, ruleset.clone(), limit).map_err(NotBrought::Guard)?;
+                let guard = Guard::arm(socket, ruleset.clone(), limit, ending.clone(), begun)?;
                 Some(Guarded { guard, variant, ruleset })
             }
         };
         let placement = Placement { target: self.target, guard };
-        // What was changed by now the look shows, but for an interface that has the place of another.
-        let gone = changes.take().map_err(|error| NotBrought::Unreadable(error.into()))?;
-        let after = Snapshot::take(&kernel.netlink).map_err(NotBrought::Unreadable)?;
-        let unseeded = |netem: &Qdisc| netem.netem.as_ref().is_some_and(|netem| netem.seed.is_none());
-        let netem = after.egress_netem(placement.target.link.index).or_else(|| after.ingress_netem());
-        if placement.target.netem.seed.is_some() && netem.is_some_and(unseeded) {
-            return Err(NotBrought::NoSeed);
+        match placement.verify(kernel, changes) {
+            Ok(after) => Ok((placement, limit, after)),
+            Err(error) => {
+                placement.disarm();
+                placement.remove_tables();
+                Err(error)
+            }
         }
-        let mut drift = placement.drift(&after);
-        if drift.is_empty() && gone.contains(&placement.target.link.index) {
-            drift.push(backend::replaced(&placement.target.link));
-        }
-        if drift.is_empty() { Ok((placement, limit, after)) } else { Err(NotBrought::Different(drift)) }
     }
 }
 
@@ -212,16 +233,35 @@ impl Placement {
         self.guard.as_ref().map(|guarded| guarded.guard.account())
     }
 
-    /// How many packets met the loss, as the guard's rules have counted them, also after the tables have gone; none where there is no guard, or nothing can be read. Read over
+    /// How many packets met the loss, as the guard's rules have counted them, also after the loss has ended; none where there is no guard, or nothing can be read. Read over
     /// a socket that the lease does not wait for.
     pub fn counted(&self, kernel: &mut Kernel) -> Option<PerDirection<u64>> {
-        let Guarded { guard, ruleset, .. } = self.guard.as_ref()?;
-        guard.counted_at_end().or_else(|| {
-            let counted = kernel.tables()?.counted(ruleset);
-            let counted = counted.inspect_err(|error| tracing::warn!(%error, "the guard's counters cannot be read")).ok();
-            // The tables may have gone while they were listed.
-            guard.counted_at_end().or(counted)
-        })
+        let Guarded { ruleset, .. } = self.guard.as_ref()?;
+        let counted = kernel.tables()?.counted(ruleset);
+        counted.inspect_err(|error| tracing::warn!(%error, "the guard's counters cannot be read")).ok()
+    }
+
+    /// Reads back what was brought.
+    fn verify(&self, kernel: &Kernel, changes: &mut Changes) -> Result<Snapshot, NotBrought> {
+        // What was changed by now the look shows, but for an interface that has the place of another.
+        let gone = changes.take().map_err(|error| NotBrought::Unreadable(error.into()))?;
+        let after = Snapshot::take(&kernel.netlink).map_err(NotBrought::Unreadable)?;
+        let unseeded = |netem: &Qdisc| netem.netem.as_ref().is_some_and(|netem| netem.seed.is_none());
+        let netem = after.egress_netem(self.target.link.index).or_else(|| after.ingress_netem());
+        if self.target.netem.seed.is_some() && netem.is_some_and(unseeded) {
+            return Err(NotBrought::NoSeed);
+        }
+        let mut drift = self.drift(&after);
+        if drift.is_empty() && gone.contains(&self.target.link.index) {
+            drift.push(backend::replaced(&self.target.link));
+        }
+        if drift.is_empty() { Ok(after) } else { Err(NotBrought::Different(drift)) }
+    }
+
+    /// When the lease ran out because the agent did not run, if it did. The loss is over then.
+    #[must_use]
+    pub fn expired(&self) -> Option<Moment> {
+        self.guard.as_ref().and_then(|guarded| guarded.guard.expired())
     }
 
     /// What is not as it was brought, in words.
@@ -247,10 +287,18 @@ impl Placement {
         steps.is_ok()
     }
 
-    /// Ends the loss, so far as a guard does; what is left is for [`Kernel::remove`].
+    /// Ends the loss, so far as a guard does, without rtnetlink, whose lock is the whole node's. The guard's counters stay; what is left is for
+    /// [`Self::remove_tables`] and [`Kernel::remove`].
     pub fn disarm(&self) {
         if let Some(Guarded { guard, .. }) = &self.guard {
             guard.disarm();
+        }
+    }
+
+    /// Takes a guard's tables away, with its counters.
+    pub fn remove_tables(&self) {
+        if let Some(Guarded { guard, .. }) = &self.guard {
+            guard.remove();
         }
     }
 }

@@ -4,14 +4,18 @@
 //! blocked, in every thread, and read from a descriptor (signalfd(2)).
 
 use netloss_contract::Cause;
-use nix::sys::{
-    signal::{SigSet, Signal},
-    signalfd::{SfdFlags, SignalFd},
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
 };
 use std::{
     cell::Cell,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -48,6 +52,24 @@ impl Signals {
         self.last().is_some()
     }
 
+    /// Waits until a signal has come, but not for longer than `limit`. Whether one has.
+    #[must_use]
+    pub fn wait(&self, limit: Duration) -> bool {
+        self.wait_or_read(None, limit);
+        self.came()
+    }
+
+    /// Waits until a signal has come or something is to be read from `other`, but not for longer than `limit`.
+    pub(crate) fn wait_or_read(&self, other: Option<BorrowedFd<'_>>, limit: Duration) {
+        if self.came() {
+            return;
+        }
+        let fds = [Some(self.descriptor.as_fd()), other];
+        let mut fds: Vec<_> = fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        // Whoever waits looks again, whatever ended it.
+        let _ = poll(&mut fds, PollTimeout::try_from(limit + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX));
+    }
+
     /// What the last one that came means.
     fn last(&self) -> Option<Cause> {
         while let Ok(Some(signal)) = self.descriptor.read_signal() {
@@ -69,6 +91,12 @@ impl Signals {
         #[allow(deprecated, reason = "unsound for types whose descriptor changes; an OwnedFd's does not, and the other way is unsafe code")]
         let wake = AsyncFd::with_interest(descriptor, Interest::READABLE)?;
         Ok(Watch { signals: self, wake })
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
     }
 }
 

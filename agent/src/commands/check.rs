@@ -11,13 +11,14 @@ use crate::{
     placement::{self, Trial},
     prepare::unreadable,
     reporter::Reporter,
+    signals::Signals,
     snapshot::Snapshot,
 };
 use netloss_contract::{Checked, Direction, Event, ExitCode, Failed, Finding, Verdict};
 
 /// Says what there is and what is missing.
-pub fn check(interface: Option<&str>, reporter: &mut Reporter) -> ExitCode {
-    match look(interface) {
+pub fn check(interface: Option<&str>, signals: &Signals, reporter: &mut Reporter) -> ExitCode {
+    match look(interface, signals) {
         Ok(seen) => {
             let checks = seen.checks();
             let exit = checks.iter().find(|(finding, _)| finding.verdict == Verdict::Bad).map_or(ExitCode::Done, |(_, exit)| *exit);
@@ -48,7 +49,7 @@ struct Seen {
     tbf: Option<bool>,
 }
 
-fn look(named: Option<&str>) -> Result<Seen, Failed> {
+fn look(named: Option<&str>, signals: &Signals) -> Result<Seen, Failed> {
     let netlink = Netlink::connect().map_err(|error| unreadable(&error))?;
     let snapshot = Snapshot::take(&netlink).map_err(|error| unreadable(&error))?;
     let routes = netlink.default_routes().map_err(|error| unreadable(&error))?;
@@ -69,7 +70,7 @@ fn look(named: Option<&str>) -> Result<Seen, Failed> {
     };
     Ok(Seen {
         capable,
-        occupied: holder().err(),
+        occupied: holder(signals).err(),
         evidence: host::evidence(&snapshot.links, host::in_initial_namespace()),
         choice,
         snapshot,

@@ -8,43 +8,52 @@ pub use plan::plan;
 
 use crate::{
     apply::Kernel,
-    control::{self, Answers, Asked, Control, LockError},
+    control::{self, Asked, Control, LockError},
+    guard::LEASE,
     nft,
     prepare::{failed, in_time, permitted},
     reporter::Reporter,
     run::not_locked,
     signals::Signals,
 };
-use netloss_contract::{Cleaned, CleanupArgs, Event, ExitCode, Failed, Holder, Meant, Record, Request, Stage, Status, Stopped};
+use netloss_contract::{Cleaned, CleanupArgs, Event, ExitCode, Failed, Holder, Meant, Request, Stage, Status, Stopped};
 use std::{
-    io, thread,
+    io,
     time::{Duration, Instant},
 };
 
-/// Between two looks of `status --watch`, and between two looks whether a signal has come.
+/// Between two looks of `status --watch`.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Between two looks whether a process is gone.
+const GOING: Duration = Duration::from_millis(20);
 
 /// How long a process that has said its last word takes to go.
 const FAREWELL: Duration = Duration::from_secs(10);
 
+/// Between two looks whether a lease has run out.
+const LEASE_LOOK: Duration = Duration::from_millis(200);
+
+/// How long the lease of an agent that does not run lasts at most, with room for a node that is slow.
+const LEASE_LIMIT: Duration = Duration::from_secs(LEASE.as_secs() + 5);
+
 /// Says who works here, and how it goes; with `watch` until it has ended.
 pub fn status(watch: bool, signals: &Signals, reporter: &mut Reporter) -> ExitCode {
     loop {
-        let status = match control::ask(&Request::Status) {
+        let status = match control::ask(&Request::Status, signals) {
             Ok(Asked::Nobody) => Event::Status(Box::new(Status { holder: None, applied: None, now: None })),
-            Ok(Asked::NoAnswer) => return fail(reporter, unresponsive()),
-            Ok(Asked::Answers(mut answers)) => match answers.next(LOOK) {
+            Ok(Asked::NoAnswer { .. }) => return fail(reporter, unresponsive(false)),
+            Ok(Asked::Answers(mut answers)) => match answers.next(Instant::now() + LOOK) {
                 Some(record) => record.event,
-                None => return fail(reporter, unresponsive()),
+                None => return fail(reporter, unresponsive(false)),
             },
             Err(error) => return fail(reporter, no_socket(&error)),
         };
         let ended = !matches!(&status, Event::Status(status) if status.holder.is_some());
         reporter.report(status);
-        if ended || !watch || signals.came() {
+        if ended || !watch || signals.wait(LOOK) {
             return ExitCode::Done;
         }
-        thread::sleep(LOOK);
     }
 }
 
@@ -63,43 +72,36 @@ pub fn stop(meant: &Meant, limit: Duration, signals: &Signals, reporter: &mut Re
 fn try_stop(meant: &Meant, limit: Duration, signals: &Signals, reporter: &mut Reporter) -> Result<Stopped, Failed> {
     in_time(meant.deadline)?;
     let begun = Instant::now();
-    let mut answers = match control::ask(&Request::Stop { run: meant.run.clone() }).map_err(|error| no_socket(&error))? {
+    let mut answers = match control::ask(&Request::Stop { run: meant.run.clone() }, signals).map_err(|error| no_socket(&error))? {
         Asked::Nobody => return Ok(Stopped { holder: None, exit: None }),
-        Asked::NoAnswer => return Err(unresponsive()),
+        Asked::NoAnswer { told } => return Err(unresponsive(told)),
         Asked::Answers(answers) => answers,
     };
-    let holder = match answers.next(LOOK).map(|record| record.event) {
+    let holder = match answers.next(Instant::now() + LOOK).map(|record| record.event) {
         Some(Event::Status(status)) => status.holder,
         Some(Event::Failed(failure)) => return Err(failure),
-        _ => return Err(unresponsive()),
+        _ => return Err(unresponsive(true)),
     };
-    let last = last_word(&mut answers, begun + limit, signals).ok_or_else(|| {
+    let last = answers.next(begun + limit).ok_or_else(|| {
         let message =
             format!("the agent was asked to stop and has not ended within {} s: its ttl and deadline still hold", limit.as_secs());
         failed(Stage::Hold, ExitCode::Unresponsive, message)
     })?;
     let exit = if let Event::Failed(failure) = &last.event { failure.exit } else { ExitCode::Done };
     reporter.pass_on(&last);
-    // The lock goes with the process, and who stops one agent may want to start another.
-    let said = Instant::now();
-    while said.elapsed() < FAREWELL && !matches!(control::ask(&Request::Status), Ok(Asked::Nobody)) {
-        thread::sleep(Duration::from_millis(20));
-    }
+    wait_for_the_lock(signals);
     Ok(Stopped { holder, exit: Some(exit) })
 }
 
-fn last_word(answers: &mut Answers, limit: Instant, signals: &Signals) -> Option<Record> {
-    while Instant::now() < limit && !signals.came() {
-        if let Some(record) = answers.next(LOOK) {
-            return Some(record);
-        }
-    }
-    None
+/// The lock goes with the process, and who stops one agent may want to start another.
+fn wait_for_the_lock(signals: &Signals) {
+    let said = Instant::now();
+    while said.elapsed() < FAREWELL && !matches!(control::ask(&Request::Status, signals), Ok(Asked::Nobody)) && !signals.wait(GOING) {}
 }
 
 /// Takes away what a dead agent has left.
-pub fn cleanup(args: &CleanupArgs, reporter: &mut Reporter) -> ExitCode {
-    match block_on(try_cleanup(args)) {
+pub fn cleanup(args: &CleanupArgs, signals: &Signals, reporter: &mut Reporter) -> ExitCode {
+    match try_cleanup(args, signals) {
         Ok(removed) => {
             reporter.report(Event::Cleaned(Cleaned { removed }));
             ExitCode::Done
@@ -108,29 +110,96 @@ pub fn cleanup(args: &CleanupArgs, reporter: &mut Reporter) -> ExitCode {
     }
 }
 
-async fn try_cleanup(args: &CleanupArgs) -> Result<Vec<String>, Failed> {
+fn try_cleanup(args: &CleanupArgs, signals: &Signals) -> Result<Vec<String>, Failed> {
     in_time(args.meant.deadline)?;
-    let _lock = match Control::take() {
-        Ok(lock) => Some(lock),
-        Err(LockError::Held(Some(holder))) => return Err(at_work(*holder, &args.meant)),
-        Err(LockError::Held(None)) if args.force => {
-            // Its rules still lead to what would be taken away, once it goes on; without their lease they lose nothing.
-            if nft::Socket::open().and_then(|mut socket| socket.has_owned_tables()).unwrap_or(false) {
-                return Ok(Vec::new());
+    let mut removed = Vec::new();
+    let take = || Control::take(args.meant.run.as_ref(), signals);
+    let lock = match take() {
+        Err(LockError::Held(None)) if args.force => match silence(&args.meant, signals)? {
+            Silenced::Gone => take().map(Some),
+            Silenced::Ended => {
+                removed.push("the loss of an agent that did not answer: it has ended as it was told".to_owned());
+                take().map(Some)
             }
-            None
-        }
-        Err(LockError::Held(None)) => return Err(unresponsive()),
+            Silenced::Hangs { told } => {
+                let told = if told { "was told to end when it runs again, and " } else { "" };
+                removed.push(format!("an agent that hangs {told}cannot resume its loss"));
+                Ok(None)
+            }
+        },
+        taken => taken.map(Some),
+    };
+    let _lock = match lock {
+        // The rules of a living guard still lead to what would be taken away; without their lease they lose nothing, and go with it.
+        Ok(None) if has_owned_tables() => return Ok(removed),
+        Ok(lock) => lock,
+        Err(LockError::Held(Some(holder))) => return Err(at_work(*holder, &args.meant)),
+        Err(LockError::Held(None)) => return Err(unresponsive(false)),
         Err(LockError::Io(error)) => return Err(no_socket(&error)),
     };
     let unreadable = |error| failed(Stage::Snapshot, ExitCode::Failed, format!("cannot open a netlink socket: {error}"));
     let mut kernel = Kernel::connect().map_err(unreadable)?;
     permitted(&kernel.netlink)?;
-    let (removed, _) = kernel.remove(None).await.map_err(|left| {
-        let message = "what a dead agent left here cannot be removed: loss may remain; restart the pod";
-        Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) }
-    })?;
+    let (gone, _) = block_on(async { kernel.remove(None).await.map_err(not_cleaned) })?;
+    removed.extend(gone);
     Ok(removed)
+}
+
+fn not_cleaned(left: Vec<String>) -> Failed {
+    let message = "what a dead agent left here cannot be removed: loss may remain; restart the pod";
+    Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) }
+}
+
+/// What became of an agent that did not answer.
+enum Silenced {
+    /// It was not there any more.
+    Gone,
+    /// It ran again, and ended.
+    Ended,
+    /// It does not run, and brings no loss when it does. `told`: a request for its end waits for it.
+    Hangs {
+        /// Whether one does.
+        told: bool,
+    },
+}
+
+/// Makes sure that an agent that does not answer brings no loss any more: it is told to end, which it does first when it runs again, and a
+/// guard's lease has to expire, which the kernel does not renew then.
+///
+/// # Errors
+/// Where it runs after all and ends otherwise, where it could not be told, or where its lease is renewed all the same.
+fn silence(meant: &Meant, signals: &Signals) -> Result<Silenced, Failed> {
+    let told = match control::ask(&Request::Stop { run: meant.run.clone() }, signals).map_err(|error| no_socket(&error))? {
+        Asked::Nobody => return Ok(Silenced::Gone),
+        Asked::Answers(mut answers) => {
+            let until = Instant::now() + LEASE_LIMIT;
+            while let Some(record) = answers.next(until) {
+                match record.event {
+                    Event::Failed(failure) if failure.exit == ExitCode::OtherRun => return Err(failure),
+                    event if event.is_final() => {
+                        wait_for_the_lock(signals);
+                        return Ok(Silenced::Ended);
+                    }
+                    _ => {}
+                }
+            }
+            true
+        }
+        Asked::NoAnswer { told: false } if !has_owned_tables() => return Err(untold()),
+        Asked::NoAnswer { told } => told,
+    };
+    let begun = Instant::now();
+    let mut tables = nft::Socket::open().ok();
+    while tables.as_mut().is_some_and(|tables| tables.has_owned_tables().unwrap_or(false) && tables.has_live_lease().unwrap_or(true)) {
+        if begun.elapsed() > LEASE_LIMIT || signals.wait(LEASE_LOOK) {
+            return Err(renewing());
+        }
+    }
+    Ok(Silenced::Hangs { told })
+}
+
+fn has_owned_tables() -> bool {
+    nft::Socket::open().and_then(|mut socket| socket.has_owned_tables()).unwrap_or(false)
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
@@ -141,12 +210,12 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failed>>) -> Result<T, Faile
 }
 
 /// That no agent works here.
-fn holder() -> Result<(), Failed> {
-    match control::ask(&Request::Status).map_err(|error| no_socket(&error))? {
+fn holder(signals: &Signals) -> Result<(), Failed> {
+    match control::ask(&Request::Status, signals).map_err(|error| no_socket(&error))? {
         Asked::Nobody => Ok(()),
-        Asked::NoAnswer => Err(unresponsive()),
+        Asked::NoAnswer { .. } => Err(unresponsive(false)),
         Asked::Answers(mut answers) => {
-            let holder = match answers.next(LOOK).map(|record| record.event) {
+            let holder = match answers.next(Instant::now() + LOOK).map(|record| record.event) {
                 Some(Event::Status(status)) => status.holder.map(Box::new),
                 _ => None,
             };
@@ -163,10 +232,27 @@ fn at_work(holder: Holder, meant: &Meant) -> Failed {
     Failed { holder: Some(Box::new(holder)), ..failed(Stage::Start, exit, message) }
 }
 
-fn unresponsive() -> Failed {
-    let message = "an agent works in this network namespace and does not answer: it hangs. A guarded loss ends by itself within its lease of \
-                   10 s; one of the backend tc stays until netloss-agent cleanup --force or the pod's end";
+/// `told`: it was asked to end.
+fn unresponsive(told: bool) -> Failed {
+    let told = if told { " It was told to end, and does so when it runs again." } else { "" };
+    let message = format!(
+        "an agent works in this network namespace and does not answer: it hangs. A guarded loss ends by itself within its lease of \
+         {} s; one of the backend tc stays until netloss-agent cleanup --force or the pod's end.{told}",
+        LEASE.as_secs()
+    );
     failed(Stage::Start, ExitCode::Unresponsive, message)
+}
+
+fn untold() -> Failed {
+    let message = "an agent works in this network namespace and does not answer, and cannot be told to end, because its socket takes no more \
+                   requests: loss may remain; try again, or delete the pod";
+    failed(Stage::Start, ExitCode::Unresponsive, message)
+}
+
+fn renewing() -> Failed {
+    let message = "an agent works in this network namespace, does not answer and renews its lease all the same: its loss ends at its ttl or \
+                   deadline; try again, or delete the pod";
+    failed(Stage::Hold, ExitCode::Unresponsive, message)
 }
 
 fn no_socket(error: &io::Error) -> Failed {

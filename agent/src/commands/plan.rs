@@ -8,13 +8,14 @@ use crate::{
     placement::Trial,
     prepare::{self, Prepared, asked, failed, unreadable},
     reporter::Reporter,
+    signals::Signals,
     snapshot::Snapshot,
 };
 use netloss_contract::{Event, ExitCode, Failed, Planned, RunArgs, Stage};
 
 /// Says what `run` would do with these arguments, or why it would do nothing.
-pub fn plan(args: &RunArgs, reporter: &mut Reporter) -> ExitCode {
-    match try_plan(args) {
+pub fn plan(args: &RunArgs, signals: &Signals, reporter: &mut Reporter) -> ExitCode {
+    match try_plan(args, signals) {
         Ok(planned) => {
             reporter.report(Event::Planned(Box::new(planned)));
             ExitCode::Done
@@ -23,10 +24,10 @@ pub fn plan(args: &RunArgs, reporter: &mut Reporter) -> ExitCode {
     }
 }
 
-fn try_plan(args: &RunArgs) -> Result<Planned, Failed> {
+fn try_plan(args: &RunArgs, signals: &Signals) -> Result<Planned, Failed> {
     args.check().map_err(|error| failed(Stage::Start, ExitCode::Usage, error.to_string()))?;
     prepare::in_time(args.deadline)?;
-    holder()?;
+    holder(signals)?;
     let netlink = Netlink::connect().map_err(|error| unreadable(&error))?;
     let snapshot = Snapshot::take(&netlink).map_err(|error| unreadable(&error))?;
     prepare::refuse_host(args, &snapshot.links)?;

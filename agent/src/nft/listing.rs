@@ -8,9 +8,10 @@ use super::{expression::COUNTER, socket::NFNL_SUBSYS_NFTABLES};
 use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, NlasIterator};
 use netlink_packet_netfilter::NetfilterProtoFamily;
 
-/// `NFT_MSG_NEWTABLE` and `NFT_MSG_NEWRULE`, in the subsystem.
+/// `NFT_MSG_NEWTABLE`, `NFT_MSG_NEWRULE` and `NFT_MSG_NEWSETELEM`, in the subsystem.
 const NEW_TABLE: u16 = NFNL_SUBSYS_NFTABLES << 8;
 const NEW_RULE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 6;
+const NEW_ELEMENTS: u16 = NFNL_SUBSYS_NFTABLES << 8 | 12;
 
 /// `struct nfgenmsg` in bytes, of which the first is the family.
 const GENERAL: usize = 4;
@@ -27,6 +28,10 @@ const OWNER: u32 = 2;
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
+
+/// `NFTA_SET_ELEM_LIST_*`.
+const ELEMENTS_TABLE: u16 = 1;
+const ELEMENTS: u16 = 3;
 
 /// `NFTA_LIST_ELEM`, `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA` and `NFTA_COUNTER_PACKETS`.
 const ELEMENT: u16 = 1;
@@ -51,6 +56,8 @@ pub(super) enum Listed {
         /// How many packets it has counted.
         packets: u64,
     },
+    /// Elements of a set of ours that have not expired: the lease's.
+    Lease,
     /// Somebody else's, or something else.
     Other,
 }
@@ -75,6 +82,10 @@ impl NetlinkDeserializable for Listed {
                 Self::Table { family: NetfilterProtoFamily::from(general[0]), owned: flags & OWNER != 0 }
             }
             NEW_RULE => rule(attributes).unwrap_or(Self::Other),
+            NEW_ELEMENTS if first(attributes, ELEMENTS_TABLE).is_some_and(|table| is(table, TABLE)) => {
+                let elements = first(attributes, ELEMENTS).unwrap_or_default();
+                if all(elements).any(|(kind, _)| kind == ELEMENT) { Self::Lease } else { Self::Other }
+            }
             _ => Self::Other,
         })
     }
@@ -124,7 +135,7 @@ fn is(value: &[u8], text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ruleset::{Egress, EgressHook, Ends, Message, Ruleset};
+    use super::super::ruleset::{Egress, EgressHook, Element, Ends, Message, Ruleset};
     use super::*;
     use crate::netlink::Handle;
     use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
@@ -154,6 +165,18 @@ mod tests {
             let rule = |way| Listed::Rule { way, packets: 0 };
             assert_eq!(made, [table, family, family, rule(Way::In), family, rule(Way::Out)]);
         }
+    }
+
+    /// What fills a lease is what lists it.
+    #[test]
+    fn a_lease_that_is_not_empty_is_listed() {
+        let ruleset = Ruleset { owned: true, interface: "eth0".to_owned(), ingress: Some(7), egress: None, ends: Ends::default() };
+        let read_all = |messages: Vec<Message>| messages.into_iter().map(|message| read(&bytes(message))).collect::<Vec<_>>();
+        let filled = ruleset.preparation(std::time::Duration::from_secs(1)).pop().into_iter().collect();
+        assert_eq!(read_all(filled), [Listed::Lease]);
+        let filled = ruleset.renewal(Element::Armed, std::time::Duration::from_secs(1)).pop().into_iter().collect();
+        assert_eq!(read_all(filled), [Listed::Lease]);
+        assert_eq!(read_all(ruleset.release()), [Listed::Other]);
     }
 
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {

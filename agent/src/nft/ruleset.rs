@@ -110,6 +110,25 @@ pub struct Ruleset {
     pub ends: Ends,
 }
 
+/// What an element of the lease means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    /// Packets are lost.
+    Armed,
+    /// None are, and the guard may be armed.
+    Ready,
+}
+
+impl Element {
+    /// Its key. No interface can be called as that of [`Self::Ready`] (`dev_valid_name`), so no packet finds it.
+    fn key(self, interface: &str) -> DataAttribute {
+        let name = if self == Self::Armed { interface } else { "netloss/ready" };
+        let mut key = name.as_bytes().to_vec();
+        key.resize(IFNAMSIZ as usize, 0);
+        DataAttribute::Value(key)
+    }
+}
+
 /// One message of a transaction.
 pub(super) type Message = NetlinkMessage<NetfilterMessage>;
 
@@ -145,27 +164,37 @@ impl Ruleset {
         messages
     }
 
-    /// Arms the guard, or keeps it armed, for `lease` from now; at once for all packets, with none slipping through in between.
-    ///
-    /// A plain addition would not extend an element that is there, and a deletion fails where it has expired: so the set is emptied
-    /// and filled in one transaction.
+    /// Lets the guard be armed by [`Self::renewal`] within `limit` from now. No packet is lost yet.
     #[must_use]
-    pub fn renewal(&self, lease: Duration) -> Vec<Message> {
-        let milliseconds = u64::try_from(lease.max(SHORTEST_LEASE).as_millis()).unwrap_or(u64::MAX);
-        let mut key = self.interface.clone().into_bytes();
-        key.resize(IFNAMSIZ as usize, 0);
-        let fill = |family| {
-            let key = SetElementAttribute::Key(DataAttribute::Value(key.clone()));
-            let element = ListAttribute::Element(vec![key, SetElementAttribute::Timeout(milliseconds)]);
-            elements(family, NfTablesMessage::NewSetElement, Some(SetElementList::Elements(vec![element])), NLM_F_CREATE)
-        };
-        self.families().flat_map(|family| [empty(family), fill(family)]).collect()
+    pub fn preparation(&self, limit: Duration) -> Vec<Message> {
+        self.families().flat_map(|family| [empty(family), self.fill(family, Element::Ready, limit)]).collect()
     }
 
-    /// Ends the lease at once: no packet is lost from then on, and what was counted stays.
+    /// Arms the guard where it is [`Element::Ready`], or keeps it armed where it is [`Element::Armed`], for `lease` from now; at once for all
+    /// packets, with none slipping through in between.
+    ///
+    /// Refused (ENOENT) where that element is not there any more: a deletion fails where its element has expired, and with it the whole
+    /// transaction. So an agent that was stopped cannot bring back a lease that has run out, wherever it was stopped.
     #[must_use]
-    pub fn expiry(&self) -> Vec<Message> {
+    pub fn renewal(&self, now: Element, lease: Duration) -> Vec<Message> {
+        let delete = |family| {
+            let element = ListAttribute::Element(vec![SetElementAttribute::Key(now.key(&self.interface))]);
+            elements(family, NfTablesMessage::DeleteSetElement, Some(SetElementList::Elements(vec![element])), 0)
+        };
+        self.families().flat_map(|family| [delete(family), self.fill(family, Element::Armed, lease)]).collect()
+    }
+
+    /// Disarms the guard, in whatever state it is.
+    #[must_use]
+    pub fn release(&self) -> Vec<Message> {
         self.families().map(empty).collect()
+    }
+
+    fn fill(&self, family: NetfilterProtoFamily, element: Element, timeout: Duration) -> Message {
+        let milliseconds = u64::try_from(timeout.max(SHORTEST_LEASE).as_millis()).unwrap_or(u64::MAX);
+        let key = SetElementAttribute::Key(element.key(&self.interface));
+        let element = ListAttribute::Element(vec![key, SetElementAttribute::Timeout(milliseconds)]);
+        elements(family, NfTablesMessage::NewSetElement, Some(SetElementList::Elements(vec![element])), NLM_F_CREATE)
     }
 
     /// Takes everything away.
@@ -230,7 +259,7 @@ fn elements(
     message(family, kind(SetElementMessage { attributes }), flags)
 }
 
-/// Takes all elements out of the lease of a family's table.
+/// Empties the lease of a family.
 fn empty(family: NetfilterProtoFamily) -> Message {
     elements(family, NfTablesMessage::DeleteSetElement, None, 0)
 }
@@ -254,6 +283,13 @@ pub(super) fn list_tables() -> Message {
     message
 }
 
+/// Asks for the elements of the lease of a family, which the kernel lists as long as they have not expired.
+pub(super) fn list_lease(family: NetfilterProtoFamily) -> Message {
+    let mut message = elements(family, NfTablesMessage::GetSetElement, None, 0);
+    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    message
+}
+
 /// Takes our table of a family away.
 pub(super) fn delete_table(family: NetfilterProtoFamily) -> Message {
     let attributes = vec![TableAttribute::Name(TABLE.to_owned())];
@@ -263,10 +299,25 @@ pub(super) fn delete_table(family: NetfilterProtoFamily) -> Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netlink_packet_core::NetlinkPayload;
 
     fn ruleset(hook: EgressHook) -> Ruleset {
         let egress = Some(Egress { hook, class: Handle(0x7a11_0004) });
         Ruleset { owned: true, interface: "eth0".to_owned(), ingress: Some(7), egress, ends: Ends::default() }
+    }
+
+    /// A renewal is refused where the element that it deletes has expired, so it deletes the very one that it renews, and empties nothing.
+    #[test]
+    fn a_renewal_needs_the_lease_that_it_renews() {
+        let ruleset = ruleset(EgressHook::Device);
+        for (now, key) in [(Element::Armed, "eth0"), (Element::Ready, "netloss/ready")] {
+            let messages = ruleset.renewal(now, Duration::from_secs(10));
+            let NetlinkPayload::InnerMessage(NetfilterMessage { inner, .. }) = &messages[0].payload else { panic!("{messages:?}") };
+            let text = format!("{inner:?}");
+            let mut bytes = key.as_bytes().to_vec();
+            bytes.resize(16, 0);
+            assert!(text.contains("DeleteSetElement") && text.contains(&format!("Value({bytes:?})")), "{text}");
+        }
     }
 
     fn timeouts(messages: &[Message]) -> Vec<u64> {
@@ -278,10 +329,10 @@ mod tests {
     #[test]
     fn a_lease_always_ends() {
         for nanoseconds in [0, 1, 999_999, 1_000_000, 19_999_999] {
-            let renewal = ruleset(EgressHook::Device).renewal(Duration::from_nanos(nanoseconds));
+            let renewal = ruleset(EgressHook::Device).renewal(Element::Armed, Duration::from_nanos(nanoseconds));
             assert_eq!(timeouts(&renewal), [20], "{nanoseconds}");
         }
-        assert_eq!(timeouts(&ruleset(EgressHook::Device).renewal(Duration::from_secs(10))), [10_000]);
+        assert_eq!(timeouts(&ruleset(EgressHook::Device).renewal(Element::Armed, Duration::from_secs(10))), [10_000]);
     }
 
     #[test]
@@ -290,9 +341,7 @@ mod tests {
             let ruleset = ruleset(hook);
             // For each table: the table, its set; and a chain and a rule for each direction.
             assert_eq!(ruleset.creation().len(), 2 * tables + 4);
-            assert_eq!(ruleset.renewal(Duration::from_secs(10)).len(), 2 * tables);
-            assert_eq!(ruleset.expiry().len(), tables);
-            assert_eq!(timeouts(&ruleset.expiry()), [0; 0]);
+            assert_eq!(ruleset.renewal(Element::Armed, Duration::from_secs(10)).len(), 2 * tables);
             assert_eq!(ruleset.removal().len(), tables);
         }
     }

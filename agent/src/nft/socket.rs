@@ -2,7 +2,7 @@
 //! wait for rtnetlink, for standard output or for anything else.
 
 use super::listing::{Listed, Way};
-use super::ruleset::{Message, Ruleset, TABLE, delete_table, list_rules, list_tables};
+use super::ruleset::{Message, Ruleset, TABLE, delete_table, list_lease, list_rules, list_tables};
 use crate::netlink::{self, Answers, Wire, stable, take};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily, none::ControlMessage};
@@ -72,22 +72,43 @@ impl Socket {
         Ok(listed.iter().any(|listed| matches!(listed, Listed::Table { owned: true, .. })))
     }
 
+    /// Whether a lease in a table of our name has not expired. While it has not, who holds it loses packets, or may begin to; once it has,
+    /// the kernel does not take it for a renewal any more.
+    ///
+    /// # Errors
+    /// Where it cannot be listed.
+    pub fn has_live_lease(&mut self) -> Result<bool, Error> {
+        let mut live = false;
+        for family in self.own_families()? {
+            match self.dump(&list_lease(family)) {
+                // The table has just gone, and its lease with it.
+                Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+                listed => live |= listed?.iter().any(|listed| matches!(listed, Listed::Lease)),
+            }
+        }
+        Ok(live)
+    }
+
     /// Takes away tables of our name that somebody left who is not there any more, and says which.
     ///
     /// # Errors
     /// Where they cannot be listed or taken away. A kernel without nf_tables has none.
     pub fn remove_leftovers(&mut self) -> Result<Vec<String>, Error> {
-        let listed = match self.dump(&list_tables()) {
-            Err(error) if matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EINVAL)) => return Ok(Vec::new()),
-            listed => listed?,
-        };
-        let family = |listed: Listed| if let Listed::Table { family, .. } = listed { Some(family) } else { None };
-        let families: Vec<_> = listed.into_iter().filter_map(family).collect();
+        let families = self.own_families()?;
         if families.is_empty() {
             return Ok(Vec::new());
         }
         self.transact(families.iter().copied().map(delete_table).collect())?;
         Ok(families.iter().map(|family| format!("remove the nftables table {family:?} {TABLE}").to_lowercase()).collect())
+    }
+
+    /// The families in which there is a table of our name. A kernel without nf_tables has none.
+    fn own_families(&mut self) -> Result<Vec<NetfilterProtoFamily>, Error> {
+        let family = |listed| if let Listed::Table { family, .. } = listed { Some(family) } else { None };
+        match self.dump(&list_tables()) {
+            Err(error) if matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EINVAL)) => Ok(Vec::new()),
+            listed => Ok(listed?.into_iter().filter_map(family).collect()),
+        }
     }
 
     /// How many packets the rules of a ruleset have sent to their loss since they were made, where there are such rules.

@@ -6,6 +6,7 @@ use crate::{
     apply::Kernel,
     clock::{self, Alarms, Limit, Moment},
     control::{Control, LockError, Visit},
+    ending::Ending,
     guard::{self, Account},
     meter::Meter,
     netlink::Changes,
@@ -84,6 +85,7 @@ struct Session<'a> {
     meter: Meter,
     limit: Limit,
     alarms: Alarms,
+    ending: Ending,
     changes: Changes,
     pulse: Pulse,
     /// What is not as applied, when the kernel was last asked.
@@ -96,15 +98,17 @@ struct Session<'a> {
     applied: Applied,
 }
 
-async fn session<'a>(args: &'a RunArgs, signals: &Signals, reporter: &mut Reporter, door: &mut Door<'a>) -> Result<Removed, Failed> {
+async fn session<'a>(args: &'a RunArgs, all_signals: &Signals, reporter: &mut Reporter, door: &mut Door<'a>) -> Result<Removed, Failed> {
+    let begun = Moment::now();
     args.check().map_err(|error| failed(Stage::Start, ExitCode::Usage, error.to_string()))?;
     prepare::in_time(args.deadline)?;
-    let signals = signals.watch().map_err(|error| failed(Stage::Start, ExitCode::Failed, format!("cannot watch for signals: {error}")))?;
+    let signals =
+        all_signals.watch().map_err(|error| failed(Stage::Start, ExitCode::Failed, format!("cannot watch for signals: {error}")))?;
     let myself = myself(args);
-    let control = door.control.insert(Control::take().map_err(not_locked)?);
-    let mut session = Session::begin(args, myself, reporter).await?;
-    let (cause, seen) = session.hold(&signals, control, &mut door.waiting, reporter).await?;
-    let removed = session.finish(cause, seen).await;
+    let control = door.control.insert(Control::take(args.run.as_ref(), all_signals).map_err(not_locked)?);
+    let mut session = Session::begin(args, (control.ending().clone(), begun), myself, reporter).await?;
+    let (cause, looked) = session.hold(&signals, control, &mut door.waiting, reporter).await?;
+    let removed = session.finish(cause, looked).await;
     door.ended = Some(session);
     removed
 }
@@ -125,7 +129,7 @@ pub fn not_locked(error: LockError) -> Failed {
 
 impl<'a> Session<'a> {
     /// Looks, decides, applies, reads back and compares. Where that fails, nothing stays behind.
-    async fn begin(args: &'a RunArgs, myself: Holder, reporter: &mut Reporter) -> Result<Self, Failed> {
+    async fn begin(args: &'a RunArgs, (ending, begun): (Ending, Moment), myself: Holder, reporter: &mut Reporter) -> Result<Self, Failed> {
         let mut kernel = Kernel::connect().map_err(|error| unreadable(&error))?;
         let seen = Snapshot::take(&kernel.netlink).map_err(|error| unreadable(&error))?;
         prepare::refuse_host(args, &seen.links)?;
@@ -138,7 +142,7 @@ impl<'a> Session<'a> {
         let mut changes = Changes::listen().map_err(|error| unreadable(&error))?;
         let Prepared { plan, interface_reason, filtered } = prepare::prepare(args, &kernel.netlink, &before, Trial::Creation)?;
         let (made_hook, backend_reason) = (plan.made_hook(), plan.reason().to_owned());
-        let brought = plan.bring(&kernel, &mut changes, || Limit::new(Moment::now(), args.ttl, args.deadline));
+        let brought = plan.bring(&kernel, &mut changes, || Limit::new(Moment::now(), args.ttl, args.deadline), (&ending, begun));
         let set = brought.map_err(|error| not_brought(&error)).and_then(|(placement, limit, after)| match Alarms::set(&limit) {
             Ok(alarms) => Ok((placement, limit, after, alarms)),
             Err(error) => Err(failed(Stage::Apply, ExitCode::Failed, format!("cannot set a timer: {error}"))),
@@ -177,6 +181,7 @@ impl<'a> Session<'a> {
             meter,
             limit,
             alarms,
+            ending,
             changes,
             pulse,
             drift,
@@ -188,23 +193,32 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Waits for the end, with a heartbeat now and then. Returns what made it end, and what there was then.
+    /// Waits for the end, with a heartbeat now and then. Returns what made it end, and whether that was found by a look.
     async fn hold(
         &mut self,
         signals: &Watch<'_>,
         control: &mut Control,
         waiting: &mut Vec<Visit>,
         reporter: &mut Reporter,
-    ) -> Result<(Cause, Option<Snapshot>), Failed> {
+    ) -> Result<(Cause, bool), Failed> {
         let mut beats = ticks(self.args.heartbeat.duration());
         let mut pulses = ticks(Pulse::PERIOD);
         let ended: io::Result<Cause> = loop {
             let found = tokio::select! {
                 biased;
                 cause = signals.come() => break cause,
+                visit = control.stops.next() => {
+                    // Before anything is asked of the kernel.
+                    self.placement.disarm();
+                    waiting.extend(self.attend(visit, reporter));
+                    break Ok(Cause::Stopped);
+                }
                 cause = self.alarms.come() => break cause,
                 _ = pulses.tick() => {
                     self.pulse.beat(Moment::now());
+                    if self.placement.expired().is_some() {
+                        break Ok(Cause::LeaseExpired);
+                    }
                     if reporter.is_live() { self.beat(reporter).await } else { Ok(None) }
                 }
                 changed = self.changes.come() => match changed {
@@ -212,28 +226,26 @@ impl<'a> Session<'a> {
                     Err(error) => break Err(error),
                 },
                 _ = beats.tick(), if !reporter.is_live() => self.beat(reporter).await,
-                visit = control.visit() => {
-                    if let Some(stopping) = self.attend(visit, reporter) {
-                        waiting.push(stopping);
-                        break Ok(Cause::Stopped);
-                    }
+                visit = control.visits.next() => {
+                    drop(self.attend(visit, reporter));
                     Ok(None)
                 }
             };
             match found {
                 Ok(None) => {}
-                Ok(Some(cause)) => return Ok((cause, None)),
-                Err(failure) => return Err(undo(&mut self.kernel, self.made_hook, failure).await),
+                Ok(Some(cause)) => return Ok((cause, true)),
+                Err(failure) => {
+                    self.placement.disarm();
+                    self.placement.remove_tables();
+                    return Err(undo(&mut self.kernel, self.made_hook, failure).await);
+                }
             }
         };
         match ended {
-            Ok(cause) => {
-                // The tables' counters are read as they go, and netem's after that: both have counted the same packets.
-                self.placement.disarm();
-                Ok((cause, self.look()))
-            }
+            Ok(cause) => Ok((cause, false)),
             Err(error) => {
                 self.placement.disarm();
+                self.placement.remove_tables();
                 let failure = failed(Stage::Hold, ExitCode::Failed, format!("cannot wait for the end any more: {error}"));
                 Err(undo(&mut self.kernel, self.made_hook, failure).await)
             }
@@ -248,11 +260,10 @@ impl<'a> Session<'a> {
         found
     }
 
-    /// Answers one who asks. Returns the one who asked for the end, and waits for it.
+    /// Answers one who asks. Returns the one who asked for the end of this run, and waits for it.
     fn attend(&mut self, visit: Visit, reporter: &Reporter) -> Option<Visit> {
-        if let Request::Stop { run: Some(meant) } = &visit.request
-            && self.args.run.as_ref() != Some(meant)
-        {
+        let stops = visit.request.stops(self.args.run.as_ref());
+        if let (false, Request::Stop { run: Some(meant) }) = (stops, &visit.request) {
             let message = format!("the agent that works here is not that of run {meant}, so it was not stopped");
             let holder = Some(Box::new(self.myself.clone()));
             let failure = Failed { holder, ..failed(Stage::Hold, ExitCode::OtherRun, message) };
@@ -263,7 +274,7 @@ impl<'a> Session<'a> {
         let now = Some(self.heartbeat(reporter.lines_dropped()));
         let status = Status { holder: Some(self.myself.clone()), applied: Some(self.applied.clone()), now };
         visit.answer(&reporter.record(Event::Status(Box::new(status))));
-        matches!(visit.request, Request::Stop { .. }).then_some(visit)
+        stops.then_some(visit)
     }
 
     /// Reads the counters and what has changed; none where the kernel does not say.
@@ -301,11 +312,16 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Takes the loss away and reads back that it is gone. What was `seen` last is where it begins; it ends with another look.
-    async fn finish(&mut self, cause: Cause, seen: Option<Snapshot>) -> Result<Removed, Failed> {
-        let elapsed = self.limit.elapsed();
-        let backend = self.placement.backend();
+    /// Takes the loss away and reads back that it is gone: first what needs no rtnetlink, whose lock somebody may hold; then a last look, unless
+    /// one has just been `taken`, while the guard's counters are there; then all that is left.
+    async fn finish(&mut self, cause: Cause, taken: bool) -> Result<Removed, Failed> {
         self.placement.disarm();
+        let expired = self.placement.expired();
+        let elapsed = expired.map_or_else(|| self.limit.elapsed(), |at| self.limit.elapsed_at(at));
+        let cause = if expired.is_some() { Cause::LeaseExpired } else { cause };
+        let seen = if taken { None } else { self.look() };
+        self.placement.remove_tables();
+        let backend = self.placement.backend();
         let account = self.account();
         match self.kernel.remove_seen(self.made_hook, seen).await {
             Ok(_) => Ok(Removed {
@@ -343,7 +359,8 @@ async fn undo(kernel: &mut Kernel, made_hook: Option<u32>, mut failure: Failed) 
 fn not_brought(error: &NotBrought) -> Failed {
     let (stage, exit) = match error {
         NotBrought::Step(step) => (Stage::Apply, step.exit()),
-        NotBrought::Guard(_) => (Stage::Apply, ExitCode::Failed),
+        NotBrought::Guard(_) | NotBrought::Ended => (Stage::Apply, ExitCode::Failed),
+        NotBrought::Over => (Stage::Apply, ExitCode::DeadlinePassed),
         NotBrought::NoSeed => (Stage::Verify, ExitCode::Unsupported),
         NotBrought::Unreadable(_) | NotBrought::Different(_) => (Stage::Verify, ExitCode::Failed),
     };

@@ -5,7 +5,7 @@ use crate::{
     backend,
     clock::Moment,
     control::ANSWER_LIMIT,
-    placement::{Plan, Trial},
+    placement::{NotBrought, Plan, Trial},
     prepare::{self, failed},
 };
 use netloss_contract::{Backend, BackendChoice, Cause, ExitCode, Failed, Stage};
@@ -70,13 +70,18 @@ impl Session<'_> {
 
     /// Takes away what is left of the loss and puts it in place again, for the time that remains.
     async fn bring_again(&mut self) -> Result<(), Failed> {
-        let limit = self.limit;
+        let (limit, begun) = (self.limit, Moment::now());
         let choice = match self.placement.backend() {
             Backend::Guarded => BackendChoice::Guarded,
             Backend::Tc => BackendChoice::Tc,
         };
         self.placement.disarm();
-        self.kept_before = self.account().unwrap_or_default();
+        // It is to end, or has ended: that comes next.
+        if self.placement.expired().is_some() || self.ending.wait(None, Duration::ZERO) {
+            return Ok(());
+        }
+        let kept = self.account().unwrap_or_default();
+        self.placement.remove_tables();
         let (_, before) = self.kernel.remove(self.made_hook).await.map_err(|left| {
             let message = "somebody changed the loss, and what is left of it cannot be removed: restart the pod";
             Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) }
@@ -86,8 +91,13 @@ impl Session<'_> {
         target.link = before.link(target.link.index).cloned().unwrap_or(target.link);
         let plan = Plan::make(choice, &before, target, Trial::Creation).map_err(|error| prepare::not_planned(&error))?;
         self.made_hook = plan.made_hook();
-        let (placement, _, after) = plan.bring(&self.kernel, &mut self.changes, || limit).map_err(|error| not_brought(&error))?;
+        let (placement, _, after) = match plan.bring(&self.kernel, &mut self.changes, || limit, (&self.ending, begun)) {
+            // The same.
+            Err(NotBrought::Over | NotBrought::Ended) => return Ok(()),
+            brought => brought.map_err(|error| not_brought(&error))?,
+        };
         self.meter.rebase(&after, (placement.backend(), placement.guard()));
+        self.kept_before = kept;
         self.placement = placement;
         self.repaired = std::mem::take(&mut self.drift);
         Ok(())
