@@ -47,6 +47,10 @@ pub(crate) enum Flaw {
     SendsNothingAfter,
     /// It does not see that its agent is in a pod already.
     SeesNoAgent,
+    /// Its agents renew their lease however long they slept.
+    RenewsHoweverLate,
+    /// Its agents, without a guard, bring again what was taken away while they slept.
+    ForgetsThatItSlept,
 }
 
 impl Check {
@@ -146,7 +150,7 @@ impl Check {
             && let Some(seen) = agent
             && let Some(there) = node.containers.iter().find(|container| container.name == entry.container)
         {
-            let hung = matches!(there.life, Life::Running { hung: true, .. });
+            let hung = matches!(there.life, Life::Running { asleep: Some(_), .. });
             seen.log = match (observe::log_to_read(entry, &seen.state), there.since) {
                 (Some(Log::Begin), Some(since)) => {
                     AgentLog::Applied(reports::at(since), Box::new(reports::applied(self.shape.guarded, there.deadline())))

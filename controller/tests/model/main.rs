@@ -104,11 +104,16 @@ impl Check {
                 let cause = netloss_contract::Cause::Ttl;
                 world.nodes[at] = node(at, (1, index), &|node| node.containers[index].remove(cause, guarded, now));
             }
+            Action::Wakes(at, index) => {
+                let resumes = matches!(self.flaw, Some(Flaw::RenewsHoweverLate | Flaw::ForgetsThatItSlept));
+                world.nodes[at] = node(at, (6, index), &|node| node.wake(index, now, resumes));
+                self.saw("a sleeper that wakes up");
+            }
             Action::Fault(fault, at, index) => {
                 world.left.faults -= 1;
                 match fault {
                     Fault::Killed => world.nodes[at] = node(at, (2, index), &|node| node.kill(index, guarded)),
-                    Fault::Hangs => world.nodes[at] = node(at, (3, index), &|node| node.hang(index, guarded)),
+                    Fault::Hangs => world.nodes[at] = node(at, (3, index), &|node| node.hang(index, now)),
                     Fault::DiesUnseen => world.nodes[at] = node(at, (5, index), &|node| node.die_unseen(index, guarded, now)),
                     Fault::PodGoes => world.nodes[at] = node(at, (4, 0), &|node| node.gone = true),
                     Fault::PolicyFlips => world.refuses = !world.refuses,
@@ -244,11 +249,12 @@ impl Model for Check {
                         actions.extend(faults(Fault::DiesUnseen).then_some(Action::Fault(Fault::DiesUnseen, at, index)));
                     }
                     Life::Running { .. } if container.is_due(world.now) => actions.push(Action::Shows(at, index)),
-                    Life::Running { hung: false, .. } => {
+                    Life::Running { asleep: Some(_), .. } => actions.push(Action::Wakes(at, index)),
+                    Life::Running { .. } => {
                         let strikes = [Fault::Killed, Fault::Hangs].into_iter().filter(|fault| faults(*fault));
                         actions.extend(strikes.map(|fault| Action::Fault(fault, at, index)));
                     }
-                    Life::Running { .. } | Life::Unseen | Life::Ended { .. } => {}
+                    Life::Unseen | Life::Ended { .. } => {}
                 }
             }
             actions.extend(faults(Fault::PodGoes).then_some(Action::Fault(Fault::PodGoes, at, 0)));
@@ -368,6 +374,7 @@ fn all_interleavings_keep_every_promise() {
         "a decision that came too late",
         "an agent that came when it was to be stopped",
         "two that decide",
+        "a sleeper that wakes up",
     ] {
         assert!(seen.contains_key(what), "nowhere did it come to this: {what}");
     }
@@ -388,6 +395,8 @@ fn each_flaw_of_an_executor_is_found() {
         (Flaw::LeavesNoRecord, Promise::Told),
         (Flaw::SendsNothingAfter, Promise::Ends),
         (Flaw::SeesNoAgent, Promise::Ends),
+        (Flaw::RenewsHoweverLate, Promise::EndedIsOver),
+        (Flaw::ForgetsThatItSlept, Promise::EndedIsOver),
     ] {
         let result = explore(shape::of_flaw(flaw), Some(flaw));
         assert_eq!(result.broke, Some(promise), "{flaw:?}\n  {}", result.way);

@@ -40,10 +40,14 @@ pub(crate) enum Life {
     Running {
         /// When it ends by itself.
         until: i64,
-        /// It does nothing any more, and does not end either.
-        hung: bool,
+        /// Since when it does nothing and does not end either: it was stopped or frozen, and may run again at any time.
+        asleep: Option<i64>,
         /// What it brought was taken away meanwhile.
         bare: bool,
+        /// A stop waits in its socket.
+        told: bool,
+        /// Whether the kernel ends what a sleeper has brought, within one lease. That is shorter than each step of time.
+        guarded: bool,
     },
     Ended {
         code: i32,
@@ -70,14 +74,16 @@ impl Container {
     pub(crate) fn is_live(&self, now: i64) -> bool {
         match self.life {
             Life::Waiting => self.is_agent() && now < self.deadline(),
-            Life::Running { until, hung, bare, .. } => !bare && (hung || now < until),
+            Life::Running { bare: true, .. } => false,
+            Life::Running { until, asleep: None, .. } => now < until,
+            Life::Running { asleep: Some(since), guarded, .. } => !guarded || now == since,
             Life::Unseen | Life::Ended { .. } => false,
         }
     }
 
     /// Whether its time is over, and the kubelet does not show it yet.
     pub(crate) fn is_due(&self, now: i64) -> bool {
-        matches!(self.life, Life::Running { until, hung: false, .. } if now >= until)
+        matches!(self.life, Life::Running { until, asleep: None, .. } if now >= until)
     }
 
     fn end(&mut self, code: ExitCode, words: Option<String>) {
@@ -117,7 +123,7 @@ impl Node {
         let (run, late) = (self.containers[index].value("--run").map(str::to_owned), now >= self.containers[index].deadline());
         let command = self.containers[index].args.first().cloned().unwrap_or_default();
         let holder = self.containers.iter().position(|other| matches!(other.life, Life::Running { .. }) && !other.is_due(now));
-        let hangs = |node: &Self, at: usize| matches!(node.containers[at].life, Life::Running { hung: true, .. });
+        let hangs = |node: &Self, at: usize| matches!(node.containers[at].life, Life::Running { asleep: Some(_), .. });
         let other_run = |node: &Self, at: usize| node.containers[at].value("--run") != run.as_deref();
         let (code, words) = match (command.as_str(), holder) {
             _ if late => (ExitCode::DeadlinePassed, None),
@@ -126,21 +132,20 @@ impl Node {
                 let ttl = this.value("--ttl").and_then(|text| text.parse::<Ttl>().ok()).map_or(0, |ttl| ttl.duration().as_secs());
                 let until = (now + i64::try_from(ttl).unwrap_or(0)).min(this.deadline());
                 this.since = Some(now);
-                this.life = Life::Running { until, hung: false, bare: false };
+                this.life = Life::Running { until, asleep: None, bare: false, told: false, guarded };
                 // An agent takes away first what a dead one has left.
                 self.leftover = false;
                 return;
             }
             ("run", Some(_)) => (ExitCode::AlreadyRunning, None),
             (_, Some(at)) if hangs(self, at) => {
-                if command == "cleanup" && self.containers[index].args.iter().any(|arg| arg == "--force") {
-                    if let Life::Running { bare, .. } = &mut self.containers[at].life {
-                        *bare = true;
-                    }
-                    (ExitCode::Done, Some(reports::cleaned(run.as_deref(), now)))
-                } else {
-                    (ExitCode::Unresponsive, None)
+                let forces = command == "cleanup" && self.containers[index].args.iter().any(|arg| arg == "--force");
+                let tells = (command == "stop" || forces) && !other_run(self, at);
+                if let Life::Running { bare, told, .. } = &mut self.containers[at].life {
+                    // It waits until a guard's lease has run out.
+                    (*bare, *told) = (*bare || forces, *told || tells);
                 }
+                if forces { (ExitCode::Done, Some(reports::cleaned(run.as_deref(), now))) } else { (ExitCode::Unresponsive, None) }
             }
             (_, Some(at)) if other_run(self, at) => (ExitCode::OtherRun, None),
             ("stop", Some(at)) => {
@@ -172,10 +177,21 @@ impl Node {
         self.containers[index].life = Life::Unseen;
     }
 
-    /// The agent hangs. What the kernel guards ends without it.
-    pub(crate) fn hang(&mut self, index: usize, guarded: bool) {
-        if let Life::Running { hung, bare, .. } = &mut self.containers[index].life {
-            (*hung, *bare) = (true, *bare || guarded);
+    /// The agent is stopped or frozen. What the kernel guards ends without it.
+    pub(crate) fn hang(&mut self, index: usize, now: i64) {
+        if let Life::Running { asleep, .. } = &mut self.containers[index].life {
+            *asleep = Some(now);
+        }
+    }
+
+    /// The agent runs again. `resumes`: it goes on as if it had not slept, which it must not.
+    pub(crate) fn wake(&mut self, index: usize, now: i64, resumes: bool) {
+        let Life::Running { until, asleep: Some(since), bare, told, guarded } = self.containers[index].life else { return };
+        match (told, guarded && now > since) {
+            _ if resumes => self.containers[index].life = Life::Running { until, asleep: None, bare: false, told: false, guarded },
+            (true, _) => self.containers[index].remove(Cause::Stopped, guarded, now),
+            (false, true) => self.containers[index].remove(Cause::LeaseExpired, guarded, since),
+            (false, false) => self.containers[index].life = Life::Running { until, asleep: None, bare, told, guarded },
         }
     }
 

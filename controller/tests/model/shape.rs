@@ -125,6 +125,12 @@ pub(crate) fn of_flaw(flaw: Flaw) -> Shape {
         Flaw::ReadsOnce | Flaw::ActsHoweverLate | Flaw::WritesHoweverLate | Flaw::ActsAlmostTooLong => {
             Shape { left: late, wishes: &[Wish::Freeze], ..Shape::new("too late") }
         }
+        Flaw::RenewsHoweverLate | Flaw::ForgetsThatItSlept => Shape {
+            left: Left { moves: 0, wishes: 0, faults: 1 },
+            faults: &[Fault::Hangs],
+            guarded: flaw == Flaw::RenewsHoweverLate,
+            ..Shape::new("a sleeper")
+        },
         _ => Shape {
             tick: 45,
             left: Left { moves: 1, wishes: 2, faults: 1 },

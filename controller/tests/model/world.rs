@@ -115,6 +115,8 @@ pub(crate) enum Action {
     Starts(usize, usize),
     /// A node shows that an agent's time is over.
     Shows(usize, usize),
+    /// An agent that was stopped or frozen runs again.
+    Wakes(usize, usize),
     /// Something goes wrong.
     Fault(Fault, usize, usize),
     /// A user wants something.
@@ -128,7 +130,7 @@ pub(crate) enum Action {
 pub(crate) enum Fault {
     /// An agent is killed.
     Killed,
-    /// An agent hangs.
+    /// An agent hangs: it is stopped or frozen. It may run again at any time.
     Hangs,
     /// The container runtime is killed as it starts a container, and kills that when it is there again.
     DiesUnseen,
@@ -186,7 +188,7 @@ impl World {
         let containers = self.nodes.iter().filter(|node| !node.gone).flat_map(|node| &node.containers);
         let lives = containers.filter_map(|container| match container.life {
             Life::Waiting => Some(container.deadline()),
-            Life::Running { until, hung: false, .. } => Some(until),
+            Life::Running { until, asleep: None, .. } => Some(until),
             Life::Running { .. } | Life::Unseen | Life::Ended { .. } => None,
         });
         entries.chain(retry).chain(lives).any(|time| time > self.now)
