@@ -27,6 +27,10 @@ pub(crate) enum Fault {
     AgentKilled,
     AgentAborted,
     AgentStopped,
+    /// By the freezer of its cgroup, until all is over.
+    AgentFrozen,
+    /// The same, for a while that may be shorter or longer than a lease.
+    AgentFrozenAWhile,
     AgentOutOfMemory,
     AppKilled,
     AppCrashes,
@@ -39,11 +43,13 @@ pub(crate) enum Fault {
     NodeDiskFull,
 }
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 16] = [
     Fault::Nothing,
     Fault::AgentKilled,
     Fault::AgentAborted,
     Fault::AgentStopped,
+    Fault::AgentFrozen,
+    Fault::AgentFrozenAWhile,
     Fault::AgentOutOfMemory,
     Fault::AppKilled,
     Fault::AppCrashes,
@@ -74,11 +80,13 @@ pub(crate) struct Schedule {
     waits: bool,
     /// How long it waits more.
     after: Duration,
+    /// How long an agent is frozen.
+    asleep: Duration,
 }
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { number, pods, seconds, backend, fault, waits, after } = self;
+        let Self { number, pods, seconds, backend, fault, waits, after, .. } = self;
         let since = if *waits { "after the loss" } else { "after it was applied" };
         write!(f, "#{number} {fault} {} ms {since}, {pods} pod(s), {seconds} s, {backend}", after.as_millis())
     }
@@ -97,12 +105,22 @@ impl Schedule {
             fault: FAULTS[usize::try_from(seed.wrapping_mul(7).wrapping_add(number)).unwrap() % FAULTS.len()],
             waits,
             after: Duration::from_millis(random.within(0..if waits { seconds * 1000 } else { 8000 })),
+            asleep: Duration::from_millis(random.within(500..20_000)),
         }
     }
 
     /// The one that is played before the storm: whoever finds no loss afterwards has to be able to find one.
     pub(crate) fn calm() -> Self {
-        Self { number: 0, pods: 2, seconds: 30, backend: "guarded", fault: Fault::Calm, waits: true, after: Duration::ZERO }
+        Self {
+            number: 0,
+            pods: 2,
+            seconds: 30,
+            backend: "guarded",
+            fault: Fault::Calm,
+            waits: true,
+            after: Duration::ZERO,
+            asleep: Duration::ZERO,
+        }
     }
 
     fn label(&self) -> String {
@@ -146,6 +164,12 @@ impl Schedule {
             Fault::AgentKilled => stage.each_agent("kill -KILL $pid").await?,
             Fault::AgentAborted => stage.each_agent("kill -ABRT $pid").await?,
             Fault::AgentStopped => stage.each_agent("kill -STOP $pid").await?,
+            Fault::AgentFrozen => stage.each_agent(&freezer(1)).await?,
+            Fault::AgentFrozenAWhile => {
+                stage.each_agent(&freezer(1)).await?;
+                sleep(self.asleep).await;
+                stage.each_agent(&freezer(0)).await?;
+            }
             // Less than it has, and nothing that it could give back.
             Fault::AgentOutOfMemory => {
                 stage.each_agent("group=$(sed -n 's/^0:://p' /proc/$pid/cgroup); echo 4096 >/sys/fs/cgroup$group/memory.max").await?;
@@ -193,7 +217,13 @@ impl Schedule {
     fn is_bounded(&self) -> bool {
         let agent_is_hurt = matches!(
             self.fault,
-            Fault::AgentKilled | Fault::AgentAborted | Fault::AgentStopped | Fault::AgentOutOfMemory | Fault::NodeDiskFull
+            Fault::AgentKilled
+                | Fault::AgentAborted
+                | Fault::AgentStopped
+                | Fault::AgentFrozen
+                | Fault::AgentFrozenAWhile
+                | Fault::AgentOutOfMemory
+                | Fault::NodeDiskFull
         );
         self.backend == "guarded" || !agent_is_hurt
     }
@@ -225,9 +255,14 @@ impl Schedule {
     /// What has to hold when it is over.
     async fn judge(&self, stage: &Stage<'_>, experiments: &[ChaosExperiment]) -> Result<String> {
         stage.loses_nothing("when status says that it is over").await?;
-        if self.fault == Fault::AgentStopped {
-            // One that is woken up long after its end does not begin again.
-            stage.each_agent("kill -CONT $pid").await?;
+        // One that is woken up long after its end does not begin again.
+        let wake = match self.fault {
+            Fault::AgentStopped => Some("kill -CONT $pid".to_owned()),
+            Fault::AgentFrozen => Some(freezer(0)),
+            _ => None,
+        };
+        if let Some(wake) = wake {
+            stage.each_agent(&wake).await?;
             stage.wait_for_agents().await?;
             stage.loses_nothing("after its agents woke up").await?;
         }
@@ -263,6 +298,11 @@ impl Schedule {
         }
         Ok(format!("{outcomes:?}"))
     }
+}
+
+/// Freezes (1) or thaws (0) the cgroup of an agent's container.
+fn freezer(state: u8) -> String {
+    format!("group=$(sed -n 's/^0:://p' /proc/$pid/cgroup); echo {state} >/sys/fs/cgroup$group/cgroup.freeze")
 }
 
 fn is_over(experiment: &ChaosExperiment) -> bool {
