@@ -19,7 +19,7 @@ const MANY: u32 = 4000;
 /// A namespace with so many interfaces in one group.
 fn crowded(interfaces: u32) -> Result<Namespace> {
     let namespace = Namespace::new()?;
-    let lines: String = (0..interfaces).map(|number| format!("link add d{number} group 7 type dummy\n")).collect();
+    let lines: String = (0..interfaces).map(|number| format!("link add d{number} group 7 type ifb\n")).collect();
     namespace.ip_batch(&lines)?;
     Ok(namespace)
 }
