@@ -304,8 +304,12 @@ pub struct Answers<'a> {
 pub fn ask<'a>(request: &Request, signals: &'a Signals) -> io::Result<Asked<'a>> {
     let until = Instant::now() + ANSWER_LIMIT;
     let mut told = false;
-    while let Some(dialled) = dial(until, signals)? {
-        let Some(stream) = dialled else { return Ok(Asked::Nobody) };
+    loop {
+        let stream = match dial(until, signals)? {
+            Dialled::Connected(stream) => stream,
+            Dialled::Nobody => return Ok(Asked::Nobody),
+            Dialled::NoRoom => break,
+        };
         // A request fits into an empty socket.
         told = (&stream).write_all(format!("{}\n", request.to_line()).as_bytes()).is_ok();
         let mut answers = Answers { first: None, stream, signals, rest: Vec::new() };
@@ -324,14 +328,22 @@ pub fn ask<'a>(request: &Request, signals: &'a Signals) -> io::Result<Asked<'a>>
     Ok(Asked::NoAnswer { told })
 }
 
-/// A connection to the holder, or none where there is no holder. Nothing where its queue stays full until then, or a signal comes.
-fn dial(until: Instant, signals: &Signals) -> io::Result<Option<Option<UnixStream>>> {
+/// What became of connecting.
+enum Dialled {
+    Connected(UnixStream),
+    Nobody,
+    /// Its queue stayed full, or a signal came.
+    NoRoom,
+}
+
+/// Connects to the holder, until then at most.
+fn dial(until: Instant, signals: &Signals) -> io::Result<Dialled> {
     while Instant::now() < until && !signals.came() {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
         match connect(stream.as_raw_fd(), &UnixAddr::new_abstract(NAME.as_bytes())?) {
-            Ok(()) => return Ok(Some(Some(stream.into()))),
-            Err(Errno::ECONNREFUSED) => return Ok(Some(None)),
+            Ok(()) => return Ok(Dialled::Connected(stream.into())),
+            Err(Errno::ECONNREFUSED) => return Ok(Dialled::Nobody),
             // Its queue is full. A socket that blocks would wait for room without an end.
             Err(Errno::EAGAIN) => {
                 let _ = signals.wait(REDIAL);
@@ -339,7 +351,7 @@ fn dial(until: Instant, signals: &Signals) -> io::Result<Option<Option<UnixStrea
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(None)
+    Ok(Dialled::NoRoom)
 }
 
 impl Answers<'_> {

@@ -52,6 +52,7 @@ impl Ending {
     }
 
     /// Waits until the loss is to end or something is to be read from `other`, but not for longer than `limit`. Whether one of them is so.
+    #[must_use]
     pub fn wait(&self, other: Option<BorrowedFd<'_>>, limit: Duration) -> bool {
         let mut fds: Vec<_> = [Some(self.signals.as_fd()), Some(self.bell.as_fd()), other]
             .into_iter()
@@ -81,7 +82,7 @@ mod tests {
         bell.ring();
         bell.ring();
         let other = ending.clone();
-        assert!(ending.wait(None, Duration::ZERO) && ending.wait(None, Duration::ZERO) && other.wait(None, Duration::from_secs(60)));
+        assert!(ending.wait(None, Duration::ZERO) && ending.wait(None, Duration::ZERO) && other.wait(None, Duration::from_mins(1)));
     }
 
     #[test]

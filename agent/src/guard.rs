@@ -301,7 +301,7 @@ mod tests {
         Moment::at(Duration::from_secs(seconds))
     }
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     #[test]
     fn renews_while_the_lease_lasts_and_never_after() {

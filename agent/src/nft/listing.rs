@@ -11,7 +11,7 @@ use netlink_packet_netfilter::NetfilterProtoFamily;
 /// `NFT_MSG_NEWTABLE`, `NFT_MSG_NEWRULE` and `NFT_MSG_NEWSETELEM`, in the subsystem.
 const NEW_TABLE: u16 = NFNL_SUBSYS_NFTABLES << 8;
 const NEW_RULE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 6;
-const NEW_ELEMENTS: u16 = NFNL_SUBSYS_NFTABLES << 8 | 12;
+const NEW_ELEMENTS: u16 = NFNL_SUBSYS_NFTABLES << 8 | 0xc;
 
 /// `struct nfgenmsg` in bytes, of which the first is the family.
 const GENERAL: usize = 4;
