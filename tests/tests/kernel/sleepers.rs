@@ -196,7 +196,7 @@ fn a_lease_that_is_renewed_loses_everything() -> Result<()> {
     let mut agent = start(&pod, "guarded")?;
     let trace = thread::scope(|scope| {
         // Then markers, until one gets through.
-        let sent = scope.spawn(|| pod.trace(Way::Out, 50_000));
+        let sent = scope.spawn(|| pod.trace(Way::Out, 2_000));
         // Longer than a lease.
         let beat = agent.heartbeat(|beat| beat.elapsed_seconds > 12.0)?;
         ensure!(!sent.is_finished() && beat.kept.is_some_and(|kept| kept.lapses == 0), "something got through");
