@@ -21,7 +21,7 @@ use netloss_controller::{
     container::repository,
     machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Settings, Surroundings},
     metrics::{Metrics, Recorded},
-    observe::{log_to_read, told, view_of},
+    observe::{Lookup, log_to_read, told, view_of},
     targets::{Candidate, NamespaceFacts, Skip, Target},
 };
 use serde_json::{Value, json};
@@ -373,7 +373,7 @@ pub fn report(bytes: &[u8]) {
                 },
             }))
             .unwrap_or_else(|error| panic!("{n}: {error}"));
-            let mut view = view_of(Some(&pod), entry, "uid/1");
+            let mut view = view_of(Some(&pod), entry, Lookup { run: "uid/1", spec: &spec, now });
             if let PodView::Present { agent: Some(agent), .. } = &mut view {
                 if let Some(part) = log_to_read(entry, &agent.state) {
                     let text = if is_hostile { drawn_text(&mut drawn) } else { String::new() };

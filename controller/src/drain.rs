@@ -49,7 +49,7 @@ pub enum Error {
         experiments: String,
     },
     /// Some pods may still lose packets.
-    #[error("loss may remain in the pods {pods}: restart or delete them, then run this again")]
+    #[error("loss may remain in the pods {pods}: delete them (restarting a container does not end it), then run this again")]
     LossMayRemain {
         /// As `namespace/name`.
         pods: String,

@@ -5,14 +5,14 @@
 //! from.
 
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan, ChaosExperimentStatus, PodState, PodStatus},
+    api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan, ChaosExperimentSpec, ChaosExperimentStatus, PodState, PodStatus},
     backoff::Backoff,
     container::{agent_container, image_to_send, patch, repair_container, stop_container},
     health::Health,
     history::{self, Retention},
     machine::{self, AgentLog, Decision, Experiment, Observed, PodView, Preflight, Settings},
     metrics::{Metrics, Recorded},
-    observe::{self, CONCURRENCY},
+    observe::{self, CONCURRENCY, Lookup},
     publish::Publisher,
     steps::{self, Step},
     stored,
@@ -23,7 +23,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
     runtime::controller::Action,
 };
 use serde_json::json;
@@ -224,11 +224,12 @@ impl Context {
         let plans = Api::<ChaosExperimentPlan>::namespaced(self.client.clone(), &namespace);
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let (status, records) = stored::split(object, status);
-        let unused = stored::unused(object.status.as_ref(), &status);
+        let unused = stored::unused(&object.uid().unwrap_or_default(), object.status.as_ref(), &status);
         for record in records {
             match plans.create(&params, &record).await {
-                // Its name says that it is the same.
-                Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {}
+                Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {
+                    replace_foreign_plan(&plans, &params, &record).await?;
+                }
                 answer => drop(answer.map_err(Error::api("writing a ChaosExperimentPlan"))?),
             }
         }
@@ -307,11 +308,11 @@ impl Context {
     }
 
     /// Puts the agent into one pod.
-    async fn inject(&self, entry: &PodStatus, run: &str) -> Injected {
+    async fn inject(&self, entry: &PodStatus, run: &str, spec: &ChaosExperimentSpec) -> Injected {
         match self.send(entry, agent_container(entry)).await {
             Ok(None) => Injected::LookAgain,
             // Refused: for what the pod has become meanwhile, which a look will show, or for good.
-            Ok(Some(words)) => match observe::view(&self.client, entry, run).await {
+            Ok(Some(words)) => match observe::view(&self.client, entry, Lookup { run, spec, now: (self.clock)() }).await {
                 Ok(PodView::Present { agent: None, .. }) => Injected::Refused(words),
                 Ok(_) => Injected::LookAgain,
                 Err(error) => Injected::Retry(Error::api(format!("looking at pod {}", entry.display_name()))(error)),
@@ -321,9 +322,15 @@ impl Context {
     }
 
     /// Puts agents into pods, in a round that has begun then: the refusals, by the pods' uids, and what has to be tried again.
-    async fn inject_all(&self, entries: Vec<PodStatus>, run: &str, begun: Timestamp) -> (BTreeMap<String, PodView>, Option<Error>) {
+    async fn inject_all(
+        &self,
+        entries: Vec<PodStatus>,
+        run: &str,
+        spec: &ChaosExperimentSpec,
+        begun: Timestamp,
+    ) -> (BTreeMap<String, PodView>, Option<Error>) {
         let outcomes = stream::iter(entries).map(|entry| async move {
-            let outcome = if self.is_too_late(begun) { Injected::LookAgain } else { self.inject(&entry, run).await };
+            let outcome = if self.is_too_late(begun) { Injected::LookAgain } else { self.inject(&entry, run, spec).await };
             (entry.uid, outcome)
         });
         let mut outcomes = outcomes.buffer_unordered(CONCURRENCY);
@@ -375,6 +382,25 @@ impl Context {
         });
         Ok(worst.unwrap_or(Preflight::Admitted))
     }
+}
+
+/// Keeps the plan that exists under the name of `record` if it has the same content, and replaces it otherwise: names are predictable, and
+/// whoever may create plans must not choose the arguments of an agent, or block a run.
+async fn replace_foreign_plan(plans: &Api<ChaosExperimentPlan>, params: &PostParams, record: &ChaosExperimentPlan) -> Result<(), Error> {
+    let name = record.name_any();
+    let what = || format!("replacing ChaosExperimentPlan {name}, which has other content than this run's plan");
+    let Some(existing) = plans.get_opt(&name).await.map_err(Error::api(format!("reading ChaosExperimentPlan {name}")))? else {
+        // Deleted since: the next round writes it.
+        return Err(Error::Contended);
+    };
+    if existing.spec == record.spec && existing.metadata.owner_references == record.metadata.owner_references {
+        return Ok(());
+    }
+    warn!(namespace = existing.namespace(), name, "a ChaosExperimentPlan has other content than this run's plan: replacing it");
+    let this_one = Preconditions { uid: existing.uid(), resource_version: existing.resource_version() };
+    let delete = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
+    plans.delete(&name, &delete).await.map_err(Error::api(what()))?;
+    plans.create(params, record).await.map(drop).map_err(Error::api(what()))
 }
 
 /// What a refusal of a dry run means.
@@ -484,7 +510,7 @@ async fn pass(object: &ChaosExperiment, context: &Context, course: &mut Course) 
                     *refused = context.send_after(stops, repairs).await?;
                 }
                 Step::Inject => {
-                    let (words, error) = context.inject_all(mem::take(&mut decision.injections), &run, begun).await;
+                    let (words, error) = context.inject_all(mem::take(&mut decision.injections), &run, &current.spec, begun).await;
                     refused.extend(words);
                     *retry = error;
                     return Ok(None);

@@ -47,6 +47,15 @@ impl Schedule {
         let after = MakeTimestamp::from_second(after.as_second()).ok()?;
         self.0.find_next(after).ok().map(|next| next.timestamp())
     }
+
+    /// Whether this is one of its times.
+    #[must_use]
+    pub fn has(&self, at: Timestamp) -> bool {
+        at.checked_sub(jiff::SignedDuration::from_secs(1))
+            .ok()
+            .and_then(|before| self.next(before))
+            .is_some_and(|next| next.as_second() == at.as_second())
+    }
 }
 
 #[cfg(test)]

@@ -78,11 +78,12 @@ pub(crate) fn fill_in(status: &mut ChaosExperimentStatus, plan: &ChaosExperiment
     }
 }
 
-/// The records that `before` names and `after` does not.
-pub(crate) fn unused(before: Option<&ChaosExperimentStatus>, after: &ChaosExperimentStatus) -> BTreeSet<String> {
+/// The records of the experiment with this uid that `before` names and `after` does not. A name of another experiment's record in a status
+/// was written by somebody else, and is left alone.
+pub(crate) fn unused(uid: &str, before: Option<&ChaosExperimentStatus>, after: &ChaosExperimentStatus) -> BTreeSet<String> {
     let names = |status: &ChaosExperimentStatus| -> BTreeSet<String> { status.pods.iter().filter_map(|pod| pod.plan.clone()).collect() };
-    let used = names(after);
-    before.map(names).unwrap_or_default().into_iter().filter(|name| !used.contains(name)).collect()
+    let (used, own) = (names(after), format!("{uid}-r"));
+    before.map(names).unwrap_or_default().into_iter().filter(|name| name.starts_with(&own) && !used.contains(name)).collect()
 }
 
 fn record(experiment: &ChaosExperiment, run: u32, pods: Vec<PlannedArguments>) -> ChaosExperimentPlan {
@@ -157,8 +158,9 @@ mod tests {
     #[test]
     fn another_run_leaves_the_records_of_the_one_before() {
         let (before, plans) = split(&experiment(), status(100, 8000));
-        assert_eq!(unused(Some(&before), &before).len(), 0);
-        assert_eq!(unused(Some(&before), &status(1, 10)).len(), plans.len());
-        assert!(unused(None, &before).is_empty());
+        assert_eq!(unused("uid", Some(&before), &before).len(), 0);
+        assert_eq!(unused("uid", Some(&before), &status(1, 10)).len(), plans.len());
+        assert!(unused("uid", None, &before).is_empty());
+        assert!(unused("another", Some(&before), &status(1, 10)).is_empty(), "a forged name deletes no record of another experiment");
     }
 }

@@ -1,7 +1,8 @@
 //! Which pods an experiment may act on, and which of them it takes.
 
 use crate::{machine::Settings, order::rank, words::some_of};
-use k8s_openapi::api::core::v1::Pod;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ContainerState, EphemeralContainer, Pod};
 use netloss_contract::CONTAINER_PREFIX;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -64,6 +65,10 @@ pub enum Skip {
     Windows,
     /// It carries [`EXCLUDE_LABEL`].
     Excluded,
+    /// It was planned for and does not carry the labels of `spec.selector`.
+    NotSelected,
+    /// `spec.spareNode` is true, and the plan excludes other addresses than those of its node.
+    OtherNodeAddresses,
     /// An agent, with this container name, works in it or is about to.
     AgentActive(String),
     /// It carries as many containers of netloss as a pod may: none of them can ever be taken out.
@@ -85,7 +90,9 @@ impl fmt::Display for Skip {
             Self::Mirror => f.write_str("it is a static pod"),
             Self::Windows => f.write_str("it runs Windows"),
             Self::Excluded => write!(f, "it carries the label {EXCLUDE_LABEL}"),
-            Self::Full(count) => write!(f, "it carries {count} containers of netloss, which only a new pod is rid of: restart it"),
+            Self::NotSelected => f.write_str("it does not carry the labels of spec.selector"),
+            Self::OtherNodeAddresses => f.write_str("spec.spareNode is true and the plan has other addresses than those of its node"),
+            Self::Full(count) => write!(f, "it carries {count} containers of netloss, which only a new pod is rid of: delete the pod"),
             Self::AgentActive(container) => write!(f, "another run is active in it (container {container})"),
         }
     }
@@ -94,7 +101,7 @@ impl fmt::Display for Skip {
 impl Candidate {
     /// What matters of a pod.
     #[must_use]
-    pub fn of(pod: &Pod) -> Self {
+    pub fn of(pod: &Pod, now: Timestamp) -> Self {
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let target = Target {
             namespace: text(&pod.metadata.namespace),
@@ -102,8 +109,16 @@ impl Candidate {
             uid: text(&pod.metadata.uid),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         };
-        let ready = is_ready(pod) && skip(pod).is_none_or(|skip| matches!(skip, Skip::AgentActive(_) | Skip::Full(_)));
-        Self { host_ips: host_ips(pod), ip: ip(pod), ready, template: template(pod), containers: containers(pod), skip: skip(pod), target }
+        let ready = is_ready(pod) && skip(pod, now).is_none_or(|skip| matches!(skip, Skip::AgentActive(_) | Skip::Full(_)));
+        Self {
+            host_ips: host_ips(pod),
+            ip: ip(pod),
+            ready,
+            template: template(pod),
+            containers: containers(pod),
+            skip: skip(pod, now),
+            target,
+        }
     }
 }
 
@@ -134,7 +149,7 @@ fn template(pod: &Pod) -> String {
 }
 
 /// The addresses by which a pod's node is known.
-fn host_ips(pod: &Pod) -> Vec<IpAddr> {
+pub(crate) fn host_ips(pod: &Pod) -> Vec<IpAddr> {
     let Some(status) = &pod.status else { return Vec::new() };
     let all = status.host_ips.iter().flatten().map(|address| address.ip.as_str());
     // Older kubelets say the first alone.
@@ -144,7 +159,7 @@ fn host_ips(pod: &Pod) -> Vec<IpAddr> {
 
 /// Why a pod may not be acted on, if so. What lasts is named before what passes.
 #[must_use]
-pub fn skip(pod: &Pod) -> Option<Skip> {
+pub fn skip(pod: &Pod, now: Timestamp) -> Option<Skip> {
     let Some(spec) = &pod.spec else { return Some(Skip::NotRunning) };
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     let mirror = pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR_ANNOTATION));
@@ -159,7 +174,7 @@ pub fn skip(pod: &Pod) -> Option<Skip> {
     ]
     .into_iter()
     .find_map(|(applies, skip)| applies.then_some(skip))
-    .or_else(|| active_agent(pod).map(Skip::AgentActive))
+    .or_else(|| active_agent(pod, now).map(Skip::AgentActive))
     .or_else(|| {
         let count = containers(pod);
         (count + RESERVED >= CONTAINER_LIMIT).then_some(Skip::Full(count))
@@ -290,18 +305,27 @@ pub fn no_eligible_pods(selector: &BTreeMap<String, String>, namespace: &str, po
     )
 }
 
-/// The name of an agent's container that has not ended. One without a state yet is about to start.
-fn active_agent(pod: &Pod) -> Option<String> {
-    let statuses = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
-    let ended: Vec<&str> = statuses
-        .filter(|status| status.state.as_ref().is_some_and(|state| state.terminated.is_some()))
-        .map(|status| status.name.as_str())
-        .collect();
+/// How long after the deadline in its arguments a container that never started may still be taken to start: clocks differ by less.
+const LATE_START: SignedDuration = SignedDuration::from_mins(1);
+
+/// The name of an agent's container that has not ended. One without a state yet is about to start, unless its deadline has passed: then it
+/// changes nothing if it does (an image that cannot be pulled, a kubelet that created it and never started it).
+fn active_agent(pod: &Pod, now: Timestamp) -> Option<String> {
+    let state = |name: &str| {
+        let mut statuses = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
+        statuses.find(|status| status.name == name).and_then(|status| status.state.as_ref())
+    };
+    let deadline = |container: &EphemeralContainer| {
+        let deadline = container.args.iter().flatten().find_map(|argument| argument.strip_prefix("--deadline="));
+        deadline.and_then(|text| text.parse::<Timestamp>().ok())
+    };
+    let is_active = |container: &&EphemeralContainer| match state(&container.name) {
+        Some(ContainerState { terminated: Some(_), .. }) => false,
+        Some(ContainerState { running: Some(_), .. }) => true,
+        _ => deadline(container).is_none_or(|deadline| now.duration_since(deadline) <= LATE_START),
+    };
     let containers = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
-    containers
-        .map(|container| container.name.as_str())
-        .find(|name| name.starts_with(CONTAINER_PREFIX) && !ended.contains(name))
-        .map(str::to_owned)
+    containers.filter(|container| container.name.starts_with(CONTAINER_PREFIX)).find(is_active).map(|container| container.name.clone())
 }
 
 /// Takes up to `count` of the candidates that may be acted on: at random for an observer, always the same for one run.
@@ -317,6 +341,7 @@ pub fn choose<'a>(candidates: &'a [Candidate], count: u32, experiment_uid: &str,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::fixtures::at;
     use serde_json::{Value, json};
 
     /// A running pod with an overlay.
@@ -340,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_running_pod_may_be_acted_on() {
-        assert_eq!(skip(&pod(json!({}))), None);
+        assert_eq!(skip(&pod(json!({})), at(0)), None);
     }
 
     #[test]
@@ -368,8 +393,32 @@ mod tests {
             (agent(json!({ "running": {} })), Some(active)),
             (agent(json!({ "terminated": { "exitCode": 0 } })), None),
         ] {
-            assert_eq!(skip(&pod(overlay.clone())), expected, "{overlay}");
+            assert_eq!(skip(&pod(overlay.clone()), at(0)), expected, "{overlay}");
         }
+    }
+
+    /// A kubelet that was killed between creating and starting a container, or an image that cannot be pulled.
+    #[test]
+    fn a_container_that_never_started_blocks_its_pod_until_its_deadline() {
+        let name = "network-loss-abc-r1-a1-stop";
+        let skip_at = |state: Value, args: Value, seconds: i64| {
+            let pod = pod(json!({
+                "spec": { "ephemeralContainers": [{ "name": name, "args": args }] },
+                "status": { "ephemeralContainerStatuses": [
+                    { "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "containerID": "containerd://1", "state": state },
+                ] },
+            }));
+            skip(&pod, at(seconds))
+        };
+        let active = Some(Skip::AgentActive(name.to_owned()));
+        let args = json!(["stop", format!("--deadline={}", at(100))]);
+        for state in [json!({}), json!({ "waiting": { "reason": "ImagePullBackOff" } })] {
+            assert_eq!(skip_at(state.clone(), args.clone(), 100), active);
+            assert_eq!(skip_at(state.clone(), args.clone(), 160), active, "clocks differ");
+            assert_eq!(skip_at(state.clone(), args.clone(), 161), None);
+            assert_eq!(skip_at(state, json!(["stop"]), 161), active, "no deadline");
+        }
+        assert_eq!(skip_at(json!({ "running": {} }), args, 1000), active);
     }
 
     fn candidates(count: usize) -> Vec<Candidate> {

@@ -22,10 +22,12 @@ pub fn stop_container_name(uid: &str, run: u32, attempt: u32, number: u32) -> St
     if number <= 1 { format!("{name}-stop") } else { format!("{name}-stop-{number}") }
 }
 
-/// The name of the container that takes away what an agent may have left, in the same pod.
+/// The name of the container that takes away what an agent may have left, in the same pod. `number` counts from 1: one that found the agent
+/// at work is followed by another when that has ended.
 #[must_use]
-pub fn repair_container_name(uid: &str, run: u32, attempt: u32) -> String {
-    format!("{}-repair", container_name(uid, run, attempt))
+pub fn repair_container_name(uid: &str, run: u32, attempt: u32, number: u32) -> String {
+    let name = container_name(uid, run, attempt);
+    if number <= 1 { format!("{name}-repair") } else { format!("{name}-repair-{number}") }
 }
 
 #[cfg(test)]
@@ -39,8 +41,9 @@ mod tests {
         assert_ne!(container_name(uid, 1, 2), container_name(uid, 2, 1));
         assert_eq!(stop_container_name(uid, 1, 1, 1), "network-loss-1b4e28ba2fa1-r1-a1-stop");
         assert_eq!(stop_container_name(uid, 1, 1, 2), "network-loss-1b4e28ba2fa1-r1-a1-stop-2");
-        assert_eq!(repair_container_name(uid, 1, 1), "network-loss-1b4e28ba2fa1-r1-a1-repair");
-        let longest = repair_container_name(uid, u32::MAX, u32::MAX);
+        assert_eq!(repair_container_name(uid, 1, 1, 1), "network-loss-1b4e28ba2fa1-r1-a1-repair");
+        assert_eq!(repair_container_name(uid, 1, 1, 2), "network-loss-1b4e28ba2fa1-r1-a1-repair-2");
+        let longest = repair_container_name(uid, u32::MAX, u32::MAX, 9);
         assert!(longest.len() <= 63 && longest.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'), "{longest}");
     }
 }

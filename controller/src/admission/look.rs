@@ -34,7 +34,7 @@ pub async fn look(client: &Client, experiment: &Experiment<'_>, user: &UserInfo,
     };
     let (may_act, pods, others, freeze, rival) = futures::try_join!(
         may_act,
-        observe::candidates(client, namespace, &experiment.spec.selector),
+        observe::candidates(client, namespace, &experiment.spec.selector, jiff::Timestamp::now()),
         others(client, namespace, experiment.uid),
         observe::freeze(client, &settings.own_namespace),
         observe::rival(client, settings),

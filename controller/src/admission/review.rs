@@ -81,6 +81,10 @@ impl Review {
         let Some(object) = request.object.as_ref().filter(|object| object.metadata.deletion_timestamp.is_none()) else {
             return Asked::Admitted;
         };
+        // Before the spec is parsed: what stops a run must pass whatever the rest of the object contains.
+        if operation == Operation::Update && request.old_object.as_ref().is_some_and(|old| only_pauses(old, object)) {
+            return Asked::Admitted;
+        }
         let field = |name: &str| object.data.get(name).cloned().unwrap_or_default();
         let spec: ChaosExperimentSpec = match serde_json::from_value(field("spec")) {
             Ok(spec) => spec,
@@ -123,10 +127,56 @@ impl Review {
     }
 }
 
+/// Whether the update sets `spec.paused` to true and leaves the rest of the spec unchanged. The update that resumes the experiment is
+/// checked in full.
+fn only_pauses(old: &DynamicObject, new: &DynamicObject) -> bool {
+    let without_paused = |object: &DynamicObject| {
+        let mut spec = object.data.get("spec").cloned().unwrap_or_default();
+        let paused = spec.as_object_mut().and_then(|fields| fields.remove("paused"));
+        (spec, paused)
+    };
+    let ((before, _), (after, paused)) = (without_paused(old), without_paused(new));
+    before == after && paused == Some(serde_json::Value::Bool(true))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    /// Pods die during an experiment: that is when somebody stops it, and when its count is more than `maxPercentage` allows.
+    #[test]
+    fn an_update_that_only_pauses_is_not_checked() {
+        let asked = |old: serde_json::Value, new: serde_json::Value| {
+            let object = |spec: serde_json::Value| json!({ "apiVersion": "chaos.gushchin.dev/v1alpha1", "kind": "ChaosExperiment", "metadata": { "name": "x" }, "spec": spec });
+            let review = json!({
+                "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+                "request": {
+                    "uid": "1", "operation": "UPDATE", "namespace": "n", "name": "x", "userInfo": {},
+                    "kind": { "group": "chaos.gushchin.dev", "version": "v1alpha1", "kind": "ChaosExperiment" },
+                    "resource": { "group": "chaos.gushchin.dev", "version": "v1alpha1", "resource": "chaosexperiments" },
+                    "object": object(new), "oldObject": object(old),
+                },
+            });
+            Review::read(review.to_string().as_bytes()).unwrap().asked()
+        };
+        let spec = |paused: Option<bool>, count: u32| json!({ "action": "pod-network-loss", "selector": { "app": "web" }, "duration": "30s", "count": count, "maxPercentage": 50, "paused": paused });
+        let running = || {
+            let mut spec = spec(None, 2);
+            spec.as_object_mut().unwrap().remove("paused");
+            spec
+        };
+        for before in [running(), spec(Some(false), 2), spec(Some(true), 2)] {
+            assert!(matches!(asked(before.clone(), spec(Some(true), 2)), Asked::Admitted), "{before}");
+        }
+        assert!(matches!(asked(running(), spec(Some(true), 3)), Asked::Experiment(_)), "something else changes");
+        assert!(matches!(asked(spec(Some(true), 2), spec(Some(false), 2)), Asked::Experiment(_)), "a resumption is checked");
+        assert!(matches!(asked(spec(Some(true), 2), running()), Asked::Experiment(_)), "a resumption is checked");
+        let unreadable = || json!({ "action": "pod-network-loss", "targetPorts": [70000] });
+        let mut paused = unreadable();
+        paused["paused"] = json!(true);
+        assert!(matches!(asked(unreadable(), paused), Asked::Admitted), "what cannot be parsed can be paused");
+    }
 
     fn of(object: &serde_json::Value) -> Review {
         let review = json!({

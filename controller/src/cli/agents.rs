@@ -135,7 +135,7 @@ pub(super) fn is_cleaned_since(pod: &Pod, since: Timestamp) -> bool {
 
 /// Whether a pod that is named in a status is this one, and its network still there.
 pub(super) fn is_same(pod: &Pod, entry: &PodStatus) -> bool {
-    pod.uid().as_deref() == Some(&entry.uid) && !matches!(targets::skip(pod), Some(targets::Skip::Finished))
+    pod.uid().as_deref() == Some(&entry.uid) && !matches!(targets::skip(pod, Timestamp::now()), Some(targets::Skip::Finished))
 }
 
 #[cfg(test)]

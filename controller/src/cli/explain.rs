@@ -144,7 +144,9 @@ fn explain(object: &ChaosExperiment, facts: &Facts, now: Timestamp) -> Explanati
             pod.name,
             pod.message.as_deref().unwrap_or("its agent did not say how it ended")
         ));
-        said.next("`kubectl netloss doctor --fix` takes away what may be left; restarting the pod does too.");
+        said.next(
+            "`kubectl netloss doctor --fix` removes what may be left; deleting the pod does too (restarting its containers does not).",
+        );
     }
     said
 }

@@ -108,7 +108,7 @@ impl<'a> Hand<'a> {
             Needs::Nothing => Observed::Nothing,
             Needs::Surroundings { .. } => Observed::Surroundings(self.surroundings.clone()),
             Needs::Pods { .. } => {
-                let mut views = self.views(&uid).await?;
+                let mut views = self.views(&uid, now).await?;
                 views.extend(std::mem::take(&mut self.refused));
                 Observed::Pods(Pods { views, ready: None, freeze: None, preflight: self.preflight.take() })
             }
@@ -119,13 +119,14 @@ impl<'a> Hand<'a> {
         Ok(if has_changed || acts { Duration::ZERO } else { LOOK })
     }
 
-    async fn views(&self, uid: &str) -> Result<BTreeMap<String, PodView>, Error> {
+    async fn views(&self, uid: &str, now: Timestamp) -> Result<BTreeMap<String, PodView>, Error> {
         let Some(status) = &self.object.status else { return Ok(BTreeMap::new()) };
         let run = format!("{uid}/{}", status.run.unwrap_or_default());
+        let lookup = observe::Lookup { run: &run, spec: &self.object.spec, now };
         let mut views = BTreeMap::new();
         for entry in status.open_pods() {
             let what = format!("looking at pod {}", entry.display_name());
-            views.insert(entry.uid.clone(), observe::view(&self.cluster.client, entry, &run).await.map_err(Error::api(what))?);
+            views.insert(entry.uid.clone(), observe::view(&self.cluster.client, entry, lookup).await.map_err(Error::api(what))?);
         }
         Ok(views)
     }

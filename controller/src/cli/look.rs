@@ -16,7 +16,7 @@ use jiff::Timestamp;
 /// The pods with these labels in the namespace.
 pub(super) async fn pods(cluster: &Cluster, selector: &super::workload::Labels) -> Result<Vec<Candidate>, Error> {
     let namespace = &cluster.namespace;
-    observe::candidates(&cluster.client, namespace, selector)
+    observe::candidates(&cluster.client, namespace, selector, Timestamp::now())
         .await
         .map_err(Error::api(format!("listing pods in namespace \"{namespace}\"")))
 }

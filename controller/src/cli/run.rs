@@ -137,7 +137,7 @@ async fn prepare_alone(cluster: &Cluster, loss: &LossArgs, pod: &Workload) -> Re
     let found = cluster.here::<Pod>().get_opt(&pod.name).await.map_err(Error::api(format!("reading {pod}")))?;
     let found = found
         .ok_or_else(|| Error::Failed(format!("there is no {pod} in namespace \"{}\": -n names another namespace", cluster.namespace)))?;
-    let pods = vec![Candidate::of(&found)];
+    let pods = vec![Candidate::of(&found, Timestamp::now())];
     // Nobody selects by it: a spec has to have one.
     let labels = found.metadata.labels.filter(|labels| !labels.is_empty());
     let labels = labels.unwrap_or_else(|| Labels::from([("app.kubernetes.io/name".to_owned(), "direct".to_owned())]));

@@ -43,7 +43,7 @@ pub(super) fn clean(name: &str, status: &ChaosExperimentStatus) -> Result<(), Er
         return Ok(());
     }
     Err(Error::LossMayRemain(format!(
-        "{name}: loss may remain in {left}: `kubectl netloss doctor --fix` takes it away, and so does restarting the pod"
+        "{name}: loss may remain in {left}: `kubectl netloss doctor --fix` removes it, and so does deleting the pod"
     )))
 }
 

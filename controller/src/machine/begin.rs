@@ -38,8 +38,12 @@ pub(super) fn hold(experiment: &Experiment<'_>, why: Begin, now: Timestamp, sett
     let windows = Windows::of(spec).unwrap_or_default();
     match (why, schedule) {
         (Begin::New, Some(schedule)) => return Some(arm(experiment, &schedule, now)),
-        (Begin::Tick, Some(_)) => {
+        (Begin::Tick, Some(schedule)) => {
             let due = status.and_then(|status| status.next_scheduled_time.as_ref())?.0;
+            // Whoever writes status does not choose when it runs.
+            if !schedule.has(due) {
+                return Some(arm(experiment, &schedule, now));
+            }
             if now < due {
                 return Some(look_again(now, due));
             }

@@ -58,6 +58,12 @@ pub(super) fn skipped_more(count: usize) -> EventRecord {
     EventRecord { about: About::Experiment, severity: Severity::Normal, reason: "Skipped", note }
 }
 
+/// An entry of status that this controller did not write.
+pub(super) fn rejected(pod: &PodStatus, words: &str) -> EventRecord {
+    let note = format!("Pod {}: {words}", pod.name);
+    EventRecord { about: About::ExperimentFor(target(pod)), severity: Severity::Warning, reason: "PlanRejected", note }
+}
+
 /// A run that ended before it began.
 pub(super) fn failed_run(message: &str) -> EventRecord {
     EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "Failed", note: message.to_owned() }

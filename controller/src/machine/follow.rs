@@ -1,7 +1,9 @@
 //! A run that is under way: why it is ended early, what each of its pods needs, and what that makes of the whole.
 
 use super::{
-    Decision, Experiment, Pods, Preflight, Settings, conclude, events, is_edited,
+    Decision, Experiment, Pods, Preflight, Settings, conclude,
+    derive::Derived,
+    events, is_edited,
     pod::{Follower, PutIn, Step, is_of_run},
     rest, summary,
 };
@@ -12,6 +14,11 @@ use crate::{
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::{collections::BTreeSet, time::Duration};
+
+/// The name of a run in its agents' arguments and records.
+pub(super) fn run_id(uid: &str, run: u32) -> String {
+    format!("{uid}/{run}")
+}
 
 /// Of an entry that was not written by this controller.
 const FORGED: &str = "this entry does not belong to this run, somebody else has written it: nothing was done about it";
@@ -39,7 +46,8 @@ pub(super) fn follow(
     let (grace, start, stopping, uid) = (settings.grace, settings.start_timeout, after.stopping, experiment.uid);
     // Nobody sends an agent under another status than one like this.
     let on_its_way = experiment.finalized && before.condition(PREFLIGHT).is_some();
-    let follower = Follower { now, grace, start, stopping, refusal, on_its_way, uid, run };
+    let derived = Derived::new(experiment, before, now, settings);
+    let follower = Follower { now, grace, start, stopping, refusal, on_its_way, derived, uid, run };
     for (entry, pod) in before.pods.iter().zip(&mut after.pods).filter(|(entry, _)| entry.is_open()) {
         // What is not looked at now is looked at the next time.
         let step = match seen.views.get(&entry.uid) {
@@ -59,6 +67,7 @@ pub(super) fn follow(
         if step.adopted {
             after.affected_pods.push(format!("{}:{}", entry.display_name(), entry.container));
         }
+        decision.events.extend(step.rejected.map(|words| events::rejected(entry, &words)));
         obstacles.extend(step.obstacle.map(|obstacle| format!("{}: {obstacle}", entry.name)));
         if pod.is_open() {
             decision.requeue = [decision.requeue, step.look_again, Some(POLL_QUIET)].into_iter().flatten().min();

@@ -20,6 +20,7 @@
 
 mod begin;
 mod conclude;
+mod derive;
 mod events;
 #[cfg(test)]
 pub(crate) mod fixtures;

@@ -8,7 +8,7 @@ use super::{
     rest, summary,
 };
 use crate::{
-    api::{AskedLoss, ChaosExperimentStatus, Phase, PodState, PodStatus},
+    api::{ChaosExperimentStatus, Phase, PodState, PodStatus},
     stored::{self, LARGEST_WHOLE},
     targets::{self, Candidate, Refusal, Safety},
     windows::{Access, Windows},
@@ -16,8 +16,8 @@ use crate::{
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_contract::{Filters, LossModel, RunArgs, Ttl, container_name};
-use std::time::Duration;
+use netloss_contract::{Ttl, container_name};
+use std::{collections::BTreeSet, time::Duration};
 
 /// Skipped pods that get an event of their own; what is more is counted.
 const SKIPPED_EVENTS: usize = 100;
@@ -39,7 +39,7 @@ pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings,
     let mut status = begun(experiment, why, now);
     let (run, attempt) = (status.run.unwrap_or(1), status.attempt.unwrap_or(1));
     let chosen = match (why, experiment.status) {
-        (Begin::Resume, Some(before)) => left(before, pods),
+        (Begin::Resume, Some(before)) => left(before, pods, experiment.spec.count, request.ttl),
         _ => targets::choose(pods, experiment.spec.count, experiment.uid, run).into_iter().map(|pod| (pod, request.ttl)).collect(),
     };
     if let Err(refusal) = enough(experiment, &request, why, pods, &chosen) {
@@ -147,10 +147,14 @@ pub(crate) fn too_large_a_share(count: usize, eligible: usize, max: u32) -> Refu
     Refusal { safety: Some(Safety::Percentage), words }
 }
 
-/// The pods that a pause has left something to do in, and how much.
-fn left<'a>(before: &ChaosExperimentStatus, pods: &'a [Candidate]) -> Vec<(&'a Candidate, Ttl)> {
-    let remaining = before.pods.iter().filter_map(|pod| Some((&pod.uid, pod.remaining.as_ref()?.parse::<Ttl>().ok()?)));
-    remaining.filter_map(|(uid, ttl)| Some((pods.iter().find(|pod| pod.target.uid == *uid && pod.skip.is_none())?, ttl))).collect()
+/// The pods that a pause has left something to do in, and how much: no more pods and no more time than the spec asks for, whatever
+/// status says.
+fn left<'a>(before: &ChaosExperimentStatus, pods: &'a [Candidate], count: u32, longest: Ttl) -> Vec<(&'a Candidate, Ttl)> {
+    let remaining = before.pods.iter().filter_map(|pod| Some((&pod.uid, pod.remaining.as_ref()?.parse::<Ttl>().ok()?.min(longest))));
+    let mut taken = BTreeSet::new();
+    let free = |uid: &String| pods.iter().find(|pod| pod.target.uid == *uid && pod.skip.is_none());
+    let left = remaining.filter(|(uid, _)| taken.insert(*uid)).filter_map(|(uid, ttl)| Some((free(uid)?, ttl)));
+    left.take(usize::try_from(count).unwrap_or(usize::MAX)).collect()
 }
 
 /// The status of an attempt that begins now.
@@ -218,25 +222,8 @@ impl Planned<'_> {
         let Self { request, run, attempt, now, until, settings } = *self;
         let deadline = deadline(now, settings.start_timeout + ttl.duration());
         let deadline = until.map_or(deadline, |until| deadline.min(whole(until)));
-        let args = RunArgs {
-            model: request.model,
-            direction: experiment.spec.direction,
-            seed: request.seed,
-            per_segment: request.per_segment,
-            filters: Filters {
-                spare_node: if request.spare_node { candidate.host_ips.clone() } else { Vec::new() },
-                ..request.filters.clone()
-            },
-            ttl,
-            deadline: Some(deadline),
-            run: format!("{}/{run}", experiment.uid).parse().ok(),
-            interface: experiment.spec.interface.clone(),
-            backend: request.backend,
-            heartbeat: request.heartbeat,
-            allow_host_network: false,
-        };
+        let args = request.arguments(experiment, run, ttl, deadline, candidate.host_ips.clone());
         let target = &candidate.target;
-        let correlation = if let LossModel::Random { correlation, .. } = request.model { correlation.percent() } else { 0.0 };
         PodStatus {
             namespace: target.namespace.clone(),
             name: target.name.clone(),
@@ -248,14 +235,7 @@ impl Planned<'_> {
             plan: None,
             deadline: Time(deadline),
             attempt,
-            asked: AskedLoss {
-                loss_percentage: request.model.asked_percentage(),
-                correlation,
-                direction: experiment.spec.direction,
-                duration: ttl.to_string(),
-                predicted_percentage: predicted_otherwise(&request.model),
-                variance_inflation: inflation(&request.model),
-            },
+            asked: request.asked(experiment, ttl),
             template: Some(candidate.template.clone()),
             pod_ip: candidate.ip.clone(),
             stop: None,
@@ -274,19 +254,6 @@ impl Planned<'_> {
             message: None,
         }
     }
-}
-
-/// What the model loses by the kernel's formula, where that is not what it is asked for.
-fn predicted_otherwise(model: &LossModel) -> Option<f64> {
-    let (asked, predicted) = (model.asked_percentage(), model.predicted()?.loss_percentage);
-    ((predicted - asked).abs() > 0.005).then_some(predicted)
-}
-
-/// By how much its losses scatter more than independent ones, where they do.
-fn inflation(model: &LossModel) -> Option<f64> {
-    let inflation = model.expectation().variance_inflation();
-    let thousandths = (inflation * 1000.0).round() / 1000.0;
-    ((thousandths - 1.0).abs() > 0.0005).then_some(thousandths)
 }
 
 /// In whole seconds, as `metav1.Time` keeps no more and the argument and the status are to say the same.

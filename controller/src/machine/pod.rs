@@ -1,6 +1,11 @@
 //! One pod of a run that is under way: one step.
 
-use super::{AgentLog, AgentState, AgentView, Experiment, PodView, Settings, conclude, plan::deadline};
+use super::{
+    AgentLog, AgentState, AgentView, Experiment, PodView, Settings, conclude,
+    derive::{Derived, is_derived, repair_arguments, stop_arguments},
+    follow::run_id,
+    plan::deadline,
+};
 use crate::{
     api::{Outcome, PodState, PodStatus, SentContainer, Stopping},
     container::repository,
@@ -9,7 +14,7 @@ use crate::{
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_contract::{CleanupArgs, Event, ExitCode, Meant, StopArgs, Ttl, container_name, repair_container_name, stop_container_name};
+use netloss_contract::{Event, ExitCode, Ttl, container_name, repair_container_name, stop_container_name};
 use std::time::Duration;
 
 /// Between looks at a log that does not yet say that the loss is in place.
@@ -19,6 +24,8 @@ const POLL_TROUBLE: Duration = Duration::from_secs(10);
 /// Containers that are sent after one agent to stop it, each when the node has not started the one before: a kubelet that is
 /// killed between making a container and starting it never does.
 const STOPS: u32 = 3;
+/// Containers that are sent after one agent to remove what it left: another one where the first came while the agent was at work.
+const REPAIRS: u32 = 2;
 /// Between looks whether an agent still reports.
 const POLL_HEARTBEAT: Duration = Duration::from_secs(20);
 
@@ -26,7 +33,7 @@ const POLL_HEARTBEAT: Duration = Duration::from_secs(20);
 /// that they choose.
 pub(super) fn is_of_run(entry: &PodStatus, experiment: &Experiment<'_>, run: u32, settings: &Settings) -> bool {
     let named_so = entry.container == container_name(experiment.uid, run, entry.attempt);
-    let run_id = format!("--run={}/{run}", experiment.uid);
+    let run_id = format!("--run={}", run_id(experiment.uid, run));
     // Arguments are read from their record where they are needed, which is before the agent is in the pod.
     let elsewhere = entry.plan.is_some() && entry.argv.is_empty();
     let runs_so = elsewhere || (entry.argv.first().is_some_and(|word| word == "run") && entry.argv.contains(&run_id));
@@ -37,12 +44,18 @@ pub(super) fn is_of_run(entry: &PodStatus, experiment: &Experiment<'_>, run: u32
     };
     let number = entry.stop.as_ref().map_or(1, |stop| stop.number);
     let stops_so = sent_so(entry.stop.as_ref(), stop_container_name(experiment.uid, run, entry.attempt, number), "stop");
-    let repairs_so = sent_so(entry.repair.as_ref(), repair_container_name(experiment.uid, run, entry.attempt), "cleanup");
+    let number = entry.repair.as_ref().map_or(1, |repair| repair.number);
+    let repairs_so = sent_so(entry.repair.as_ref(), repair_container_name(experiment.uid, run, entry.attempt, number), "cleanup");
     // What an edit has left behind in another namespace is followed there; nothing new begins there.
     let in_place = entry.state != PodState::Planned
         || (entry.namespace == experiment.spec.target_namespace(experiment.namespace)
             && repository(&entry.image) == repository(&settings.agent_image));
     in_place && named_so && runs_so && stops_so && repairs_so
+}
+
+/// Whether a cleanup ended because an agent works in the pod and answers.
+fn found_agent(exit_code: i32) -> bool {
+    ExitCode::from_code(exit_code) == Some(ExitCode::AlreadyRunning)
 }
 
 /// What the kubelet says of every container before it starts it.
@@ -59,6 +72,8 @@ pub(super) struct Step {
     pub(super) adopted: bool,
     /// What stands in the way at present, in words.
     pub(super) obstacle: Option<String>,
+    /// Why the entry puts nothing in, the first time that it is seen: it does not follow from the spec.
+    pub(super) rejected: Option<String>,
     /// When to look again.
     pub(super) look_again: Option<Duration>,
 }
@@ -98,6 +113,8 @@ pub(super) struct Follower<'a> {
     /// Whether somebody who read the status as it stood can have sent an agent that is not in its pod yet: this controller before it was
     /// restarted, or another one that was slow.
     pub(super) on_its_way: bool,
+    /// What the spec gives.
+    pub(super) derived: Derived<'a>,
     pub(super) uid: &'a str,
     pub(super) run: u32,
 }
@@ -105,6 +122,7 @@ pub(super) struct Follower<'a> {
 impl Follower<'_> {
     /// What to do about a pod, and what becomes of its entry.
     pub(super) fn step(&self, pod: &mut PodStatus, view: &PodView) -> Step {
+        self.drop_foreign(pod, view);
         match view {
             PodView::Gone => self.end(pod, Outcome::PodEnded, "the pod is gone"),
             PodView::Replaced => self.end(pod, Outcome::PodEnded, "the pod is gone, and another has its name"),
@@ -140,6 +158,7 @@ impl Follower<'_> {
                 let words = format!("the ChaosExperimentPlan {name}, which had the agent's arguments, is gone: nothing was put in");
                 self.leave(pod, &words)
             }
+            (PodState::Planned, None) if let Some(why) = self.derived.mismatch(pod) => self.reject(pod, &why),
             (PodState::Planned, None) => Step::put_in(PutIn::Agent),
             _ => self.end(pod, Outcome::Unknown, "the agent's container is no longer in the pod: loss may remain until the pod ends"),
         }
@@ -157,13 +176,30 @@ impl Follower<'_> {
         Step { obstacle: Some(format!("{why}; one may be on its way until {until}")), ..Step::again(POLL_TROUBLE) }
     }
 
+    /// Ends an entry that this controller cannot have planned, without injecting an agent.
+    fn reject(&self, pod: &mut PodStatus, why: &str) -> Step {
+        let words = format!("the plan in status does not follow from the spec: {}; another client wrote it, not injecting", brief(why));
+        let is_new = pod.stop.is_none();
+        Step { rejected: is_new.then(|| words.clone()), ..self.leave(pod, &words) }
+    }
+
+    /// Drops what is to be sent after an agent and has other arguments than this controller writes, so that it is written again.
+    fn drop_foreign(&self, pod: &mut PodStatus, view: &PodView) {
+        let PodView::Present { agent, .. } = view else { return };
+        let (stops, repairs) = agent.as_ref().map_or((false, false), |agent| (agent.stop.is_some(), agent.repair.is_some()));
+        let is_foreign = |sent: &mut SentContainer| !is_derived(sent, self.uid, self.run, self.now, self.start);
+        // What is in the pod does what it does, whatever status says of it.
+        pod.stop.take_if(|stop| !stops && (is_foreign(stop) || stop.number > STOPS));
+        pod.repair.take_if(|repair| !repairs && (is_foreign(repair) || repair.number > REPAIRS));
+    }
+
     /// Writes down what is to stop the agent, and returns until when it can.
     fn plan_stop(&self, pod: &mut PodStatus, number: u32) -> Timestamp {
-        // Past the agent's own deadline there is nobody to stop.
-        let until = deadline(self.now, self.start).min(pod.deadline.0);
-        let meant = Meant { run: format!("{}/{}", self.uid, self.run).parse().ok(), deadline: Some(until) };
+        let until = deadline(self.now, self.start);
+        // Past the agent's own deadline there is nobody to stop, but for one on a node whose clock is behind.
+        let until = if self.is_overdue(pod) { until } else { until.min(pod.deadline.0) };
         let container = stop_container_name(self.uid, self.run, pod.attempt, number);
-        let argv = StopArgs { meant, timeout: Ttl::STOP }.to_argv();
+        let argv = stop_arguments(self.uid, self.run, until);
         pod.stop = Some(SentContainer { container, argv, deadline: Time(until), number });
         until
     }
@@ -177,6 +213,7 @@ impl Follower<'_> {
             }
             pod.state = PodState::Injected;
         }
+        let was_silent = pod.silent == Some(true);
         match &agent.log {
             AgentLog::Applied(at, applied) => conclude::mark_applied(pod, *at, applied),
             AgentLog::Heard(_) => pod.silent = None,
@@ -194,7 +231,7 @@ impl Follower<'_> {
             AgentState::Running | AgentState::Waiting { .. } if skip == Some(&Skip::Finished) => {
                 self.end(pod, Outcome::PodEnded, &Skip::Finished.to_string())
             }
-            AgentState::Running => self.running(pod, agent),
+            AgentState::Running => self.running(pod, agent, was_silent),
             AgentState::Waiting { made, reason, message } => self.waiting(pod, agent, *made, reason.as_deref(), message.as_deref()),
         };
         Step { adopted, ..step }
@@ -219,15 +256,21 @@ impl Follower<'_> {
         }
     }
 
-    fn running(&self, pod: &mut PodStatus, agent: &AgentView) -> Step {
+    fn running(&self, pod: &mut PodStatus, agent: &AgentView, was_silent: bool) -> Step {
         if self.is_overdue(pod) {
-            return self.repair(pod, agent.repair.as_ref(), true, "the agent is still running after its deadline");
+            return match &agent.repair {
+                Some(AgentState::Terminated { exit_code, .. }) if found_agent(*exit_code) => self.outlive(pod, agent),
+                repair => self.repair(pod, repair.as_ref(), true, "the agent is still running after its deadline"),
+            };
         }
         if self.stopping.is_some() {
             return self.stop(pod, agent);
         }
         match &agent.log {
-            _ if pod.silent == Some(true) => self.hung(pod, agent),
+            // A log that was rotated a moment ago is empty once: the second empty look counts.
+            AgentLog::Mute if was_silent => self.hung(pod, agent),
+            _ if pod.silent == Some(true) && pod.repair.is_some() => self.hung(pod, agent),
+            _ if pod.silent == Some(true) => Step::again(POLL_TROUBLE),
             AgentLog::Unreadable(why) => Step::obstacle(format!("the agent runs, but its log cannot be read: {}", brief(why))),
             _ if pod.state == PodState::Applied => Step::again(POLL_HEARTBEAT),
             _ => Step::again(POLL_LOG),
@@ -243,9 +286,39 @@ impl Follower<'_> {
         }
     }
 
+    /// An agent that runs after its deadline and answers: by its node's clock the deadline is still to come. It keeps the loss until its ttl,
+    /// which no clock moves, or until it is stopped; its entry stays open for as long.
+    fn outlive(&self, pod: &mut PodStatus, agent: &AgentView) -> Step {
+        let words = "the agent runs after its deadline and answers: the clock of its node is behind";
+        let ttl = pod.asked.duration.parse::<Ttl>().map_or(Ttl::MAX, Ttl::duration);
+        // When it answered, the loss was in place at most as long as its container took to start.
+        let answered = pod.repair.as_ref().map_or(pod.deadline.0, |repair| repair.deadline.0);
+        if self.now >= deadline(answered, ttl + 2 * self.grace) {
+            let words = format!("{words}, and does not end after {}: loss may remain until the pod ends", pod.asked.duration);
+            return self.end(pod, Outcome::Unknown, &words);
+        }
+        match (&pod.stop, &agent.stop) {
+            (None, _) => drop(self.plan_stop(pod, 1)),
+            (Some(stop), None | Some(AgentState::Waiting { .. })) if self.now >= stop.deadline.0 => {
+                if stop.number < STOPS {
+                    let number = stop.number + 1;
+                    self.plan_stop(pod, number);
+                }
+            }
+            (Some(_), None) => return Step::put_in(PutIn::Stop),
+            (Some(_), Some(_)) => {}
+        }
+        Step { obstacle: Some(words.to_owned()), ..Step::again(POLL_TROUBLE) }
+    }
+
     /// Whether what was sent to stop the agent has not ended.
     fn is_being_stopped(&self, pod: &PodStatus, skip: Option<&Skip>, agent: &AgentView) -> bool {
-        let at_work = matches!(agent.stop, Some(AgentState::Waiting { .. } | AgentState::Running));
+        let at_work = match &agent.stop {
+            Some(AgentState::Running) => true,
+            // Past its deadline it stops nobody, should it start after all: an image that cannot be pulled is not waited for.
+            Some(AgentState::Waiting { .. }) => pod.stop.as_ref().is_some_and(|stop| self.now < deadline(stop.deadline.0, self.grace)),
+            Some(AgentState::Terminated { .. }) | None => false,
+        };
         at_work && !self.is_overdue(pod) && !matches!(skip, Some(Skip::Finished | Skip::Terminating))
     }
 
@@ -282,15 +355,12 @@ impl Follower<'_> {
     /// Sends what takes away that which the agent may have left: written down first, then put in, then waited for. Its report says
     /// whether anything is left. `why` is what happened to the agent; `force` is for one that still runs, and hangs.
     fn repair(&self, pod: &mut PodStatus, sent: Option<&AgentState>, force: bool, why: &str) -> Step {
-        let Some(repair) = pod.repair.clone() else {
-            let until = deadline(self.now, self.start);
-            let meant = Meant { run: format!("{}/{}", self.uid, self.run).parse().ok(), deadline: Some(until) };
-            let container = repair_container_name(self.uid, self.run, pod.attempt);
-            let argv = CleanupArgs { meant, force }.to_argv();
-            pod.repair = Some(SentContainer { container, argv, deadline: Time(until), number: 1 });
-            pod.message = Some(brief(why));
-            return Step::again(POLL_LOG);
-        };
+        let Some(repair) = pod.repair.clone() else { return self.plan_repair(pod, 1, force, why) };
+        // The one before found the agent at work and left it alone. It has ended since.
+        let was_early = matches!(sent, Some(AgentState::Terminated { exit_code, .. }) if found_agent(*exit_code));
+        if was_early && !force && repair.number < REPAIRS {
+            return self.plan_repair(pod, repair.number + 1, force, why);
+        }
         let grace = SignedDuration::try_from(self.grace).unwrap_or(SignedDuration::MAX);
         let is_late = self.now >= repair.deadline.0.saturating_add(grace).unwrap_or(Timestamp::MAX);
         let unrepaired = |what: &str| {
@@ -330,6 +400,16 @@ impl Follower<'_> {
             }
             Some(AgentState::Waiting { .. } | AgentState::Running) => Step::again(POLL_TROUBLE),
         }
+    }
+
+    /// Writes down what removes what the agent may have left.
+    fn plan_repair(&self, pod: &mut PodStatus, number: u32, force: bool, why: &str) -> Step {
+        let until = deadline(self.now, self.start);
+        let container = repair_container_name(self.uid, self.run, pod.attempt, number);
+        let argv = repair_arguments(self.uid, self.run, until, force);
+        pod.repair = Some(SentContainer { container, argv, deadline: Time(until), number });
+        pod.message = Some(brief(why));
+        Step::again(POLL_LOG)
     }
 
     fn waiting(&self, pod: &mut PodStatus, agent: &AgentView, made: bool, reason: Option<&str>, message: Option<&str>) -> Step {

@@ -61,6 +61,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(AgentState::Running),
         2 => Just(terminated(0, Some(cleaned))),
         1 => Just(terminated(9, None)),
+        1 => Just(terminated(3, None)),
     ];
     let skip = prop_oneof![Just(None), Just(Some(Skip::Excluded)), Just(Some(Skip::Terminating)), Just(Some(Skip::Finished))];
     let preflight = prop_oneof![
@@ -342,7 +343,9 @@ impl Cluster {
             let number = |pod: &PodStatus| pod.stop.as_ref().map_or(0, |stop| stop.number);
             prop_assert!(was.stop.is_none() || was.stop == is.stop || number(is) == number(was) + 1, "what stops it is frozen too");
             prop_assert!(number(is) <= 3, "and there is an end to it");
-            prop_assert!(was.repair.is_none() || was.repair == is.repair, "and what repairs it");
+            let number = |pod: &PodStatus| pod.repair.as_ref().map_or(0, |repair| repair.number);
+            prop_assert!(was.repair.is_none() || was.repair == is.repair || number(is) == number(was) + 1, "and what repairs it");
+            prop_assert!(number(is) <= 2, "and there is an end to that too");
             prop_assert!(was.state <= is.state, "{:?} to {:?}", was.state, is.state);
             prop_assert!(was.is_open() || was == is, "nothing comes after the end");
             prop_assert_eq!(!is.is_open(), is.outcome.is_some());

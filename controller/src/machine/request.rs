@@ -2,12 +2,13 @@
 
 use super::{Experiment, Settings};
 use crate::{
-    api::{ChaosExperimentSpec, LossModelSpec, MAX_LOSS_PERCENTAGE},
+    api::{AskedLoss, ChaosExperimentSpec, LossModelSpec, MAX_LOSS_PERCENTAGE},
     schedule::Schedule,
     windows::Windows,
 };
+use jiff::Timestamp;
 use netloss_contract::{
-    BackendChoice, Correlation, Endpoint, Filters, HeartbeatInterval, LossModel, LossPercentage, MeanBurst, Protocol, Share, Ttl,
+    BackendChoice, Correlation, Endpoint, Filters, HeartbeatInterval, LossModel, LossPercentage, MeanBurst, Protocol, RunArgs, Share, Ttl,
 };
 use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
@@ -30,6 +31,60 @@ pub struct Request {
     pub(super) backend: BackendChoice,
     pub(super) ttl: Ttl,
     pub(super) heartbeat: HeartbeatInterval,
+}
+
+impl Request {
+    /// The arguments of an agent: a function of the spec and of what a plan chooses for a pod (`ttl`, which is shorter after a pause,
+    /// `deadline`, and the addresses of its node).
+    pub(super) fn arguments(
+        &self,
+        experiment: &Experiment<'_>,
+        run: u32,
+        ttl: Ttl,
+        deadline: Timestamp,
+        spare_node: Vec<IpAddr>,
+    ) -> RunArgs {
+        RunArgs {
+            model: self.model,
+            direction: experiment.spec.direction,
+            seed: self.seed,
+            per_segment: self.per_segment,
+            filters: Filters { spare_node: if self.spare_node { spare_node } else { Vec::new() }, ..self.filters.clone() },
+            ttl,
+            deadline: Some(deadline),
+            run: format!("{}/{run}", experiment.uid).parse().ok(),
+            interface: experiment.spec.interface.clone(),
+            backend: self.backend,
+            heartbeat: self.heartbeat,
+            allow_host_network: false,
+        }
+    }
+
+    /// What status shows of these arguments.
+    pub(super) fn asked(&self, experiment: &Experiment<'_>, ttl: Ttl) -> AskedLoss {
+        let correlation = if let LossModel::Random { correlation, .. } = self.model { correlation.percent() } else { 0.0 };
+        AskedLoss {
+            loss_percentage: self.model.asked_percentage(),
+            correlation,
+            direction: experiment.spec.direction,
+            duration: ttl.to_string(),
+            predicted_percentage: predicted_otherwise(&self.model),
+            variance_inflation: inflation(&self.model),
+        }
+    }
+}
+
+/// What the model loses by the kernel's formula, where that is not what it is asked for.
+fn predicted_otherwise(model: &LossModel) -> Option<f64> {
+    let (asked, predicted) = (model.asked_percentage(), model.predicted()?.loss_percentage);
+    ((predicted - asked).abs() > 0.005).then_some(predicted)
+}
+
+/// By how much its losses scatter more than independent ones, where they do.
+fn inflation(model: &LossModel) -> Option<f64> {
+    let inflation = model.expectation().variance_inflation();
+    let thousandths = (inflation * 1000.0).round() / 1000.0;
+    ((thousandths - 1.0).abs() > 0.0005).then_some(thousandths)
 }
 
 /// Checks a spec; the error is what the user is to read.

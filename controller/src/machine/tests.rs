@@ -514,6 +514,247 @@ fn an_entry_that_somebody_else_wrote_is_not_acted_on() {
     }
 }
 
+/// A spec with much that can be forged: filters, excluded addresses, a short duration.
+fn narrow() -> ChaosExperimentSpec {
+    ChaosExperimentSpec {
+        target_cidrs: Some(vec!["10.0.0.0/8".to_owned()]),
+        spare_node: Some(true),
+        direction: netloss_contract::Direction::Egress,
+        count: 1,
+        ..spec()
+    }
+}
+
+#[test]
+fn an_entry_puts_in_no_more_than_the_spec_gives() {
+    let spec = narrow();
+    let honest = planned(&spec, 1);
+    assert_eq!(step(&spec, &honest, |_| BARE, at(1)).injections, honest.pods);
+    let set = |pod: &mut PodStatus, name: &str, value: &str| {
+        let at = pod.argv.iter().position(|argument| argument.starts_with(name)).unwrap();
+        pod.argv[at] = format!("{name}{value}");
+    };
+    type Forge<'a> = (&'a str, &'a dyn Fn(&mut ChaosExperimentStatus));
+    let forged: &[Forge<'_>] = &[
+        ("loss", &|status| set(&mut status.pods[0], "--loss=", "100")),
+        ("loss in status too", &|status| {
+            set(&mut status.pods[0], "--loss=", "100");
+            status.pods[0].asked.loss_percentage = 100.0;
+        }),
+        ("what status shows", &|status| status.pods[0].asked.loss_percentage = 1.0),
+        ("duration", &|status| set(&mut status.pods[0], "--ttl=", "168h")),
+        ("duration in status too", &|status| {
+            set(&mut status.pods[0], "--ttl=", "168h");
+            status.pods[0].asked.duration = "168h".to_owned();
+        }),
+        ("deadline", &|status| {
+            let week = at(7 * 86_400);
+            set(&mut status.pods[0], "--deadline=", &week.to_string());
+            status.pods[0].deadline = Time(week);
+        }),
+        ("direction", &|status| set(&mut status.pods[0], "--direction=", "both")),
+        ("filters", &|status| status.pods[0].argv.retain(|argument| !argument.starts_with("--target="))),
+        ("another filter", &|status| set(&mut status.pods[0], "--target=", "any")),
+        ("an interface", &|status| status.pods[0].argv.push("--interface=lo".to_owned())),
+        ("the host's network", &|status| status.pods[0].argv.push("--allow-host-network".to_owned())),
+        ("a second backend", &|status| status.pods[0].argv.push("--backend=tc".to_owned())),
+        ("heartbeat", &|status| set(&mut status.pods[0], "--heartbeat=", "1h")),
+        ("another attempt", &|status| {
+            status.pods[0].attempt = 7;
+            status.pods[0].container = netloss_contract::container_name("uid", 1, 7);
+        }),
+        ("more pods than spec.count", &|status| {
+            let other = PodStatus { uid: "pod-uid-9".to_owned(), name: "p9".to_owned(), ..status.pods[0].clone() };
+            status.pods.push(other);
+        }),
+        ("namespace", &|status| status.pods[0].namespace = "other".to_owned()),
+        ("image", &|status| status.pods[0].image = "evil:1".to_owned()),
+    ];
+    for (what, forge) in forged {
+        for with_preflight in [true, false] {
+            let mut status = honest.clone();
+            status.conditions.retain(|_| with_preflight);
+            forge(&mut status);
+            let decision = step(&spec, &status, |_| BARE, at(1));
+            assert!(decision.injections.is_empty() && decision.preflight.is_empty(), "{what}: {:?}", decision.injections);
+            assert!(
+                message(&decision).contains("wrote it") || message(&decision).contains("has written it"),
+                "{what}: {}",
+                message(&decision)
+            );
+            let is_told = decision.events.iter().any(|event| event.severity == Severity::Warning);
+            assert!(is_told, "{what}: {:?}", decision.events);
+        }
+    }
+    // What the spec forbids now, whatever the plan says.
+    let closed = r#"[{ "start": "2020-01-01T00:00:00Z", "end": "2020-01-02T00:00:00Z", "type": "Absolute" }]"#;
+    for changed in [
+        ChaosExperimentSpec { dry_run: Some(true), ..narrow() },
+        ChaosExperimentSpec { maintenance_windows: None, time_windows: serde_json::from_str(closed).unwrap(), ..narrow() },
+    ] {
+        let mut status = honest.clone();
+        status.observed_spec = Some(changed.fingerprint());
+        assert!(step(&changed, &status, |_| BARE, at(1)).injections.is_empty(), "{changed:?}");
+    }
+}
+
+#[test]
+fn a_pod_that_the_spec_does_not_select_is_left_alone() {
+    let spec = spec();
+    for skip in [Skip::NotSelected, Skip::OtherNodeAddresses] {
+        let view = PodView::Present { skip: Some(skip.clone()), new_sandbox: false, agent: None };
+        let decision = step(&spec, &planned(&spec, 1), |_| view.clone(), at(1));
+        assert!(decision.injections.is_empty());
+        assert!(message(&decision).contains(&skip.to_string()), "{}", message(&decision));
+    }
+}
+
+/// The node's clock is behind, and a window ends: by that clock the deadline is still to come. The agent answers the cleanup, and goes on.
+#[test]
+fn an_agent_that_outlives_its_deadline_and_answers_is_followed_to_its_end() {
+    let spec = ChaosExperimentSpec { duration: Some("10m".to_owned()), ..spec() };
+    let guarded = || match applied() {
+        Event::Applied(mut applied) => {
+            (applied.backend, applied.unguarded) = (Backend::Guarded, false);
+            Event::Applied(applied)
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut status = planned(&spec, 1);
+    // As if the window had ended after a minute.
+    let deadline = Time(at(60));
+    status.pods[0].argv = status.pods[0]
+        .argv
+        .iter()
+        .map(|word| if word.starts_with("--deadline=") { format!("--deadline={}", deadline.0) } else { word.clone() })
+        .collect();
+    status.pods[0].deadline = deadline;
+    let running = |entry: &PodStatus, stop: Option<AgentState>, repair: Option<AgentState>| {
+        present(AgentView { stop, repair, ..agent_view(entry, AgentState::Running, log_of(guarded(), at(10))) })
+    };
+    let status = step(&spec, &status, |entry| running(entry, None, None), at(12)).status.unwrap();
+    let overdue = step(&spec, &status, |entry| running(entry, None, None), at(121)).status.unwrap();
+    assert!(overdue.pods[0].repair.is_some(), "one that hangs is repaired");
+    let answered = || Some(terminated(3, None));
+    let open = step(&spec, &overdue, |entry| running(entry, None, answered()), at(130)).status.unwrap();
+    assert_eq!((open.pods[0].state, open.condition(crate::api::RECOVERED).unwrap().status.as_str()), (PodState::Applied, "False"));
+    assert!(open.message.as_deref().unwrap().contains("the clock of its node is behind"), "{:?}", open.message);
+    let stop = open.pods[0].stop.clone().expect("it is asked to end");
+    assert!(stop.deadline.0 > at(130), "in time");
+    let put_in = step(&spec, &open, |entry| running(entry, None, answered()), at(131));
+    assert_eq!(put_in.stops.len(), 1);
+    let waits = step(&spec, &open, |entry| running(entry, Some(AgentState::Running), answered()), at(300));
+    assert!(waits.status.is_none_or(|status| status.pods[0].is_open()));
+    let ended = |entry: &PodStatus| {
+        present(AgentView {
+            stop: Some(terminated(0, None)),
+            repair: answered(),
+            ..agent_view(entry, terminated(0, Some(removed())), AgentLog::NotRead)
+        })
+    };
+    let over = step(&spec, &open, ended, at(310)).status.unwrap();
+    assert_eq!((over.pods[0].outcome, over.phase), (Some(Outcome::Shortened), Some(Phase::Completed)));
+    // One that is killed then is cleaned up after: the first cleanup had found it at work.
+    let killed = |entry: &PodStatus| {
+        present(AgentView { stop: None, repair: answered(), ..agent_view(entry, terminated(137, None), AgentLog::NotRead) })
+    };
+    let again = step(&spec, &open, killed, at(310)).status.unwrap();
+    let repair = again.pods[0].repair.clone().unwrap();
+    assert_eq!((repair.number, repair.container.ends_with("-repair-2")), (2, true));
+    // Whatever the kubelet shows, there is an end to it: its ttl after it answered.
+    let given_up =
+        step(&spec, &open, |entry| running(entry, Some(AgentState::Running), answered()), at(121 + 120 + 600 + 120 + 1)).status.unwrap();
+    assert_eq!(given_up.pods[0].outcome, Some(Outcome::Unknown));
+}
+
+/// The kubelet rotates logs: the new one is empty for a moment.
+#[test]
+fn one_empty_look_at_a_log_repairs_nothing() {
+    let spec = ChaosExperimentSpec { duration: Some("10m".to_owned()), ..spec() };
+    let with_log = |entry: &PodStatus, log: AgentLog| present(agent_view(entry, AgentState::Running, log));
+    let status = step(&spec, &planned(&spec, 1), |entry| with_log(entry, log_of(applied(), at(3))), at(4)).status.unwrap();
+    let mute = step(&spec, &status, |entry| with_log(entry, AgentLog::Mute), at(20)).status.unwrap();
+    assert_eq!((mute.pods[0].silent, &mute.pods[0].repair), (Some(true), &None));
+    let not_read = step(&spec, &mute, |entry| with_log(entry, AgentLog::NotRead), at(21));
+    assert!(not_read.status.is_none_or(|status| status.pods[0].repair.is_none()) && not_read.requeue.is_some());
+    let heard = step(&spec, &mute, |entry| with_log(entry, AgentLog::Heard(None)), at(31)).status.unwrap();
+    assert_eq!((heard.pods[0].silent, &heard.pods[0].repair), (None, &None));
+    let again = step(&spec, &mute, |entry| with_log(entry, AgentLog::Mute), at(31)).status.unwrap();
+    assert!(again.pods[0].repair.is_some(), "the second one counts");
+}
+
+#[test]
+fn an_ended_agent_waits_for_what_stops_it_no_longer_than_that_can_start() {
+    let spec = ChaosExperimentSpec { duration: Some("1h".to_owned()), ..spec() };
+    let running = step(&spec, &planned(&spec, 1), |entry| agent(entry, AgentState::Running), at(4)).status.unwrap();
+    let paused = ChaosExperimentSpec { paused: Some(true), ..spec };
+    let stopping = step(&paused, &running, |entry| agent(entry, AgentState::Running), at(5)).status.unwrap();
+    assert_eq!(stopping.pods[0].stop.as_ref().map(|stop| stop.deadline.0), Some(at(125)));
+    let blocked = AgentState::Waiting { made: false, reason: Some("ImagePullBackOff".to_owned()), message: None };
+    let view = |entry: &PodStatus| {
+        present(AgentView { stop: Some(blocked.clone()), ..agent_view(entry, terminated(0, Some(removed())), AgentLog::NotRead) })
+    };
+    assert!(step(&paused, &stopping, view, at(184)).status.is_none_or(|status| status.pods[0].is_open()), "it may still start");
+    let ended = step(&paused, &stopping, view, at(185)).status.unwrap();
+    assert!(!ended.pods[0].is_open(), "{:?}", ended.pods[0]);
+}
+
+/// They have an agent's rights, and are in the pod for good.
+#[test]
+fn what_is_sent_after_an_agent_has_the_arguments_that_this_controller_writes() {
+    let running = step(&spec(), &planned(&spec(), 1), |entry| agent(entry, AgentState::Running), at(4)).status.unwrap();
+    let stopping = edited(&running, &AgentState::Running, None).status.unwrap();
+    let honest = stopping.pods[0].stop.clone().unwrap();
+    for forge in [
+        (|stop: &mut SentContainer| stop.argv.push("--timeout=168h".to_owned())) as fn(&mut SentContainer),
+        |stop| stop.argv = vec!["stop".to_owned(), "--run=uid/1".to_owned()],
+        |stop| stop.deadline = Time(at(7 * 86_400)),
+        |stop| (stop.number, stop.container) = (9, netloss_contract::stop_container_name("uid", 1, 1, 9)),
+    ] {
+        let mut status = stopping.clone();
+        forge(status.pods[0].stop.as_mut().unwrap());
+        let decision = edited(&status, &AgentState::Running, None);
+        assert!(decision.stops.is_empty());
+        assert_eq!(decision.status.unwrap().pods[0].stop, Some(honest.clone()), "it is written again");
+    }
+    let mut status = running;
+    let argv = vec!["cleanup".to_owned(), "--run=uid/1".to_owned(), "--force".to_owned()];
+    let container = netloss_contract::repair_container_name("uid", 1, 1, 1);
+    status.pods[0].repair = Some(SentContainer { container, argv, deadline: Time(at(100)), number: 1 });
+    let decision = step(&spec(), &status, |entry| agent(entry, terminated(137, None)), at(9));
+    assert!(decision.repairs.is_empty());
+    let written = decision.status.unwrap().pods[0].repair.clone().unwrap();
+    assert_eq!(written.argv[..2], ["cleanup".to_owned(), "--json".to_owned()]);
+}
+
+/// Status remembers what a pause has left, and when the schedule is due.
+#[test]
+fn what_status_remembers_is_bounded_by_the_spec() {
+    let spec = spec();
+    let mut paused = planned(&spec, 2);
+    paused.phase = Some(Phase::Paused);
+    let left = |pod: &PodStatus, uid: &str| PodStatus {
+        state: PodState::Ended,
+        outcome: Some(Outcome::NeverStarted),
+        remaining: Some("168h".to_owned()),
+        uid: uid.to_owned(),
+        ..pod.clone()
+    };
+    paused.pods = ["pod-uid-0", "pod-uid-0", "pod-uid-1", "pod-uid-2", "pod-uid-3"].iter().map(|uid| left(&paused.pods[0], uid)).collect();
+    let resumed = decide(&experiment(&spec, Some(&paused)), &surroundings(candidates(4)), at(10), &settings()).status.unwrap();
+    let open: Vec<&PodStatus> = resumed.open_pods().collect();
+    assert!(open.len() <= 2, "{}", open.len());
+    assert!(open.iter().all(|pod| pod.asked.duration == "30s" && pod.argv.contains(&"--ttl=30s".to_owned())), "{open:?}");
+
+    let nightly = ChaosExperimentSpec { schedule: Some("0 3 * * *".to_owned()), ..spec };
+    let armed = decide(&experiment(&nightly, None), &Observed::Nothing, at(0), &settings()).status.unwrap();
+    let forged = ChaosExperimentStatus { next_scheduled_time: Some(Time(at(9))), ..armed.clone() };
+    let again = experiment(&nightly, Some(&forged));
+    assert_eq!(needs(&again, at(10), &settings()), Needs::Nothing, "it does not begin");
+    let decision = decide(&again, &Observed::Nothing, at(10), &settings());
+    assert_eq!(decision.status.unwrap().next_scheduled_time, armed.next_scheduled_time);
+}
+
 #[test]
 fn the_largest_status_stays_within_its_bound() {
     const BOUND: usize = 256 * 1024;

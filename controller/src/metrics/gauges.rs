@@ -31,7 +31,7 @@ pub(super) fn gather(
         &["namespace", "experiment", "direction"],
     )?;
     let age = own("netloss_heartbeat_age_seconds", "How long ago the agent that has been silent longest was heard.", &each)?;
-    let remains = own("netloss_loss_may_remain_pods", "Pods in which loss may be left: restarting them ends it.", &each)?;
+    let remains = own("netloss_loss_may_remain_pods", "Pods in which loss may remain: deleting them ends it.", &each)?;
     let hidden =
         Gauge::with_opts(Opts::new("netloss_experiments_not_shown", "Experiments without series of their own, as there are too many."))?;
 

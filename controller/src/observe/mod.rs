@@ -8,7 +8,7 @@ mod pod;
 mod report;
 
 pub use heard::Heard;
-pub use pod::{Log, log_to_read, view as view_of};
+pub use pod::{Log, Lookup, log_to_read, view as view_of};
 
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus, Phase, PodStatus},
@@ -71,7 +71,7 @@ pub async fn observe(
         (Needs::Surroundings { namespace, selector, dependencies }, _) => {
             let (namespace, pods, freeze, rival, dependencies) = futures::try_join!(
                 facts(client, namespace),
-                candidates(client, namespace, selector),
+                candidates(client, namespace, selector, now),
                 freeze(client, own_namespace),
                 rival(client, settings),
                 phases(client, experiment.namespace, dependencies),
@@ -82,7 +82,7 @@ pub async fn observe(
             let (views, freeze) = futures::try_join!(views(client, experiment, status, heard, now), freeze(client, own_namespace))?;
             let ready = match ready {
                 Some((namespace, selector)) => {
-                    let pods = candidates(client, namespace, selector).await?;
+                    let pods = candidates(client, namespace, selector, now).await?;
                     Some(u32::try_from(pods.iter().filter(|pod| pod.ready).count()).unwrap_or(u32::MAX))
                 }
                 None => None,
@@ -145,10 +145,15 @@ async fn phases(client: &Client, namespace: &str, names: &[String]) -> kube::Res
 ///
 /// # Errors
 /// When the API server cannot answer.
-pub async fn candidates(client: &Client, namespace: &str, selector: &BTreeMap<String, String>) -> kube::Result<Vec<Candidate>> {
+pub async fn candidates(
+    client: &Client,
+    namespace: &str,
+    selector: &BTreeMap<String, String>,
+    now: Timestamp,
+) -> kube::Result<Vec<Candidate>> {
     let mut pods = Vec::new();
     each_page(client, namespace, selector, |page| {
-        pods.extend(page.iter().map(Candidate::of));
+        pods.extend(page.iter().map(|pod| Candidate::of(pod, now)));
         true
     })
     .await?;
@@ -187,14 +192,15 @@ async fn views(
 ) -> kube::Result<BTreeMap<String, PodView>> {
     let run = format!("{}/{}", experiment.uid, status.run.unwrap_or_default());
     let open: Vec<PodStatus> = status.open_pods().cloned().collect();
-    let mut listed = if open.len() > ONE_BY_ONE { listed(client, experiment, &open, &run).await? } else { BTreeMap::new() };
+    let lookup = Lookup { run: &run, spec: experiment.spec, now };
+    let mut listed = if open.len() > ONE_BY_ONE { listed(client, experiment, &open, lookup).await? } else { BTreeMap::new() };
     let views = stream::iter(open).map(|entry| {
-        let (run, listed) = (&run, listed.remove(&entry.uid));
+        let listed = listed.remove(&entry.uid);
         async move {
             let view = match listed {
-                Some(view) => with_log(client, &entry, run, view, Some((heard, now))).await,
+                Some(view) => with_log(client, &entry, lookup, view, Some(heard)).await,
                 // What has other labels by now, or is gone.
-                None => read(client, &entry, run, Some((heard, now))).await?,
+                None => read(client, &entry, lookup, Some(heard)).await?,
             };
             Ok((entry.uid, view))
         }
@@ -203,7 +209,12 @@ async fn views(
 }
 
 /// Those of the pods that a list has, without their logs: one request for all of them.
-async fn listed(client: &Client, experiment: &Experiment<'_>, open: &[PodStatus], run: &str) -> kube::Result<BTreeMap<String, PodView>> {
+async fn listed(
+    client: &Client,
+    experiment: &Experiment<'_>,
+    open: &[PodStatus],
+    lookup: Lookup<'_>,
+) -> kube::Result<BTreeMap<String, PodView>> {
     let namespace = experiment.spec.target_namespace(experiment.namespace);
     let wanted: BTreeMap<&str, &PodStatus> =
         open.iter().filter(|entry| entry.namespace == namespace).map(|entry| (entry.uid.as_str(), entry)).collect();
@@ -212,7 +223,7 @@ async fn listed(client: &Client, experiment: &Experiment<'_>, open: &[PodStatus]
         seen += page.len();
         for pod in page {
             if let Some(entry) = pod.metadata.uid.as_deref().and_then(|uid| wanted.get(uid)) {
-                views.insert(entry.uid.clone(), pod::view(Some(pod), entry, run));
+                views.insert(entry.uid.clone(), pod::view(Some(pod), entry, lookup));
             }
         }
         views.len() < wanted.len() && seen < wanted.len() * LISTED_FOR_EACH
@@ -222,27 +233,28 @@ async fn listed(client: &Client, experiment: &Experiment<'_>, open: &[PodStatus]
 }
 
 /// One pod of status, with its agent's log where that can tell something new.
-pub(crate) async fn view(client: &Client, entry: &PodStatus, run: &str) -> kube::Result<PodView> {
-    read(client, entry, run, None).await
+pub(crate) async fn view(client: &Client, entry: &PodStatus, lookup: Lookup<'_>) -> kube::Result<PodView> {
+    read(client, entry, lookup, None).await
 }
 
-async fn read(client: &Client, entry: &PodStatus, run: &str, heard: Option<(&Heard, Timestamp)>) -> kube::Result<PodView> {
+async fn read(client: &Client, entry: &PodStatus, lookup: Lookup<'_>, heard: Option<&Heard>) -> kube::Result<PodView> {
     let pod = match Api::<Pod>::namespaced(client.clone(), &entry.namespace).get_opt(&entry.name).await {
         Ok(pod) => pod,
         // Refused for good, for one pod. Anything else may be different the next time, for all of them.
         Err(kube::Error::Api(status)) if status.code == 403 => return Ok(PodView::Unreadable(status.message)),
         Err(error) => return Err(error),
     };
-    Ok(with_log(client, entry, run, pod::view(pod.as_ref(), entry, run), heard).await)
+    Ok(with_log(client, entry, lookup, pod::view(pod.as_ref(), entry, lookup), heard).await)
 }
 
 /// The view with the agent's log where that can tell something new. What agents said lately is not read again at each look.
-async fn with_log(client: &Client, entry: &PodStatus, run: &str, mut view: PodView, heard: Option<(&Heard, Timestamp)>) -> PodView {
+async fn with_log(client: &Client, entry: &PodStatus, lookup: Lookup<'_>, mut view: PodView, heard: Option<&Heard>) -> PodView {
+    let Lookup { run, now, .. } = lookup;
     let api = Api::<Pod>::namespaced(client.clone(), &entry.namespace);
     if let PodView::Present { agent: Some(agent), .. } = &mut view {
         match log_to_read(entry, &agent.state) {
             Some(Log::Begin) => agent.log = log(&api, entry, run).await,
-            Some(Log::Lately) if heard.is_none_or(|(heard, now)| heard.is_due(&entry.container, now)) => {
+            Some(Log::Lately) if heard.is_none_or(|heard| heard.is_due(&entry.uid, &entry.container, now)) => {
                 agent.log = lately(&api, entry, run).await;
             }
             Some(Log::Lately) | None => {}

@@ -2,14 +2,16 @@
 
 use super::report;
 use crate::{
-    api::PodStatus,
+    api::{ChaosExperimentSpec, PodState, PodStatus},
     machine::{AgentLog, AgentState, AgentView, PodView},
-    targets,
+    targets::{self, Skip},
 };
+use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{ContainerState, ContainerStatus, EphemeralContainer, Pod},
     apimachinery::pkg::apis::meta::v1::Time,
 };
+use std::net::IpAddr;
 
 /// A part of an agent's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +33,21 @@ pub fn log_to_read(entry: &PodStatus, state: &AgentState) -> Option<Log> {
     if entry.was_applied() { (*state == AgentState::Running).then_some(Log::Lately) } else { untold.then_some(Log::Begin) }
 }
 
-/// The pod that `entry` is about, without its agent's log; `run` is the name that its agent's records carry.
+/// What the pods of a run are looked at with.
+#[derive(Debug, Clone, Copy)]
+pub struct Lookup<'a> {
+    /// The name that the records of the run's agents carry.
+    pub run: &'a str,
+    /// What the experiment asks for.
+    pub spec: &'a ChaosExperimentSpec,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// The pod that `entry` is about, without its agent's log.
 #[must_use]
-pub fn view(pod: Option<&Pod>, entry: &PodStatus, run: &str) -> PodView {
+pub fn view(pod: Option<&Pod>, entry: &PodStatus, lookup: Lookup<'_>) -> PodView {
+    let Lookup { run, spec, now } = lookup;
     let Some(pod) = pod else { return PodView::Gone };
     if pod.metadata.uid.as_deref() != Some(&entry.uid) {
         return PodView::Replaced;
@@ -47,7 +61,24 @@ pub fn view(pod: Option<&Pod>, entry: &PodStatus, run: &str) -> PodView {
             stop: entry.stop.as_ref().filter(|stop| has(pod, &stop.container)).map(|stop| state(pod, &stop.container, run)),
         })
     });
-    PodView::Present { skip: targets::skip(pod), new_sandbox: new_sandbox(pod, entry), agent }
+    let is_planned = agent.is_none() && entry.state == PodState::Planned;
+    let skip = targets::skip(pod, now).or_else(|| if is_planned { not_as_planned(pod, entry, spec) } else { None });
+    PodView::Present { skip, new_sandbox: new_sandbox(pod, entry), agent }
+}
+
+/// Why a pod is not one that the plan can have chosen. An entry of status is no consent: whoever writes it must not direct the loss to a
+/// pod that the spec does not select, or to the addresses of its node that the spec excludes.
+fn not_as_planned(pod: &Pod, entry: &PodStatus, spec: &ChaosExperimentSpec) -> Option<Skip> {
+    let is_selected =
+        spec.selector.iter().all(|(key, value)| pod.metadata.labels.as_ref().and_then(|labels| labels.get(key)) == Some(value));
+    if !is_selected {
+        return Some(Skip::NotSelected);
+    }
+    // Where the arguments are in a record that is gone there is nothing to compare, and nothing is injected.
+    let planned =
+        entry.argv.iter().filter_map(|argument| argument.strip_prefix("--spare-node=")).filter_map(|text| text.parse::<IpAddr>().ok());
+    let is_other = spec.spare_node == Some(true) && !entry.argv.is_empty() && !planned.eq(targets::host_ips(pod));
+    is_other.then_some(Skip::OtherNodeAddresses)
 }
 
 /// Whether the pod's sandbox was made anew since the loss was brought: it has another address, or the kubelet says when it did.
@@ -107,7 +138,7 @@ fn state(pod: &Pod, container: &str, run: &str) -> AgentState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::entry;
+    use crate::machine::fixtures::{at, entry, spec};
     use serde_json::{Value, json};
 
     fn seen(overlay: &Value) -> PodView {
@@ -120,7 +151,7 @@ mod tests {
             ] },
         }))
         .unwrap();
-        view(Some(&pod), &entry, "uid/1")
+        view(Some(&pod), &entry, Lookup { run: "uid/1", spec: &spec(), now: at(0) })
     }
 
     fn state_of(view: PodView) -> AgentState {
@@ -133,8 +164,34 @@ mod tests {
     #[test]
     fn a_pod_that_took_the_name_of_another_is_not_that_pod() {
         let pod: Pod = serde_json::from_value(json!({ "metadata": { "uid": "another" } })).unwrap();
-        assert_eq!(view(Some(&pod), &entry(), "uid/1"), PodView::Replaced);
-        assert_eq!(view(None, &entry(), "uid/1"), PodView::Gone);
+        assert_eq!(view(Some(&pod), &entry(), Lookup { run: "uid/1", spec: &spec(), now: at(0) }), PodView::Replaced);
+        assert_eq!(view(None, &entry(), Lookup { run: "uid/1", spec: &spec(), now: at(0) }), PodView::Gone);
+    }
+
+    #[test]
+    fn a_planned_pod_is_one_that_the_spec_selects() {
+        let skip = |labels: Value, argv: &[&str], spare_node: bool| {
+            let entry = PodStatus { argv: argv.iter().map(|&word| word.to_owned()).collect(), ..entry() };
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": { "name": entry.name, "namespace": entry.namespace, "uid": entry.uid, "labels": labels },
+                "spec": { "containers": [{ "name": "app" }] },
+                "status": { "phase": "Running", "hostIPs": [{ "ip": "172.18.0.2" }, { "ip": "fc00::2" }] },
+            }))
+            .unwrap();
+            let spec = ChaosExperimentSpec { spare_node: Some(spare_node), ..spec() };
+            let PodView::Present { skip, agent: None, .. } = view(Some(&pod), &entry, Lookup { run: "uid/1", spec: &spec, now: at(0) })
+            else {
+                panic!("it is there")
+            };
+            skip
+        };
+        let web = || json!({ "app": "web", "tier": "front" });
+        assert_eq!(skip(web(), &["run"], false), None);
+        assert_eq!(skip(json!({ "app": "db" }), &["run"], false), Some(Skip::NotSelected));
+        assert_eq!(skip(json!({}), &["run"], false), Some(Skip::NotSelected));
+        assert_eq!(skip(web(), &["run", "--spare-node=172.18.0.2", "--spare-node=fc00::2"], true), None);
+        assert_eq!(skip(web(), &["run", "--spare-node=172.18.0.9", "--spare-node=fc00::2"], true), Some(Skip::OtherNodeAddresses));
+        assert_eq!(skip(web(), &["run"], true), Some(Skip::OtherNodeAddresses));
     }
 
     #[test]
@@ -173,7 +230,10 @@ mod tests {
                 },
             }))
             .unwrap();
-            matches!(view(Some(&pod), &entry, "uid/1"), PodView::Present { new_sandbox: true, .. })
+            matches!(
+                view(Some(&pod), &entry, Lookup { run: "uid/1", spec: &spec(), now: at(0) }),
+                PodView::Present { new_sandbox: true, .. }
+            )
         };
         assert!(new_sandbox("2027-01-15T08:00:30Z", "2027-01-15T08:00:10Z"));
         assert!(!new_sandbox("2027-01-15T07:00:00Z", "2027-01-15T08:00:10Z"));

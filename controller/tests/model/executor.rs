@@ -12,10 +12,10 @@ use crate::{
 };
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use netloss_controller::{
-    api::{ChaosExperiment, ChaosExperimentStatus, PodState, PodStatus},
+    api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, PodState, PodStatus},
     container::{agent_container, repair_container, stop_container},
     machine::{self, AgentLog, Decision, Experiment, Needs, Observed, PodView, Pods, Preflight, Surroundings},
-    observe::{self, Log},
+    observe::{self, Log, Lookup},
     reconcile::FINALIZER,
     steps::{self, Step},
     targets::Candidate,
@@ -124,13 +124,13 @@ impl Check {
         let observed = match machine::needs(&experiment, now, &self.settings) {
             Needs::Nothing => Observed::Nothing,
             Needs::Surroundings { .. } => {
-                let pods = world.nodes.iter().filter_map(|node| self.pod(node)).map(|pod| Candidate::of(&pod)).collect();
+                let pods = world.nodes.iter().filter_map(|node| self.pod(node)).map(|pod| Candidate::of(&pod, now)).collect();
                 Observed::Surroundings(Surroundings { freeze, pods, ..Surroundings::default() })
             }
             Needs::Pods { .. } => {
                 let run = format!("{uid}/{}", read.status.as_ref().and_then(|status| status.run).unwrap_or_default());
                 let open = read.status.iter().flat_map(ChaosExperimentStatus::open_pods);
-                let mut views: BTreeMap<_, _> = open.map(|entry| (entry.uid.clone(), self.view(world, entry, &run))).collect();
+                let mut views: BTreeMap<_, _> = open.map(|entry| (entry.uid.clone(), self.view(world, entry, &run, &read.spec))).collect();
                 views.extend(heard.refused.clone());
                 Observed::Pods(Pods { views, ready: None, freeze, preflight: heard.preflight.clone() })
             }
@@ -143,9 +143,9 @@ impl Check {
     }
 
     /// As `observe::view` puts it together.
-    fn view(&self, world: &World, entry: &PodStatus, run: &str) -> PodView {
+    fn view(&self, world: &World, entry: &PodStatus, run: &str, spec: &ChaosExperimentSpec) -> PodView {
         let Some(node) = world.nodes.iter().find(|node| node.name == entry.name) else { return PodView::Gone };
-        let mut view = observe::view_of(self.pod(node).as_deref(), entry, run);
+        let mut view = observe::view_of(self.pod(node).as_deref(), entry, Lookup { run, spec, now: reports::at(world.now) });
         if let PodView::Present { agent, .. } = &mut view
             && let Some(seen) = agent
             && let Some(there) = node.containers.iter().find(|container| container.name == entry.container)

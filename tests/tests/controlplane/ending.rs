@@ -231,7 +231,7 @@ async fn a_pod_that_is_full_of_containers_is_left_alone() {
     world.apply("x", spec(json!({}))).await.unwrap();
     world.pass("x", 0).await;
     let message = world.message("x").await;
-    assert!(message.contains("it carries 48 containers of netloss, which only a new pod is rid of: restart it"), "{message}");
+    assert!(message.contains("it carries 48 containers of netloss, which only a new pod is rid of: delete the pod"), "{message}");
 }
 
 #[tokio::test]

@@ -101,7 +101,7 @@ async fn a_pod_in_which_loss_may_remain_is_named_as_long_as_it_is_there() {
     let patch = Patch::Merge(json!({ "status": { "phase": "Completed", "pods": [pod] } }));
     world.experiments().patch_status("x", &PatchParams::default(), &patch).await.unwrap();
     let (drained, said) = drain(&world, "1m").await;
-    assert!(!drained && said.contains("loss may remain in the pods leaving-loss/a: restart or delete them"), "{said}");
+    assert!(!drained && said.contains("loss may remain in the pods leaving-loss/a: delete them"), "{said}");
     world.delete_at_once("a").await;
     let (drained, said) = drain(&world, "1m").await;
     assert!(drained, "{said}");

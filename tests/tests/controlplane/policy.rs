@@ -83,7 +83,7 @@ pub(crate) async fn only_netloss_passes(world: &World) {
     };
     let agent = agent_container(&entry);
     let stop = stop_container(&entry, &sent(stop_container_name(&uid, 9, 1, 1), "stop"));
-    let repair = repair_container(&entry, &sent(repair_container_name(&uid, 9, 1), "cleanup"));
+    let repair = repair_container(&entry, &sent(repair_container_name(&uid, 9, 1, 1), "cleanup"));
     let of_digest = changed(&agent, &[("/image", json!(format!("localhost/netloss-agent@sha256:{}", "0".repeat(64))))]);
     for container in [&agent, &stop, &repair, &of_digest] {
         assert_eq!(ask(&client, &entry, container).await, Ok(()), "{container:?}");

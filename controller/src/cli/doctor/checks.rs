@@ -274,7 +274,7 @@ fn remains(facts: &Facts) -> Vec<Finding> {
                 remains.experiment,
                 remains.entry.message.as_deref().unwrap_or_default()
             ),
-            "`kubectl netloss doctor --fix` takes it away; restarting the pod does too",
+            "`kubectl netloss doctor --fix` removes it; deleting the pod does too",
         )
     };
     if facts.remains.is_empty() { vec![Finding::ok("leftovers", "none are known of")] } else { facts.remains.iter().map(of).collect() }

@@ -64,8 +64,7 @@ async fn clean(cluster: &Cluster, remains: &Remains, ours: Option<&str>) -> Resu
     let pod = pods.get_opt(&entry.name).await.map_err(Error::api(format!("reading pod {name}")))?;
     let Some(pod) = pod.filter(|pod| agents::is_same(pod, entry)) else { return Ok(()) };
     let image = ours.map(|ours| image_to_send(&entry.image, ours).to_owned()).or_else(|| image_in(&pod, &entry.container));
-    let image =
-        image.ok_or_else(|| Error::Failed(format!("pod {name}: the agent's image is not known: restart the pod in place of it")))?;
+    let image = image.ok_or_else(|| Error::Failed(format!("pod {name}: the agent's image is not known: delete the pod instead")))?;
     let now = Timestamp::now();
     let until = now.saturating_add(SignedDuration::from_mins(2)).unwrap_or(now);
     // Whichever agent it was: what is removed carries netloss's marks, and one that works is left alone.
@@ -74,7 +73,7 @@ async fn clean(cluster: &Cluster, remains: &Remains, ours: Option<&str>) -> Resu
     let sent = SentContainer { container: container.clone(), argv, deadline: Time(until), number: 1 };
     let entry = crate::api::PodStatus { image, ..entry.clone() };
     if let Some(words) = send(cluster, &entry, &repair_container(&entry, &sent), false).await? {
-        return Err(Error::Failed(format!("pod {name}: what was to clean up was refused: {words}: restart the pod in place of it")));
+        return Err(Error::Failed(format!("pod {name}: what was to clean up was refused: {words}: delete the pod instead")));
     }
     let found = wait(&pods, &entry.name, &container).await?;
     print(&format!("{name}: cleaned up: {}\n", line(&found)))
@@ -101,9 +100,7 @@ async fn wait(pods: &Api<Pod>, name: &str, container: &str) -> Result<String, Er
                 (0, _) => Ok("done".to_owned()),
                 (code, event) => {
                     let words = if let Some(Event::Failed(failed)) = event { format!(": {}", failed.message) } else { String::new() };
-                    Err(Error::LossMayRemain(format!(
-                        "pod {name}: the cleanup ended with exit code {code}{words}: restart the pod in place of it"
-                    )))
+                    Err(Error::LossMayRemain(format!("pod {name}: the cleanup ended with exit code {code}{words}: delete the pod instead")))
                 }
             };
         }

@@ -26,7 +26,7 @@ pub(super) fn page(report: &Report) -> String {
     let result = report.result_word();
     let alert = (report.loss_may_remain() > 0).then(|| {
         let (count, namespace) = (report.loss_may_remain(), escaped(&report.namespace));
-        format!("<p class=\"alert\"><strong class=\"bad\">Loss may remain in {count} pod(s).</strong> <code>kubectl netloss doctor --fix -n {namespace}</code> takes it away, and so does restarting them.</p>\n")
+        format!("<p class=\"alert\"><strong class=\"bad\">Loss may remain in {count} pod(s).</strong> <code>kubectl netloss doctor --fix -n {namespace}</code> removes it, and so does deleting them.</p>\n")
     });
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
