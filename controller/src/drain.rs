@@ -4,7 +4,7 @@
 //! may run beside one: each status write carries the version that it was decided from, and what is in a pod is adopted.
 
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus, PodStatus},
+    api::{ChaosExperiment, ChaosExperimentStatus},
     observe::{FREEZE, FREEZE_ANNOTATION},
     reconcile::{Context, FINALIZER, reconcile},
     words::some_of,
@@ -130,9 +130,9 @@ fn has_something(object: &ChaosExperiment) -> bool {
 
 /// The pods in which loss may be left, of those that are still there.
 async fn left_with_loss(client: &Client, experiments: &[ChaosExperiment]) -> Result<Vec<String>, Error> {
-    let suspects = experiments.iter().flat_map(|object| object.status.iter().flat_map(|status| &status.pods));
+    let suspects = experiments.iter().flat_map(|object| object.status.iter().flat_map(ChaosExperimentStatus::impaired_pods));
     let mut left = Vec::new();
-    for suspect in suspects.filter(|pod| PodStatus::may_keep_loss(pod)) {
+    for suspect in suspects {
         let name = suspect.display_name();
         let pod = Api::<Pod>::namespaced(client.clone(), &suspect.namespace).get_opt(&suspect.name).await;
         let pod = pod.map_err(Error::api(format!("looking at pod {name}")))?;

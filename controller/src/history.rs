@@ -2,8 +2,8 @@
 
 use crate::{
     api::{
-        AffectedResource, Audit, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentStatus, ErrorDetails,
-        Execution, ExperimentRef, FailureReason, Outcome, PREFLIGHT, Phase, PodStatus, RunResult,
+        AS_REQUESTED, AffectedResource, Audit, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentStatus,
+        ErrorDetails, Execution, ExperimentRef, FailureReason, Outcome, PREFLIGHT, Phase, PodStatus, RunResult,
     },
     order::rank,
 };
@@ -40,6 +40,8 @@ pub fn result(status: &ChaosExperimentStatus) -> RunResult {
         RunResult::Cancelled
     } else if status.phase == Some(Phase::Failed) {
         RunResult::Failure
+    } else if status.condition(AS_REQUESTED).is_some_and(|is| is.status == "False") {
+        RunResult::Partial
     } else if status.pods.iter().all(as_asked) {
         RunResult::Success
     } else {

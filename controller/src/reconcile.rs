@@ -346,14 +346,23 @@ impl Context {
     }
 
     /// Puts in what was sent after agents. What is refused now is tried again as long as it may help, and is told meanwhile.
-    async fn send_after(&self, stops: Vec<PodStatus>, repairs: Vec<PodStatus>) -> Result<BTreeMap<String, PodView>, Error> {
+    async fn send_after(
+        &self,
+        stops: Vec<PodStatus>,
+        repairs: Vec<PodStatus>,
+        begun: Timestamp,
+    ) -> Result<BTreeMap<String, PodView>, Error> {
         let with_image =
             |entry: PodStatus| PodStatus { image: image_to_send(&entry.image, &self.settings.agent_image).to_owned(), ..entry };
         let (stops, repairs) = (stops.into_iter().map(with_image), repairs.into_iter().map(with_image));
         let stops = stops.filter_map(|entry| Some((stop_container(&entry, entry.stop.as_ref()?), entry)));
         let repairs = repairs.filter_map(|entry| Some((repair_container(&entry, entry.repair.as_ref()?), entry)));
         let sent = stream::iter(stops.chain(repairs).collect::<Vec<_>>());
-        let sent = sent.map(|(container, entry)| async move { self.send(&entry, container).await.map(|answer| (entry.uid, answer)) });
+        let sent = sent.map(|(container, entry)| async move {
+            // As for agents: one that was asleep with the first of them does not send the others.
+            let answer = if self.is_too_late(begun) { Ok(None) } else { self.send(&entry, container).await };
+            answer.map(|answer| (entry.uid, answer))
+        });
         let answers: Vec<Result<(String, Option<String>), Error>> = sent.buffer_unordered(CONCURRENCY).collect().await;
         let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(answers.into_iter().filter_map(|(uid, words)| Some((uid, PodView::SentRefused(words?)))).collect())
@@ -507,7 +516,7 @@ async fn pass(object: &ChaosExperiment, context: &Context, course: &mut Course) 
                 Step::Ask => *preflight = Some(context.preflight(mem::take(&mut decision.preflight)).await?),
                 Step::SendAfter => {
                     let (stops, repairs) = (mem::take(&mut decision.stops), mem::take(&mut decision.repairs));
-                    *refused = context.send_after(stops, repairs).await?;
+                    *refused = context.send_after(stops, repairs, begun).await?;
                 }
                 Step::Inject => {
                     let (words, error) = context.inject_all(mem::take(&mut decision.injections), &run, &current.spec, begun).await;

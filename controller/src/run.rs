@@ -143,7 +143,11 @@ impl Room {
 
 /// Keeps of an object in memory what is looked at there: a pass reads it anew.
 fn trim(object: &mut Guarded) {
-    let pods = object.0.iter_mut().filter_map(|experiment| experiment.status.as_mut()).flat_map(|status| &mut status.pods);
+    let pods = object
+        .0
+        .iter_mut()
+        .filter_map(|experiment| experiment.status.as_mut())
+        .flat_map(|status| status.pods.iter_mut().chain(&mut status.unresolved_pods));
     for pod in pods {
         (pod.stop, pod.repair, pod.template, pod.message) = (None, None, None, None);
         (pod.image, pod.container) = (String::new(), String::new());

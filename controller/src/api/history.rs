@@ -145,7 +145,8 @@ pub struct AffectedResource {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Audit {
-    /// What wrote the spec last, as the API server noted it (a field manager such as kubectl-client-side-apply); the API server's audit log has the user.
+    /// What wrote the spec last, as the API server noted it (a field manager such as kubectl-client-side-apply). The client chooses that name:
+    /// it is no proof of who asked; the API server's audit log has the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initiated_by: Option<String>,
     /// Whether it was a run of the schedule.

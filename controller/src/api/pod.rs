@@ -77,6 +77,9 @@ pub struct PodStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<ObservedLoss>,
 
+    /// True where another process had changed or removed the loss when the agent ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_by_others: Option<bool>,
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
@@ -160,7 +163,8 @@ pub enum Outcome {
     Clean,
     /// The agent has verified that the loss is gone, but it lasted less than 90 % of the duration.
     Shortened,
-    /// The agent has verified that the loss is gone, but it was in force for less than 95 % of the time: the agent was starved.
+    /// The agent has verified that the loss is gone, but it was in force for less than 95 % of the time: the agent was starved, or another process
+    /// had changed it.
     Degraded,
     /// There was an error; the pod is as it was before.
     Failed,

@@ -57,7 +57,8 @@ pub struct ChaosExperimentStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopping: Option<Stopping>,
 
-    /// Preflight: whether the API server admits the agent. Recovered: whether no loss of this experiment is in any pod.
+    /// Preflight: whether the API server admits the agent. Recovered: whether no loss of this experiment is in any pod. AsRequested: whether
+    /// the measured loss is the requested one, within chance.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -71,6 +72,10 @@ pub struct ChaosExperimentStatus {
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub pods: Vec<PodStatus>,
 
+    /// Pods of earlier runs in which loss may remain. An entry goes when its pod is gone, or when the loss was removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub unresolved_pods: Vec<PodStatus>,
     /// How often this run was tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i32>")]
@@ -156,6 +161,10 @@ impl Stopping {
 pub const PREFLIGHT: &str = "Preflight";
 /// The condition that says whether no loss of this experiment is in any pod.
 pub const RECOVERED: &str = "Recovered";
+/// The condition that says whether the measured loss is the requested one, within chance.
+pub const AS_REQUESTED: &str = "AsRequested";
+/// The reason of `Recovered` where loss may remain.
+pub const LOSS_MAY_REMAIN: &str = "LossMayRemain";
 
 impl ChaosExperimentStatus {
     /// The pods in which something may be under way.
@@ -167,6 +176,11 @@ impl ChaosExperimentStatus {
     #[must_use]
     pub fn is_under_way(&self) -> bool {
         self.open_pods().next().is_some()
+    }
+
+    /// The pods in which loss may remain: of this run, and of earlier ones.
+    pub fn impaired_pods(&self) -> impl Iterator<Item = &PodStatus> {
+        self.pods.iter().filter(|pod| pod.may_keep_loss()).chain(&self.unresolved_pods)
     }
 
     /// The condition of this type.

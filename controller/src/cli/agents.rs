@@ -123,15 +123,7 @@ impl Agent {
     }
 }
 
-/// Whether a container of netloss has looked for what an agent left in this pod and taken it away, after that time.
-pub(super) fn is_cleaned_since(pod: &Pod, since: Timestamp) -> bool {
-    let containers = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
-    let cleaners = containers.filter(|container| {
-        container.name.starts_with(CONTAINER_PREFIX) && container.args.iter().flatten().next().is_some_and(|word| word == "cleanup")
-    });
-    let mut ends = cleaners.filter_map(|container| state(pod, &container.name)?.terminated.as_ref());
-    ends.any(|end| end.exit_code == 0 && end.finished_at.as_ref().is_some_and(|at| at.0 >= since))
-}
+pub(super) use crate::observe::is_cleaned_since;
 
 /// Whether a pod that is named in a status is this one, and its network still there.
 pub(super) fn is_same(pod: &Pod, entry: &PodStatus) -> bool {

@@ -22,6 +22,9 @@ pub(super) enum Error {
     /// Loss may be left.
     #[error("{0}")]
     LossMayRemain(String),
+    /// The measured loss is not the requested one.
+    #[error("{0}")]
+    LossDiffers(String),
     /// Ctrl-C; what goes on.
     #[error("{0}")]
     Interrupted(String),
@@ -38,6 +41,7 @@ impl Error {
             Self::NotAsAsked(_) => Exit::NotAsAsked,
             Self::TimedOut(_) => Exit::TimedOut,
             Self::LossMayRemain(_) => Exit::LossMayRemain,
+            Self::LossDiffers(_) => Exit::LossDiffers,
             Self::Interrupted(_) => Exit::Interrupted,
             Self::Closed => Exit::Done,
         }

@@ -16,14 +16,24 @@ pub enum Exit {
     TimedOut = 4,
     /// Loss may be left in a pod.
     LossMayRemain = 5,
+    /// The run is over, and the loss that was measured is not the requested one.
+    LossDiffers = 6,
     /// Ctrl-C.
     Interrupted = 130,
 }
 
 impl Exit {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 7] =
-        [Self::Done, Self::Failed, Self::Usage, Self::NotAsAsked, Self::TimedOut, Self::LossMayRemain, Self::Interrupted];
+    pub const ALL: [Self; 8] = [
+        Self::Done,
+        Self::Failed,
+        Self::Usage,
+        Self::NotAsAsked,
+        Self::TimedOut,
+        Self::LossMayRemain,
+        Self::LossDiffers,
+        Self::Interrupted,
+    ];
 
     /// The number that the process exits with.
     #[must_use]
@@ -41,6 +51,7 @@ impl Exit {
             Self::NotAsAsked => "the run is over, but it failed, was cut short, or did not go as asked in every pod",
             Self::TimedOut => "not over within --timeout; what is under way goes on",
             Self::LossMayRemain => "loss may remain in a pod: kubectl netloss doctor --fix",
+            Self::LossDiffers => "the run is over, but the measured loss is not the requested one, or no packet matched",
             Self::Interrupted => "interrupted by Ctrl-C; what is under way goes on",
         }
     }
@@ -61,6 +72,7 @@ Exit codes:
     3  the run is over, but it failed, was cut short, or did not go as asked in every pod
     4  not over within --timeout; what is under way goes on
     5  loss may remain in a pod: kubectl netloss doctor --fix
+    6  the run is over, but the measured loss is not the requested one, or no packet matched
   130  interrupted by Ctrl-C; what is under way goes on";
 
 #[cfg(test)]

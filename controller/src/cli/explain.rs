@@ -9,7 +9,7 @@ use super::{
     view::{Seen, outcome_word, span},
 };
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus, FailureReason, Outcome, PREFLIGHT, Phase, PodState, PodStatus, RunResult},
+    api::{AS_REQUESTED, ChaosExperiment, ChaosExperimentStatus, FailureReason, Outcome, PREFLIGHT, Phase, PodState, PodStatus, RunResult},
     history::{failure_reason, result},
     words::brief,
 };
@@ -138,7 +138,7 @@ fn explain(object: &ChaosExperiment, facts: &Facts, now: Timestamp) -> Explanati
         Some(Phase::Failed) => failed(&mut said, &name, status),
         Some(Phase::Completed) => completed(&mut said, &name, status),
     }
-    for pod in status.pods.iter().filter(|pod| pod.may_keep_loss()) {
+    for pod in status.impaired_pods() {
         said.why(format!(
             "In pod {} loss may remain: {}.",
             pod.name,
@@ -272,6 +272,14 @@ fn completed(said: &mut Explanation, name: &str, status: &ChaosExperimentStatus)
                 said.why(format!("Pod {}: {outcome}: {}.", pod.name, pod.message.as_deref().unwrap_or("nothing more is known")));
             }
         }
+    }
+    if let Some(otherwise) = status.condition(AS_REQUESTED).filter(|is| is.status == "False") {
+        said.why(format!("The measured loss is not the requested one: {}.", otherwise.message));
+        said.next(match otherwise.reason.as_str() {
+            "NoPacketMatched" => "compare the spec's targets with where the pod's packets go: `kubectl netloss report` has its filters; the interface is in status.pods.",
+            "RemovedByOthers" => "find what else configures the pod's interface (a service mesh, a CNI plugin, another chaos tool), and run it again without that.",
+            _ => "compare the loss model and its prediction (`kubectl netloss report`), and tell the maintainers where they do not explain it.",
+        });
     }
     for pod in &status.pods {
         if let Some(words) = missed(pod) {

@@ -127,7 +127,7 @@ fn worse(one: Result<(), Error>, other: Result<(), Error>) -> Result<(), Error> 
         Error::TimedOut(_) => 4,
         Error::Interrupted(_) => 3,
         Error::Failed(_) | Error::Forbidden(_) => 2,
-        Error::NotAsAsked(_) | Error::Closed => 1,
+        Error::NotAsAsked(_) | Error::LossDiffers(_) | Error::Closed => 1,
     };
     match (one, other) {
         (Ok(()), other) => other,

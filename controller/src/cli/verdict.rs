@@ -2,7 +2,7 @@
 
 use super::error::Error;
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus, Outcome, Phase, PodStatus, RunResult},
+    api::{AS_REQUESTED, ChaosExperiment, ChaosExperimentStatus, Outcome, Phase, PodStatus, RunResult},
     history,
     words::some_of,
 };
@@ -28,6 +28,10 @@ pub(super) fn of_run(object: &ChaosExperiment) -> Result<(), Error> {
     let status = object.status.as_ref().unwrap_or(&none);
     clean(&name, status)?;
     let words = status.message.clone().unwrap_or_default();
+    let otherwise = status.condition(AS_REQUESTED).filter(|is| is.status == "False" && status.stopping.is_none());
+    if let (Some(otherwise), Some(Phase::Completed)) = (otherwise, status.phase) {
+        return Err(Error::LossDiffers(format!("{name}: the measured loss is not the requested one: {}", otherwise.message)));
+    }
     match history::result(status) {
         RunResult::Success => Ok(()),
         RunResult::Cancelled => Err(Error::NotAsAsked(format!("{name} was stopped before its time: {words}"))),
@@ -38,7 +42,7 @@ pub(super) fn of_run(object: &ChaosExperiment) -> Result<(), Error> {
 
 /// Of a run that was stopped: nothing where every pod is known to be free of it.
 pub(super) fn clean(name: &str, status: &ChaosExperimentStatus) -> Result<(), Error> {
-    let left = some_of(status.pods.iter().filter(|pod| pod.may_keep_loss()).map(PodStatus::display_name));
+    let left = some_of(status.impaired_pods().map(PodStatus::display_name));
     if left.is_empty() {
         return Ok(());
     }
@@ -95,6 +99,10 @@ mod tests {
         assert_eq!(exit(&object(Phase::Completed, &[Outcome::Clean, Outcome::Clean])), Exit::Done);
         assert_eq!(exit(&object(Phase::Completed, &[Outcome::Clean, Outcome::Shortened])), Exit::NotAsAsked);
         assert_eq!(exit(&object(Phase::Failed, &[])), Exit::NotAsAsked);
+        let mut differs = object(Phase::Completed, &[Outcome::Clean]);
+        let status = differs.status.as_mut().unwrap();
+        status.set_condition(AS_REQUESTED, "False", "NoPacketMatched", "no packet matched", at(9));
+        assert_eq!((exit(&differs), history::result(differs.status.as_ref().unwrap())), (Exit::LossDiffers, RunResult::Partial));
         assert_eq!(exit(&object(Phase::Completed, &[Outcome::Clean, Outcome::Unknown])), Exit::LossMayRemain);
         let mut stopped = object(Phase::Completed, &[Outcome::Shortened]);
         stopped.status.as_mut().unwrap().stopping = Some(Stopping::Deleted);

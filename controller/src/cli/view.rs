@@ -186,7 +186,7 @@ impl ExperimentView {
             planned: status.pods.len(),
             applied: status.pods.iter().filter(|pod| pod.was_applied()).count(),
             open: status.open_pods().count(),
-            loss_may_remain: status.pods.iter().filter(|pod| pod.may_keep_loss()).count(),
+            loss_may_remain: status.impaired_pods().count(),
             egress: sum(|pod| pod.egress),
             ingress: sum(|pod| pod.ingress),
             asked,

@@ -83,8 +83,13 @@ fn of_removed(pod: &mut PodStatus, removed: &Removed) -> (Outcome, Option<String
         );
         return (Outcome::Degraded, Some(message));
     }
-    let drift = (!removed.drift.is_empty()).then(|| format!("somebody else changed it meanwhile: {}", brief(&removed.drift.join("; "))));
-    (Outcome::Clean, drift)
+    if !removed.drift.is_empty() {
+        // Since when is not known: what was brought again once is in `repaired`, and this is what stayed.
+        pod.changed_by_others = Some(true);
+        let message = format!("another process changed the loss before its end: {}", brief(&removed.drift.join("; ")));
+        return (Outcome::Degraded, Some(message));
+    }
+    (Outcome::Clean, None)
 }
 
 /// What a pause has left of the duration, if anything.
@@ -177,6 +182,15 @@ mod tests {
             assert_eq!(outcome, Some(Outcome::Unknown), "{code} {exit:?}");
             assert!(pod.message.unwrap().starts_with("the agent ended otherwise than its report says (exit code "));
         }
+    }
+
+    #[test]
+    fn a_loss_that_others_removed_is_not_clean() {
+        let Event::Removed(mut report) = removed() else { panic!("it is one") };
+        report.drift = vec!["qdisc 7a11: is gone".to_owned()];
+        let (outcome, pod) = outcome(0, Event::Removed(report));
+        assert_eq!((outcome, pod.changed_by_others), (Some(Outcome::Degraded), Some(true)));
+        assert_eq!(pod.message.as_deref(), Some("another process changed the loss before its end: qdisc 7a11: is gone"));
     }
 
     /// An API server refuses a status with what JSON has no number for, and with a time before the year 0.

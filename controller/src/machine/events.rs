@@ -1,7 +1,7 @@
 //! What is told on experiments and pods, made of transitions: each is told once, after it was written down.
 
 use crate::{
-    api::{ChaosExperimentStatus, Outcome, PREFLIGHT, Phase, PodStatus},
+    api::{AS_REQUESTED, ChaosExperimentStatus, LOSS_MAY_REMAIN, Outcome, PREFLIGHT, Phase, PodStatus, RECOVERED},
     targets::{Candidate, Target},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -38,6 +38,9 @@ pub enum Severity {
     /// Worth a look.
     Warning,
 }
+
+/// Reasons of a measured loss that is not the requested one.
+const MEASURED: [&str; 4] = ["RemovedByOthers", "NoPacketMatched", "LossAboveRequested", "LossBelowRequested"];
 
 /// How far a node's clock may be from the controller's without a word about it.
 const MAX_SKEW: SignedDuration = SignedDuration::from_secs(5);
@@ -168,9 +171,21 @@ pub(super) fn of_run(before: &ChaosExperimentStatus, after: &ChaosExperimentStat
     if let (None, Some(words)) = (refused(before), refused(after)) {
         events.push(record(Severity::Warning, "PreflightRefused", words));
     }
+    let is_false = |status: &ChaosExperimentStatus, type_: &str| status.condition(type_).filter(|is| is.status == "False").cloned();
+    let may_remain = |status: &ChaosExperimentStatus| is_false(status, RECOVERED).filter(|is| is.reason == LOSS_MAY_REMAIN);
+    if let (None, Some(remains)) = (may_remain(before), may_remain(after)) {
+        events.push(record(Severity::Warning, LOSS_MAY_REMAIN, remains.message));
+    }
+    let otherwise = is_false(after, AS_REQUESTED).filter(|is| is_false(before, AS_REQUESTED).is_none_or(|was| was.reason != is.reason));
+    if let Some(otherwise) = otherwise {
+        let reason = MEASURED.into_iter().find(|reason| *reason == otherwise.reason).unwrap_or(AS_REQUESTED);
+        events.push(record(Severity::Warning, reason, otherwise.message));
+    }
     let of_phase = match after.phase.filter(|_| before.phase != after.phase) {
         None | Some(Phase::Pending) => None,
         Some(Phase::Running) => Some((Severity::Normal, "Applied")),
+        // Told above.
+        Some(Phase::Completed) if may_remain(after).is_some() => None,
         Some(Phase::Completed) => Some((Severity::Normal, "Recovered")),
         Some(Phase::Paused) => Some((Severity::Normal, "Paused")),
         Some(Phase::Failed) => Some((Severity::Warning, "Failed")),

@@ -8,7 +8,7 @@ use super::{
     rest, summary,
 };
 use crate::{
-    api::{ChaosExperimentStatus, Outcome, PREFLIGHT, Phase, PodStatus, RECOVERED, Stopping},
+    api::{ChaosExperimentStatus, Outcome, PREFLIGHT, Phase, PodStatus, Stopping},
     words::brief,
 };
 use jiff::Timestamp;
@@ -80,16 +80,17 @@ pub(super) fn follow(
     if experiment.spec.abort.is_some() {
         decision.requeue = decision.requeue.map(|wait| wait.min(POLL_READY));
     }
+    // An agent removes what others have left in its pod before it applies its loss.
+    let brought = |uid: &str| after.pods.iter().any(|pod| pod.uid == uid && pod.was_applied());
+    after.unresolved_pods = std::mem::take(&mut after.unresolved_pods).into_iter().filter(|left| !brought(&left.uid)).collect();
     before_injecting(experiment, &after, seen, &mut decision);
     if after.is_under_way() {
         let applied = after.pods.iter().any(PodStatus::was_applied);
         after.phase = Some(if applied { Phase::Running } else { Phase::Pending });
         after.message = Some(summary::message(&after, experiment, &obstacles));
-        if applied {
-            after.set_condition(RECOVERED, "False", "Running", "loss is or was in place in at least one pod", now);
-        }
+        rest::set_recovered(&mut after, now);
     } else {
-        decision.events.extend(rest::settle(experiment, &mut after, now));
+        decision.events.extend(rest::settle(experiment, &mut after, now, settings));
         // It is there exactly while something is under way in a pod.
         decision.finalizer = experiment.finalized.then_some(false);
         decision.requeue = rest::requeue(&after, now);

@@ -25,6 +25,7 @@ mod events;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod follow;
+mod measured;
 mod plan;
 mod pod;
 #[cfg(test)]
@@ -114,7 +115,7 @@ pub enum Needs {
         /// Names of other experiments.
         dependencies: Vec<String>,
     },
-    /// The pods of status that have not ended.
+    /// The pods of status that have not ended; where all have, those in which loss may remain.
     Pods {
         /// Where to count the pods that are ready, and by which labels, if that matters.
         ready: Option<(String, BTreeMap<String, String>)>,
@@ -206,7 +207,8 @@ pub struct AgentView {
     pub log: AgentLog,
     /// What became of the container that was sent to stop it, if that is there.
     pub stop: Option<AgentState>,
-    /// What became of the container that was sent to take away what it may have left, if that is there.
+    /// What became of the container that was sent to take away what it may have left, if that is there. Of an entry that has ended: of one
+    /// that has cleaned up since.
     pub repair: Option<AgentState>,
 }
 
@@ -290,6 +292,7 @@ pub fn needs(experiment: &Experiment<'_>, now: Timestamp, settings: &Settings) -
             selector: selector(),
             dependencies: experiment.spec.depends_on.clone().unwrap_or_default(),
         },
+        Stage::Over | Stage::Begin(_) if has_impaired(experiment) => Needs::Pods { ready: None },
         Stage::NotOurs | Stage::Over | Stage::Begin(_) => Needs::Nothing,
     }
 }
@@ -304,13 +307,25 @@ pub fn decide(experiment: &Experiment<'_>, observed: &Observed, now: Timestamp, 
         (Stage::Following(status), Observed::Pods(seen)) => {
             return in_plain_words(follow::follow(experiment, status, seen, now, settings));
         }
-        (Stage::Begin(why), _) if let Some(held) = begin::hold(experiment, why, now, settings) => held,
+        (Stage::Begin(why), _) if let Some(held) = begin::hold(experiment, why, now, settings) => match observed {
+            Observed::Pods(seen) if held.status.is_none() && has_impaired(experiment) => {
+                let Decision { status, requeue, .. } = rest::resolve(experiment, seen, now);
+                Decision { status, requeue: [held.requeue, requeue].into_iter().flatten().min(), ..held }
+            }
+            _ => held,
+        },
+        (Stage::Over, Observed::Pods(seen)) if has_impaired(experiment) => rest::resolve(experiment, seen, now),
         (Stage::Begin(why), Observed::Surroundings(seen)) => plan::plan(experiment, why, seen, now, settings),
         _ => Decision::default(),
     };
     let decision = Decision { status: decision.status.or_else(|| seen_again(experiment)), ..decision };
     let at_rest = !decision.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way);
     in_plain_words(Decision { finalizer: (experiment.finalized && at_rest).then_some(false), ..decision })
+}
+
+/// Whether loss may remain in a pod, which is looked at again from time to time. An experiment that goes is not kept for it.
+fn has_impaired(experiment: &Experiment<'_>) -> bool {
+    !experiment.deleting && experiment.status.is_some_and(|status| status.impaired_pods().next().is_some())
 }
 
 /// The status of a spec that asks for nothing else and has another generation: one that was paused since and goes on, say. Who waits for an

@@ -250,6 +250,7 @@ impl Planned<'_> {
             remaining: None,
             observed: None,
             outcome: None,
+            changed_by_others: None,
             ended_at: None,
             message: None,
         }

@@ -1,7 +1,18 @@
 //! What follows when nothing of a run is under way any more.
 
-use super::{Begin, EventRecord, Experiment, begin::schedule_next, events, summary};
-use crate::api::{ChaosExperimentStatus, Outcome, Phase, PodStatus, RECOVERED, RetryBackoff, Stopping};
+use super::{
+    AgentState, Begin, Decision, EventRecord, Experiment, PodView, Pods, Settings,
+    begin::schedule_next,
+    events,
+    measured::{Measured, measured},
+    request::check,
+    summary,
+};
+use crate::{
+    api::{AS_REQUESTED, ChaosExperimentStatus, LOSS_MAY_REMAIN, Outcome, Phase, PodStatus, RECOVERED, RetryBackoff, Stopping},
+    targets::Skip,
+    words::some_of,
+};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use netloss_contract::Ttl;
@@ -13,6 +24,9 @@ const LONGEST_DELAY: Duration = Duration::from_hours(1);
 /// What a status keeps from one run to the next, and within a run from one attempt to the next.
 pub(super) fn carried(experiment: &Experiment<'_>, why: Begin) -> ChaosExperimentStatus {
     let before = experiment.status.cloned().unwrap_or_default();
+    let unresolved_pods = unresolved(&before, why);
+    let conditions = before.conditions.into_iter().filter(|is| is.type_ == RECOVERED && is.reason == LOSS_MAY_REMAIN);
+    let conditions = if unresolved_pods.is_empty() { Vec::new() } else { conditions.collect() };
     let of_run = |kept| if matches!(why, Begin::Retry | Begin::Resume) { kept } else { None };
     ChaosExperimentStatus {
         run: before.run,
@@ -25,12 +39,100 @@ pub(super) fn carried(experiment: &Experiment<'_>, why: Begin) -> ChaosExperimen
         next_scheduled_time: if why == Begin::New { None } else { before.next_scheduled_time },
         observed_generation: Some(experiment.generation),
         observed_spec: Some(experiment.spec.fingerprint()),
+        conditions,
+        unresolved_pods,
         ..ChaosExperimentStatus::default()
     }
 }
 
+/// Pods of earlier runs that a status keeps. They are found at the ends of runs, of at most 100 pods each.
+const MOST_UNRESOLVED: usize = 100;
+
+/// The pods in which loss may remain, without what is needed for a run only. A resumption keeps the pods of its own run where they are.
+fn unresolved(before: &ChaosExperimentStatus, why: Begin) -> Vec<PodStatus> {
+    let of_last_run = before.pods.iter().filter(|pod| why != Begin::Resume && pod.may_keep_loss());
+    let mut kept: Vec<PodStatus> = Vec::new();
+    for pod in of_last_run.chain(&before.unresolved_pods) {
+        if kept.len() < MOST_UNRESOLVED && !kept.iter().any(|known| known.uid == pod.uid) {
+            kept.push(PodStatus { argv: Vec::new(), plan: None, stop: None, repair: None, template: None, remaining: None, ..pod.clone() });
+        }
+    }
+    kept
+}
+
+/// Between looks at pods in which loss may remain, of an experiment with nothing under way.
+const POLL_IMPAIRED: Duration = Duration::from_mins(1);
+
+/// Looks again at the pods in which loss may remain. One that is gone has no loss, and one that was cleaned up since neither.
+pub(super) fn resolve(experiment: &Experiment<'_>, seen: &Pods, now: Timestamp) -> Decision {
+    let Some(before) = experiment.status else { return Decision::default() };
+    let mut after = before.clone();
+    for pod in after.pods.iter_mut().filter(|pod| pod.may_keep_loss()) {
+        if let Some((outcome, words)) = resolution(seen.views.get(&pod.uid)) {
+            let message = pod.message.take().map(|message| format!("{message}; ")).unwrap_or_default();
+            (pod.outcome, pod.message) = (Some(outcome), Some(format!("{message}{words}")));
+        }
+    }
+    after.unresolved_pods.retain(|pod| resolution(seen.views.get(&pod.uid)).is_none());
+    let requeue = after.impaired_pods().next().is_some().then_some(POLL_IMPAIRED);
+    if after == *before {
+        return Decision { requeue, ..Decision::default() };
+    }
+    if after.pods != before.pods && after.phase.is_some_and(Phase::is_final) {
+        after.message = Some(summary::message(&after, experiment, &[]));
+    }
+    set_recovered(&mut after, now);
+    Decision { status: Some(after), requeue, ..Decision::default() }
+}
+
+/// How the loss that may have remained in a pod is known to be gone, if it is.
+fn resolution(view: Option<&PodView>) -> Option<(Outcome, &'static str)> {
+    match view? {
+        PodView::Gone | PodView::Replaced => Some((Outcome::PodEnded, "the pod is gone")),
+        PodView::Present { skip: Some(Skip::Finished), .. } => Some((Outcome::PodEnded, "the pod has finished")),
+        PodView::Present { new_sandbox: true, .. } => Some((Outcome::SandboxRecreated, "the pod got a new sandbox")),
+        PodView::Present { agent: Some(agent), .. } if matches!(agent.repair, Some(AgentState::Terminated { exit_code: 0, .. })) => {
+            Some((Outcome::Repaired, "it was cleaned up since"))
+        }
+        _ => None,
+    }
+}
+
+/// Sets the condition `Recovered` by what status says of its pods.
+pub(super) fn set_recovered(status: &mut ChaosExperimentStatus, now: Timestamp) {
+    let impaired = some_of(status.impaired_pods().map(PodStatus::display_name));
+    if !impaired.is_empty() {
+        let words = format!(
+            "loss may remain in {impaired}: kubectl netloss doctor --fix removes it, and deleting the pod ends it (restarting a container does not)"
+        );
+        status.set_condition(RECOVERED, "False", LOSS_MAY_REMAIN, &words, now);
+    } else if !status.is_under_way() {
+        status.set_condition(RECOVERED, "True", "NoLossLeft", "no loss of this experiment is in any pod", now);
+    } else if status.pods.iter().any(PodStatus::was_applied) {
+        status.set_condition(RECOVERED, "False", "Running", "loss is or was in place in at least one pod", now);
+    }
+}
+
+/// Sets the condition `AsRequested` by what the agents counted.
+fn set_as_requested(experiment: &Experiment<'_>, status: &mut ChaosExperimentStatus, now: Timestamp, settings: &Settings) {
+    // Of a run that an edit ends, the spec says nothing any more.
+    let request = check(experiment, settings).ok().filter(|_| status.stopping != Some(Stopping::Edited));
+    match measured(status, request.as_ref().map(|request| &request.model)) {
+        Measured::AsRequested => {
+            status.set_condition(AS_REQUESTED, "True", "WithinChance", "the measured loss does not contradict the requested one", now);
+        }
+        Measured::Nothing => status.set_condition(AS_REQUESTED, "Unknown", "NotMeasured", "no agent reported its counters", now),
+        Measured::Otherwise(reason, words) => status.set_condition(AS_REQUESTED, "False", reason, &words, now),
+    }
+}
+
 /// Settles the status of an attempt whose pods have all ended.
-pub(super) fn settle(experiment: &Experiment<'_>, after: &mut ChaosExperimentStatus, now: Timestamp) -> Vec<EventRecord> {
+pub(super) fn settle(
+    experiment: &Experiment<'_>,
+    after: &mut ChaosExperimentStatus,
+    now: Timestamp,
+    settings: &Settings,
+) -> Vec<EventRecord> {
     let applied = after.pods.iter().any(PodStatus::was_applied);
     let unknown = after.pods.iter().any(|pod| pod.outcome == Some(Outcome::Unknown));
     after.phase = Some(if applied { Phase::Completed } else { Phase::Failed });
@@ -39,6 +141,9 @@ pub(super) fn settle(experiment: &Experiment<'_>, after: &mut ChaosExperimentSta
         after.phase = Some(Phase::Paused);
     }
     let mut told = Vec::new();
+    if applied {
+        set_as_requested(experiment, after, now, settings);
+    }
     after.message = Some(summary::message(after, experiment, &[]));
     if after.phase == Some(Phase::Failed) && after.stopping.is_none() && !unknown {
         told.extend(retry(experiment, after, now));
@@ -47,13 +152,7 @@ pub(super) fn settle(experiment: &Experiment<'_>, after: &mut ChaosExperimentSta
         after.completed_at = Some(Time(now));
         told.extend(scheduled(experiment, after, now));
     }
-    let remaining = after.pods.iter().filter(|pod| pod.may_keep_loss()).count();
-    if remaining == 0 {
-        after.set_condition(RECOVERED, "True", "NoLossLeft", "no loss of this experiment is in any pod", now);
-    } else {
-        let words = format!("in {remaining} pod(s) loss may remain: status.pods has them, and restarting them ends it");
-        after.set_condition(RECOVERED, "False", "LossMayRemain", &words, now);
-    }
+    set_recovered(after, now);
     told
 }
 
@@ -98,7 +197,8 @@ pub(super) fn scheduled(experiment: &Experiment<'_>, after: &mut ChaosExperiment
 
 /// When to look again at what is at rest.
 pub(super) fn requeue(after: &ChaosExperimentStatus, now: Timestamp) -> Option<Duration> {
-    [&after.next_retry_time, &after.next_scheduled_time].into_iter().flatten().map(|time| until(time.0, now)).min()
+    let times = [&after.next_retry_time, &after.next_scheduled_time].into_iter().flatten().map(|time| until(time.0, now));
+    times.chain(after.impaired_pods().next().map(|_| POLL_IMPAIRED)).min()
 }
 
 /// How long to wait for a moment: a little too long rather than too short, which would only be looked at again.

@@ -4,7 +4,7 @@
 
 use super::{Experiment, is_edited};
 use crate::{
-    api::{ChaosExperimentStatus, Phase, PodStatus, Stopping},
+    api::{AS_REQUESTED, ChaosExperimentStatus, Phase, PodStatus, Stopping},
     words::some_of,
 };
 
@@ -30,6 +30,8 @@ pub(super) fn message(status: &ChaosExperimentStatus, experiment: &Experiment<'_
     if status.phase == Some(Phase::Completed) {
         sentences.push(recovery(pods));
     }
+    let otherwise = status.condition(AS_REQUESTED).filter(|is| is.status == "False");
+    sentences.extend(otherwise.map(|is| is.message.clone()));
     let is_current = !is_edited(experiment, status);
     let asked = usize::try_from(experiment.spec.count).unwrap_or(usize::MAX);
     if is_current && total < asked {

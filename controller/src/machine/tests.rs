@@ -727,6 +727,101 @@ fn what_is_sent_after_an_agent_has_the_arguments_that_this_controller_writes() {
     assert_eq!(written.argv[..2], ["cleanup".to_owned(), "--json".to_owned()]);
 }
 
+/// A run whose only pod may keep its loss.
+fn impaired(spec: &ChaosExperimentSpec) -> (ChaosExperimentStatus, Decision) {
+    let killed = |entry: &PodStatus| agent(entry, terminated(137, Some(heartbeat())));
+    let repairing = step(spec, &planned(spec, 1), killed, at(9)).status.unwrap();
+    let unrepaired = |entry: &PodStatus| {
+        present(AgentView { repair: Some(terminated(1, None)), ..agent_view(entry, terminated(137, Some(heartbeat())), AgentLog::NotRead) })
+    };
+    let ended = step(spec, &repairing, unrepaired, at(20));
+    (ended.status.clone().unwrap(), ended)
+}
+
+fn recovered(status: &ChaosExperimentStatus) -> (&str, &str) {
+    status.condition(crate::api::RECOVERED).map_or(("", ""), |is| (&is.status, &is.reason))
+}
+
+#[test]
+fn an_end_in_which_loss_may_remain_is_no_recovery() {
+    let (status, ended) = impaired(&spec());
+    assert_eq!((status.phase, recovered(&status)), (Some(Phase::Completed), ("False", "LossMayRemain")));
+    let words = &status.condition(crate::api::RECOVERED).unwrap().message;
+    assert!(words.contains("n/p0") && words.contains("deleting the pod ends it"), "{words}");
+    assert!(!reasons(&ended).contains(&"Recovered"), "{:?}", reasons(&ended));
+    let of_run: Vec<_> = ended.events.iter().filter(|event| event.about == About::Experiment).collect();
+    assert!(of_run.iter().any(|event| (event.reason, event.severity) == ("LossMayRemain", Severity::Warning)), "{of_run:?}");
+    assert!(ended.requeue.is_some(), "the pod is looked at again");
+}
+
+#[test]
+fn loss_that_may_remain_is_remembered_until_the_pod_is_gone_or_cleaned() {
+    let spec = spec();
+    let (first, _) = impaired(&spec);
+    // Another run of an edited spec keeps it.
+    let second_spec = changed();
+    let edited = Experiment { generation: 2, ..experiment(&second_spec, Some(&first)) };
+    let second = decide(&edited, &surroundings(candidates(3)), at(100), &settings()).status.unwrap();
+    assert_eq!((second.run, recovered(&second)), (Some(2), ("False", "LossMayRemain")));
+    assert_eq!(second.unresolved_pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(), ["p0"]);
+    assert!(second.unresolved_pods[0].argv.is_empty() && second.impaired_pods().count() == 1);
+    // A schedule's and a failed run's too.
+    let nobody = decide(&edited, &surroundings(vec![]), at(100), &settings()).status.unwrap();
+    assert_eq!((nobody.phase, nobody.impaired_pods().count(), recovered(&nobody)), (Some(Phase::Failed), 1, ("False", "LossMayRemain")));
+
+    let look = |status: &ChaosExperimentStatus, view: PodView| {
+        let at_rest = Experiment { generation: 2, ..experiment(&second_spec, Some(status)) };
+        assert_eq!(needs(&at_rest, at(200), &settings()), Needs::Pods { ready: None });
+        let views = BTreeMap::from([(status.impaired_pods().next().unwrap().uid.clone(), view)]);
+        decide(&at_rest, &pods(views), at(200), &settings())
+    };
+    let entry = &first.pods[0];
+    let there = look(&nobody, agent(entry, terminated(137, None)));
+    assert_eq!((there.status, there.requeue), (None, Some(Duration::from_mins(1))));
+    let cleaned = AgentView { repair: Some(terminated(0, None)), ..agent_view(entry, terminated(137, None), AgentLog::NotRead) };
+    for view in [PodView::Gone, PodView::Replaced, present(cleaned)] {
+        let resolved = look(&nobody, view.clone());
+        assert_eq!(resolved.requeue, None);
+        let resolved = resolved.status.unwrap();
+        assert_eq!((resolved.impaired_pods().count(), recovered(&resolved)), (0, ("True", "NoLossLeft")), "{view:?}");
+    }
+    // The pods of the run itself as well.
+    let of_run = experiment(&spec, Some(&first));
+    let gone = decide(&of_run, &pods(BTreeMap::from([(entry.uid.clone(), PodView::Gone)])), at(200), &settings()).status.unwrap();
+    assert_eq!((gone.pods[0].outcome, recovered(&gone)), (Some(Outcome::PodEnded), ("True", "NoLossLeft")));
+    assert!(gone.message.as_deref().unwrap().contains("it has ended"), "{:?}", gone.message);
+}
+
+#[test]
+fn a_run_whose_counts_contradict_it_says_so() {
+    let spec = spec();
+    let over = |traffic: netloss_contract::Traffic| {
+        let Event::Removed(mut report) = removed() else { panic!() };
+        report.traffic = netloss_contract::PerDirection { egress: Some(traffic), ingress: None };
+        step(&spec, &planned(&spec, 1), |entry| agent(entry, terminated(0, Some(Event::Removed(report.clone())))), at(41))
+    };
+    let as_requested = |decision: &Decision| {
+        let status = decision.status.clone().unwrap();
+        let is = status.condition(crate::api::AS_REQUESTED).unwrap();
+        (is.status.clone(), is.reason.clone())
+    };
+    let well = over(netloss_contract::Traffic::new(1000, 98, 10.0));
+    assert_eq!(as_requested(&well), ("True".to_owned(), "WithinChance".to_owned()));
+    assert!(reasons(&well).iter().all(|reason| *reason == "Applied" || *reason == "Recovered"), "{:?}", reasons(&well));
+    for (packets, dropped, reason, words) in [
+        (3781, 3089, "LossAboveRequested", "p0: lost 81.7 % of 3781 packets (egress), expected 10.0 %"),
+        (3781, 12, "LossBelowRequested", "p0: lost 0.3 % of 3781 packets (egress), expected 10.0 %"),
+        (0, 0, "NoPacketMatched", "no packet matched"),
+    ] {
+        let decision = over(netloss_contract::Traffic::new(packets, dropped, 10.0));
+        assert_eq!(as_requested(&decision), ("False".to_owned(), reason.to_owned()));
+        assert!(message(&decision).contains(words), "{}", message(&decision));
+        let told = decision.events.iter().find(|event| event.reason == reason).unwrap();
+        assert_eq!((told.severity, &told.about), (Severity::Warning, &About::Experiment));
+        assert_eq!(crate::history::result(&decision.status.unwrap()), crate::api::RunResult::Partial);
+    }
+}
+
 /// Status remembers what a pause has left, and when the schedule is due.
 #[test]
 fn what_status_remembers_is_bounded_by_the_spec() {

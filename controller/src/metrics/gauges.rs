@@ -1,7 +1,7 @@
 //! What is the case at present, for each experiment.
 
 use super::{ACTION, Live};
-use crate::api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss, PodStatus, RECOVERED};
+use crate::api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use prometheus::{Gauge, GaugeVec, Opts, core::Collector, proto::MetricFamily};
@@ -43,13 +43,13 @@ pub(super) fn gather(
     let open = all.iter().filter(|(_, status)| status.is_under_way()).count();
     active.with_label_values(&[ACTION]).set(open as f64);
     all.sort_by_key(|(object, status)| {
-        (!status.is_under_way(), !may_remain(status), std::cmp::Reverse(status.last_run_time.clone()), object.uid())
+        (!status.is_under_way(), status.impaired_pods().next().is_none(), std::cmp::Reverse(status.last_run_time.clone()), object.uid())
     });
     hidden.set(all.len().saturating_sub(SHOWN) as f64);
     for (object, status) in all.into_iter().take(SHOWN) {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         affected.with_label_values(&[ACTION, &namespace, &name]).set(status.affected_pods.len() as f64);
-        remains.with_label_values(&[&namespace, &name]).set(if may_remain(status) { left(status) } else { 0.0 });
+        remains.with_label_values(&[&namespace, &name]).set(left(status));
         if let Some(pod) = status.pods.first() {
             asked.with_label_values(&[&namespace, &name]).set(pod.asked.loss_percentage / 100.0);
         }
@@ -78,12 +78,7 @@ pub(super) fn gather(
     Ok(families.chain(hidden.collect()).filter(|family| !family.get_metric().is_empty()).collect())
 }
 
-/// Whether status says so.
-fn may_remain(status: &ChaosExperimentStatus) -> bool {
-    status.condition(RECOVERED).is_some_and(|is| is.status == "False" && is.reason == "LossMayRemain")
-}
-
-/// In how many pods.
+/// In how many pods loss may remain, of the latest run and of earlier ones.
 fn left(status: &ChaosExperimentStatus) -> f64 {
-    status.pods.iter().filter(|pod| PodStatus::may_keep_loss(pod)).count() as f64
+    status.impaired_pods().count() as f64
 }

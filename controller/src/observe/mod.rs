@@ -8,6 +8,7 @@ mod pod;
 mod report;
 
 pub use heard::Heard;
+pub(crate) use pod::is_cleaned_since;
 pub use pod::{Log, Lookup, log_to_read, view as view_of};
 
 use crate::{
@@ -191,7 +192,8 @@ async fn views(
     now: Timestamp,
 ) -> kube::Result<BTreeMap<String, PodView>> {
     let run = format!("{}/{}", experiment.uid, status.run.unwrap_or_default());
-    let open: Vec<PodStatus> = status.open_pods().cloned().collect();
+    let is_under_way = status.is_under_way();
+    let open: Vec<PodStatus> = if is_under_way { status.open_pods().cloned().collect() } else { status.impaired_pods().cloned().collect() };
     let lookup = Lookup { run: &run, spec: experiment.spec, now };
     let mut listed = if open.len() > ONE_BY_ONE { listed(client, experiment, &open, lookup).await? } else { BTreeMap::new() };
     let views = stream::iter(open).map(|entry| {

@@ -11,6 +11,7 @@ use k8s_openapi::{
     api::core::v1::{ContainerState, ContainerStatus, EphemeralContainer, Pod},
     apimachinery::pkg::apis::meta::v1::Time,
 };
+use netloss_contract::CONTAINER_PREFIX;
 use std::net::IpAddr;
 
 /// A part of an agent's log.
@@ -25,6 +26,9 @@ pub enum Log {
 /// What of the agent's log can tell something new.
 #[must_use]
 pub fn log_to_read(entry: &PodStatus, state: &AgentState) -> Option<Log> {
+    if !entry.is_open() {
+        return None;
+    }
     let untold = match state {
         AgentState::Waiting { .. } => false,
         AgentState::Running => true,
@@ -57,13 +61,31 @@ pub fn view(pod: Option<&Pod>, entry: &PodStatus, lookup: Lookup<'_>) -> PodView
             args: container.args.clone().unwrap_or_default(),
             state: state(pod, &entry.container, run),
             log: AgentLog::NotRead,
-            repair: entry.repair.as_ref().filter(|sent| has(pod, &sent.container)).map(|sent| state(pod, &sent.container, run)),
+            repair: repair(pod, entry, run),
             stop: entry.stop.as_ref().filter(|stop| has(pod, &stop.container)).map(|stop| state(pod, &stop.container, run)),
         })
     });
     let is_planned = agent.is_none() && entry.state == PodState::Planned;
     let skip = targets::skip(pod, now).or_else(|| if is_planned { not_as_planned(pod, entry, spec) } else { None });
     PodView::Present { skip, new_sandbox: new_sandbox(pod, entry), agent }
+}
+
+/// What became of what was to clean up after the agent; after the entry's end, of what has cleaned up since.
+fn repair(pod: &Pod, entry: &PodStatus, run: &str) -> Option<AgentState> {
+    if entry.state != PodState::Ended {
+        return entry.repair.as_ref().filter(|sent| has(pod, &sent.container)).map(|sent| state(pod, &sent.container, run));
+    }
+    let is_cleaned = entry.ended_at.as_ref().is_some_and(|ended| is_cleaned_since(pod, ended.0));
+    is_cleaned.then_some(AgentState::Terminated { exit_code: 0, reason: None, message: None, last: None })
+}
+
+/// Whether a container of netloss has looked for what an agent left in this pod and taken it away, after that time.
+pub(crate) fn is_cleaned_since(pod: &Pod, since: Timestamp) -> bool {
+    let cleaners = ephemeral(pod).filter(|container| {
+        container.name.starts_with(CONTAINER_PREFIX) && container.args.iter().flatten().next().is_some_and(|word| word == "cleanup")
+    });
+    let mut ends = cleaners.filter_map(|container| container_status(pod, &container.name)?.state.as_ref()?.terminated.as_ref());
+    ends.any(|end| end.exit_code == 0 && end.finished_at.as_ref().is_some_and(|at| at.0 >= since))
 }
 
 /// Why a pod is not one that the plan can have chosen. An entry of status is no consent: whoever writes it must not direct the loss to a

@@ -342,7 +342,11 @@ impl InPods {
         };
         let of_objects = objects.iter().flat_map(|object| {
             let name = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
-            object.status.iter().flat_map(|status| &status.pods).map(move |entry| (name.clone(), entry.clone()))
+            object
+                .status
+                .iter()
+                .flat_map(|status| status.pods.iter().chain(&status.unresolved_pods))
+                .map(move |entry| (name.clone(), entry.clone()))
         });
         let of_records = records.iter().flat_map(|record| {
             let name = format!("{}/{}", record.namespace().unwrap_or_default(), record.spec.experiment_ref.name);

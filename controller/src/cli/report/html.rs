@@ -106,7 +106,7 @@ fn facts(report: &Report) -> String {
     facts.extend(report.started.map(|started| ("started", moment(started))));
     facts.extend(report.ended.map(|ended| ("ended", moment(ended))));
     facts.extend(report.message.clone().map(|message| ("said", message)));
-    facts.extend(report.initiated_by.clone().map(|by| ("by", by)));
+    facts.extend(report.initiated_by.clone().map(|by| ("field manager", by)));
     let fact = |(name, value): &(&str, String)| format!("<dt>{name}</dt><dd>{}</dd>", escaped(value));
     format!("<dl class=\"facts\">{}</dl>", facts.iter().map(fact).collect::<String>())
 }

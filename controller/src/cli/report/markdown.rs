@@ -17,7 +17,7 @@ pub(super) fn page(report: &Report) -> String {
         time(report.ended),
     );
     let packets = (!report.packets.is_empty()).then(|| report.packets.join("; "));
-    for (name, value) in [("packets", &packets), ("said", &report.message), ("by", &report.initiated_by)] {
+    for (name, value) in [("packets", &packets), ("said", &report.message), ("field manager", &report.initiated_by)] {
         text += &value.as_deref().map(|value| format!("| {name} | {} |\n", cell(value))).unwrap_or_default();
     }
     text += "\n## Pods\n\nSeen with its 95 % interval (Wilson), and dropped of all packets that met the loss.\n\n";
