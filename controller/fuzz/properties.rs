@@ -12,10 +12,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use netloss_contract::{Record, RunArgs, container_name};
 use netloss_controller::{
-    admission::{Asked, Other, Review, Seen, judge},
+    admission::{Asked, Review, Seen, judge},
     api::{
-        ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan, ChaosExperimentSpec, ChaosExperimentStatus, DEFINITIONS, Outcome,
-        PREFLIGHT, PodState, PodStatus,
+        ChaosExperiment, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentPlan, ChaosExperimentPlanSpec,
+        ChaosExperimentSpec, ChaosExperimentStatus, DEFINITIONS, Outcome, PREFLIGHT, PodState, PodStatus,
     },
     cli,
     container::repository,
@@ -117,7 +117,7 @@ fn candidates(count: usize, bytes: &mut Unstructured<'_>) -> Vec<Candidate> {
 pub fn review(bytes: &[u8]) {
     let mut drawn = Unstructured::new(bytes);
     let body = given(bytes).unwrap_or_else(|| drawn_review(&mut drawn)).to_string();
-    let Some(review) = Review::read(body.as_bytes()) else { return };
+    let Some(review) = Review::read(body) else { return };
     let (answer, verdict) = match review.asked() {
         Asked::Admitted => (review.admitted(), None),
         Asked::Unreadable(why) => (review.refused(&why), None),
@@ -130,7 +130,7 @@ pub fn review(bytes: &[u8]) {
             (review.answered(verdict.clone()), Some(verdict))
         }
     };
-    assert_eq!(answer.uid, review.request().uid);
+    assert_eq!(answer.uid, review.uid());
     if !answer.allowed {
         let words = &answer.result.message;
         plain("a refusal", words);
@@ -146,7 +146,7 @@ pub fn review(bytes: &[u8]) {
         assert_eq!((answer.allowed, warnings), (verdict.refusal.is_none(), verdict.warnings));
     }
     let written = serde_json::to_value(answer.into_review()).expect("an answer is JSON");
-    assert_eq!(written["response"]["uid"], json!(review.request().uid), "{written}");
+    assert_eq!(written["response"]["uid"], json!(review.uid()), "{written}");
 }
 
 fn drawn_review(bytes: &mut Unstructured<'_>) -> Value {
@@ -186,7 +186,6 @@ fn drawn_sight(bytes: &mut Unstructured<'_>) -> Seen {
     Seen {
         namespace: (!shape::seldom(bytes, 16)).then_some(facts),
         may_act: !shape::seldom(bytes, 4),
-        others: if shape::seldom(bytes, 4) { vec![Other { name: shape::text(bytes), pods: vec!["pod-0".to_owned()] }] } else { Vec::new() },
         pods,
         freeze: shape::seldom(bytes, 8).then(|| shape::text(bytes)),
         rival: shape::seldom(bytes, 8).then(|| shape::text(bytes)),
@@ -475,6 +474,25 @@ pub fn objects(bytes: &[u8]) {
             puts_in_nothing_else(&spec, &status, &mut drawn);
             shown(spec, status);
         }
+    }
+}
+
+/// What an API server takes for one of the definitions, every reader of it decodes: one object that did not would be missing from each list.
+pub fn admissible(bytes: &[u8]) {
+    fn is_read<T: serde::de::DeserializeOwned>(schema: &Value, bytes: &mut Unstructured<'_>) {
+        let value = shape::value(schema, schema, bytes);
+        if shape::complaint(schema, &value).is_none()
+            && let Err(error) = serde_json::from_value::<T>(value.clone())
+        {
+            panic!("an API server takes it, and it does not decode: {error}: {value}");
+        }
+    }
+    let mut drawn = Unstructured::new(bytes);
+    match drawn.int_in_range(0..=3_u8).unwrap_or(0) {
+        0 => is_read::<ChaosExperimentSpec>(&SCHEMAS[0]["properties"]["spec"], &mut drawn),
+        1 => is_read::<ChaosExperimentStatus>(status_schema(), &mut drawn),
+        2 => is_read::<ChaosExperimentHistorySpec>(&SCHEMAS[1]["properties"]["spec"], &mut drawn),
+        _ => is_read::<ChaosExperimentPlanSpec>(&SCHEMAS[2]["properties"]["spec"], &mut drawn),
     }
 }
 

@@ -108,6 +108,12 @@ fn anything(bytes: &mut Unstructured<'_>) -> Value {
     }
 }
 
+/// The end of a range, or what is just beyond it.
+fn edge(of: &Value, bytes: &mut Unstructured<'_>) -> Value {
+    let end = of[*pick(bytes, &["minimum", "maximum"])].as_f64().unwrap_or_default();
+    json!((end + *pick(bytes, &[0.0, 1.0, -1.0])) as i64)
+}
+
 fn whole(bytes: &mut Unstructured<'_>) -> Value {
     let number = *pick(bytes, &WHOLE);
     u64::try_from(number).map_or_else(|_| json!(i64::try_from(number).unwrap_or_default()), |number| json!(number))
@@ -145,6 +151,7 @@ fn drawn(root: &Value, of: &Value, bytes: &mut Unstructured<'_>, depth: usize) -
         Some("string") => json!(text(bytes)),
         Some("boolean") => json!(!seldom(bytes, 2)),
         Some("integer") if of.get("minimum").is_none() || seldom(bytes, 8) => whole(bytes),
+        Some("integer" | "number") if seldom(bytes, 4) => edge(of, bytes),
         Some("integer") => json!(bytes.int_in_range(0..=120_u8).unwrap_or(1)),
         Some("number") if seldom(bytes, 2) => json!(f64::from(bytes.arbitrary::<u16>().unwrap_or(10)) / 100.0),
         Some("number") => json!(*pick(bytes, &NUMBERS)),
@@ -204,10 +211,25 @@ fn object(root: &Value, parts: &[&Value], bytes: &mut Unstructured<'_>, depth: u
     Value::Object(fields)
 }
 
-/// Why an API server would not take the value for one of this schema; nothing where it would. Rules and patterns are not looked at.
+/// Whether a count or a number is within the limits that the schema has for it.
+fn within(of: &Value, least: &str, most: &str, number: f64) -> bool {
+    of[least].as_f64().is_none_or(|least| number >= least) && of[most].as_f64().is_none_or(|most| number <= most)
+}
+
+/// Why an API server would not take the value for one of this schema; nothing where it would. Rules and patterns are not looked at, but for times.
 pub fn complaint(of: &Value, value: &Value) -> Option<String> {
     let no =
         |why: &str| Some(format!("{why}: {value} is not {}", json!({ "type": of["type"], "format": of["format"], "enum": of["enum"] })));
+    let fits = match value {
+        Value::String(text) => within(of, "minLength", "maxLength", text.chars().count() as f64),
+        Value::Array(values) => within(of, "minItems", "maxItems", values.len() as f64),
+        Value::Object(fields) => within(of, "minProperties", "maxProperties", fields.len() as f64),
+        Value::Number(number) => within(of, "minimum", "maximum", number.as_f64().unwrap_or_default()),
+        Value::Null | Value::Bool(_) => true,
+    };
+    if !fits {
+        return no("out of range");
+    }
     if of.get("enum").and_then(Value::as_array).is_some_and(|names| !names.contains(value)) {
         return no("another name");
     }

@@ -1,12 +1,13 @@
 //! The command line, and all wiring from it.
 
 use crate::{
+    admission::authority,
     api::{self, DEFINITIONS},
     client::{self, Limits},
     definitions, drain,
     history::Retention,
     leader::Election,
-    machine::Settings,
+    machine::{RIVAL_NAMESPACE, Settings},
     metrics::Metrics,
     operate::{self, Election as Elected, MetricsServer, Operation, WebhookServer},
     reconcile::Context,
@@ -46,6 +47,8 @@ enum Command {
     Verify(VerifyArgs),
     /// Install the definitions, or bring them up to date
     Definitions(DefinitionsArgs),
+    /// Make the authority of the webhook's certificates if there is none, and have the API server trust it; for the Job of config/webhook
+    WebhookCa(WebhookCaArgs),
     /// Print a definition for the API server, in YAML
     Crd {
         /// Which one, by its plural
@@ -71,6 +74,10 @@ struct CommonArgs {
     /// Act on experiments of this namespace alone, which needs no right beyond it; may be given more than once. Left out it is all namespaces
     #[arg(long = "watch-namespace", env = "NETLOSS_WATCH_NAMESPACES", value_name = "NAME", value_delimiter = ',')]
     watch_namespaces: Vec<String>,
+
+    /// Namespace of k8s-chaos's controller: nothing is begun while a pod of it runs there; may be given more than once. Empty, it is not looked for
+    #[arg(long = "k8s-chaos-namespace", env = "NETLOSS_K8S_CHAOS_NAMESPACES", value_name = "NAME", value_delimiter = ',', default_value = RIVAL_NAMESPACE)]
+    k8s_chaos_namespaces: Vec<String>,
 
     /// Requests to the API server a second, on average
     #[arg(long, env = "NETLOSS_API_QPS", value_name = "NUMBER", default_value = "200")]
@@ -107,6 +114,16 @@ struct DefinitionsArgs {
     /// Take over definitions that are there and not netloss's, such as k8s-chaos's; their objects stay
     #[arg(long, env = "NETLOSS_ADOPT")]
     adopt: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct WebhookCaArgs {
+    #[command(flatten)]
+    log: LogArgs,
+
+    /// The namespace of the Secret netloss-webhook-ca
+    #[arg(long, env = "NETLOSS_NAMESPACE", value_name = "NAME", default_value = "netloss-system")]
+    namespace: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -198,6 +215,7 @@ impl Args {
             Command::Drain(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Definitions(args) => args.run(),
+            Command::WebhookCa(args) => args.run(),
             Command::Reference => {
                 std::io::stdout().write_all(api::reference().as_bytes()).context("writing the reference to standard output")
             }
@@ -215,7 +233,10 @@ impl CommonArgs {
     }
 
     fn settings(self) -> (Settings, Vec<String>) {
-        let settings = Settings { cluster_wide: self.watch_namespaces.is_empty(), ..Settings::new(self.agent_image, self.namespace) };
+        // A controller of some namespaces alone may not look into others.
+        let looks = self.watch_namespaces.is_empty();
+        let rival_namespaces = self.k8s_chaos_namespaces.into_iter().filter(|name| looks && !name.is_empty()).collect();
+        let settings = Settings { rival_namespaces, ..Settings::new(self.agent_image, self.namespace) };
         (settings, self.watch_namespaces)
     }
 }
@@ -283,6 +304,18 @@ impl DefinitionsArgs {
     async fn run(self) -> anyhow::Result<()> {
         self.log.init()?;
         Ok(definitions::install(&Client::try_from(operate::config().await?)?, self.adopt).await?)
+    }
+}
+
+impl WebhookCaArgs {
+    #[tokio::main]
+    async fn run(self) -> anyhow::Result<()> {
+        self.log.init()?;
+        let client = Client::try_from(operate::config().await?)?;
+        let (secret, configuration) = (authority::SECRET, authority::CONFIGURATION);
+        let authority = authority::install(&client, &self.namespace, secret, configuration, Timestamp::now()).await?;
+        info!(expires = %authority.expires(), "the API server trusts the webhook's authority");
+        Ok(())
     }
 }
 
@@ -372,8 +405,9 @@ mod tests {
     fn each_flag_is_documented_with_its_variable() {
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/CONFIGURATION.md")).unwrap();
         let command = <Args as clap::CommandFactory>::command();
-        let flags =
-            ["run", "drain", "verify", "definitions"].into_iter().flat_map(|name| command.find_subcommand(name).unwrap().get_arguments());
+        let flags = ["run", "drain", "verify", "definitions", "webhook-ca"]
+            .into_iter()
+            .flat_map(|name| command.find_subcommand(name).unwrap().get_arguments());
         for flag in flags.filter(|flag| !matches!(flag.get_id().as_str(), "help" | "version")) {
             let (name, variable) = (flag.get_long().unwrap(), flag.get_env().unwrap().to_str().unwrap());
             assert!(text.contains(&format!("| `--{name}` | `{variable}` |")), "--{name} ({variable}) has no row");

@@ -32,6 +32,21 @@ pub struct Limits {
     pub concurrent: u32,
 }
 
+/// A number from 1 on, of the constants below.
+const fn at_least_one(number: u32) -> NonZeroU32 {
+    match NonZeroU32::new(number) {
+        Some(number) => number,
+        None => NonZeroU32::MIN,
+    }
+}
+
+impl Limits {
+    /// For admission reviews: four experiments a second, which are created or edited by people and pipelines.
+    pub(crate) const REVIEWS: Self = Self { qps: at_least_one(20), burst: at_least_one(100), concurrent: 16 };
+    /// For tokens of those who ask for metrics: two requests for each, a minute long.
+    pub(crate) const TOKENS: Self = Self { qps: at_least_one(5), burst: at_least_one(20), concurrent: 4 };
+}
+
 /// A client within these limits, whose requests are counted.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus},
+    listing::{self, Unreadable},
     observe::{FREEZE, FREEZE_ANNOTATION},
     reconcile::{Context, FINALIZER, reconcile},
     words::some_of,
@@ -14,6 +15,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, Patch, PatchParams},
+    core::DeserializeGuard,
 };
 use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -48,6 +50,15 @@ pub enum Error {
         /// Each with what it waits for.
         experiments: String,
     },
+    /// Some experiments cannot be read.
+    #[error(
+        "experiments with netloss's finalizer do not decode, so nothing is known of their pods: {experiments}: bring them into the form of config/crd, or \
+         delete them and take the finalizer {FINALIZER} out; the loss ends at its deadline at the latest"
+    )]
+    Unreadable {
+        /// Each with what is wrong with it.
+        experiments: String,
+    },
     /// Some pods may still lose packets.
     #[error("loss may remain in the pods {pods}: delete them (restarting a container does not end it), then run this again")]
     LossMayRemain {
@@ -72,7 +83,7 @@ pub async fn drain(client: &Client, context: &Arc<Context>, namespaces: &[String
     freeze(client, &context.settings().own_namespace).await?;
     let mut stopped = BTreeSet::new();
     loop {
-        let open: Vec<ChaosExperiment> = experiments(client, namespaces).await?.into_iter().filter(has_something).collect();
+        let (open, _) = experiments(client, namespaces, has_something).await?;
         if open.is_empty() {
             break;
         }
@@ -97,8 +108,12 @@ pub async fn drain(client: &Client, context: &Arc<Context>, namespaces: &[String
         passes.buffer_unordered(CONCURRENT).collect::<()>().await;
         sleep(AGAIN.min(deadline.saturating_duration_since(Instant::now()))).await;
     }
-    let left = left_with_loss(client, &experiments(client, namespaces).await?).await?;
-    if left.is_empty() { Ok(stopped.len()) } else { Err(Error::LossMayRemain { pods: left.join(", ") }) }
+    let (suspects, unreadable) = experiments(client, namespaces, may_keep_loss).await?;
+    let left = left_with_loss(client, &suspects).await?;
+    if !left.is_empty() {
+        return Err(Error::LossMayRemain { pods: left.join(", ") });
+    }
+    if unreadable.is_empty() { Ok(stopped.len()) } else { Err(Error::Unreadable { experiments: some_of(unreadable) }) }
 }
 
 /// Annotates the ConfigMap, as an administrator does.
@@ -109,23 +124,42 @@ async fn freeze(client: &Client, own_namespace: &str) -> Result<(), Error> {
     maps.patch_metadata(FREEZE, &PatchParams::default(), &patch).await.map(drop).map_err(Error::api(what))
 }
 
-async fn experiments(client: &Client, namespaces: &[String]) -> Result<Vec<ChaosExperiment>, Error> {
-    let scopes = if namespaces.is_empty() {
+/// The experiments of our action that are `wanted`, and those that do not decode and have our finalizer, by name and what is wrong with them.
+async fn experiments(
+    client: &Client,
+    namespaces: &[String],
+    wanted: impl Fn(&ChaosExperiment) -> bool,
+) -> Result<(Vec<ChaosExperiment>, Vec<String>), Error> {
+    let scopes: Vec<Api<DeserializeGuard<ChaosExperiment>>> = if namespaces.is_empty() {
         vec![Api::all(client.clone())]
     } else {
         namespaces.iter().map(|namespace| Api::namespaced(client.clone(), namespace)).collect()
     };
-    let mut found = Vec::new();
+    let (mut found, mut unreadable) = (Vec::new(), Vec::new());
     for api in scopes {
-        let all: Vec<ChaosExperiment> = api.list(&ListParams::default()).await.map_err(Error::api("listing experiments"))?.items;
-        found.extend(all.into_iter().filter(|object| object.spec.action.is_served()));
+        let keep = |object: Result<ChaosExperiment, Unreadable>| match object {
+            Ok(object) => (object.spec.action.is_served() && wanted(&object)).then_some(object),
+            Err(Unreadable { metadata, error }) => {
+                let (namespace, name) = (metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default());
+                let ours = metadata.finalizers.iter().flatten().any(|name| name == FINALIZER);
+                unreadable.extend(ours.then(|| format!("{namespace}/{name} ({error})")));
+                None
+            }
+        };
+        let list = listing::list(&api, &ListParams::default(), listing::PAGE, keep).await;
+        found.extend(list.map_err(Error::api("listing experiments"))?);
     }
-    Ok(found)
+    Ok((found, unreadable))
 }
 
 /// Whether something of it is under way in a pod, or it waits for us to let it go.
 fn has_something(object: &ChaosExperiment) -> bool {
     object.finalizers().iter().any(|name| name == FINALIZER) || object.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way)
+}
+
+/// Whether loss may be left in a pod of it.
+fn may_keep_loss(object: &ChaosExperiment) -> bool {
+    object.status.iter().any(|status| status.impaired_pods().next().is_some())
 }
 
 /// The pods in which loss may be left, of those that are still there.

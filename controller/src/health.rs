@@ -5,7 +5,7 @@
 
 use crate::{
     admission::server::Served,
-    http::{self, plain},
+    http::{self, KeepAlive, plain},
 };
 use hyper::{Method, StatusCode};
 use std::{
@@ -107,7 +107,7 @@ fn words(checks: &[(&'static str, bool)]) -> (StatusCode, String) {
 
 /// Answers `/livez` and `/readyz` until `shutdown`.
 pub async fn serve(listener: TcpListener, health: Arc<Health>, shutdown: impl Future<Output = ()>) {
-    info!(address = ?listener.local_addr().ok(), "answering probes");
+    info!(address = http::address(&listener), "answering probes");
     let answer = move |request: hyper::Request<hyper::body::Incoming>| {
         let (status, text) = match (request.method(), request.uri().path()) {
             (&Method::GET, "/livez" | "/healthz") => words(&health.alive(Instant::now())),
@@ -116,7 +116,7 @@ pub async fn serve(listener: TcpListener, health: Arc<Health>, shutdown: impl Fu
         };
         async move { plain(status, &text) }
     };
-    http::serve(listener, None, answer, shutdown).await;
+    http::serve(listener, None, KeepAlive::Off, answer, shutdown).await;
 }
 
 #[cfg(test)]

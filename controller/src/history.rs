@@ -5,7 +5,9 @@ use crate::{
         AS_REQUESTED, AffectedResource, Audit, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentStatus,
         ErrorDetails, Execution, ExperimentRef, FailureReason, Outcome, PREFLIGHT, Phase, PodStatus, RunResult,
     },
+    metrics::Metrics,
     order::rank,
+    words::brief,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -20,8 +22,11 @@ use tracing::{info, warn};
 /// Names the experiment's uid on its records.
 pub const EXPERIMENT_LABEL: &str = "chaos.gushchin.dev/experiment-uid";
 
-/// Records of one page of a list.
-const PAGE: u32 = 500;
+/// Names the experiment on its records, as k8s-chaos does; a name of more than 63 characters is cut.
+const NAME_LABEL: &str = "chaos.gushchin.dev/experiment";
+
+/// Records of one page of a list, metadata only: up to 256 KiB of annotations each.
+const PAGE: u32 = 100;
 
 /// How long records are kept.
 #[derive(Debug, Clone, Copy)]
@@ -113,23 +118,97 @@ pub fn record(object: &ChaosExperiment, status: &ChaosExperimentStatus, now: Tim
             pods: status.pods.clone(),
         },
     );
-    let labels = [(EXPERIMENT_LABEL, uid.clone()), ("app.kubernetes.io/managed-by", "netloss".to_owned())];
+    // The last four are k8s-chaos's, by which its users find records.
+    let labels = [
+        (EXPERIMENT_LABEL, uid.clone()),
+        ("app.kubernetes.io/managed-by", "netloss".to_owned()),
+        (NAME_LABEL, label_value(&name)),
+        ("chaos.gushchin.dev/action", "pod-network-loss".to_owned()),
+        ("chaos.gushchin.dev/target-namespace", object.spec.target_namespace(&namespace).to_owned()),
+        ("chaos.gushchin.dev/status", record.spec.execution.status.as_str().to_owned()),
+    ];
     record.metadata = ObjectMeta {
-        name: Some(record_name(&name, &uid, run)),
+        name: Some(record_name(&name, &uid, run, 0)),
         namespace: Some(namespace),
         labels: Some(labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<BTreeMap<_, _>>()),
         ..ObjectMeta::default()
     };
+    fit(&mut record);
     record
 }
 
-/// Sorts by experiment and run for a person, and is another for a later experiment of the same name.
-fn record_name(name: &str, uid: &str, run: u32) -> String {
+/// Sorts by experiment and run for a person, and is another for a later experiment of the same name. `again` counts names that another object has.
+#[must_use]
+pub fn record_name(name: &str, uid: &str, run: u32, again: u8) -> String {
     /// What a name may have, less what follows it.
-    const LONGEST: usize = 253 - 32;
+    const LONGEST: usize = 253 - "-0123456789abcdef-r4294967295-x255".len();
     let name = &name[..name.floor_char_boundary(LONGEST)];
-    let short = rank(&[uid]) & 0xff_ffff;
-    format!("{}-{short:06x}-r{run}", name.trim_end_matches(['.', '-']))
+    let again = if again == 0 { String::new() } else { format!("-x{again}") };
+    format!("{}-{:016x}-r{run}{again}", name.trim_end_matches(['.', '-']), rank(&[uid]))
+}
+
+/// Whether two records are of the same end of the same run: one that was written before a crash is written once.
+#[must_use]
+pub fn is_same_run(one: &ChaosExperimentHistorySpec, other: &ChaosExperimentHistorySpec) -> bool {
+    let agents = |record: &ChaosExperimentHistorySpec| -> Vec<(String, String)> {
+        record.pods.iter().map(|pod| (pod.uid.clone(), pod.container.clone())).collect()
+    };
+    let run = |record: &ChaosExperimentHistorySpec| (record.execution.run, record.execution.start_time.clone(), record.execution.phase);
+    one.experiment_ref == other.experiment_ref
+        && one.experiment_spec == other.experiment_spec
+        && run(one) == run(other)
+        && agents(one) == agents(other)
+}
+
+/// A record of more bytes is shortened: etcd stores 1.5 MiB by default, and the record is within an object.
+const LARGEST: usize = 1024 * 1024;
+
+/// Says on a record that something of it was left out.
+pub const SHORTENED_ANNOTATION: &str = "chaos.gushchin.dev/shortened";
+
+/// Leaves out of a record what is largest and matters least, until it is stored.
+fn fit(record: &mut ChaosExperimentHistory) {
+    type Shorten = fn(&mut ChaosExperimentHistorySpec);
+    let steps: [(&str, Shorten); 4] = [
+        ("what agents were told", |record| {
+            for pod in &mut record.pods {
+                (pod.argv, pod.stop, pod.repair, pod.plan) = (Vec::new(), None, None, None);
+            }
+        }),
+        ("what pods said", |record| {
+            let texts = record.pods.iter_mut().flat_map(|pod| [&mut pod.message, &mut pod.interface, &mut pod.backend]);
+            let own = [&mut record.execution.message]
+                .into_iter()
+                .chain(record.error.iter_mut().flat_map(|error| [&mut error.message, &mut error.last_error]));
+            texts.chain(own).flatten().for_each(|text| *text = brief(text));
+        }),
+        ("fields of the spec for other actions", |record| {
+            let spec = &mut record.experiment_spec;
+            (spec.memory_size, spec.target_path, spec.volume_name, spec.restart_interval) = (None, None, None, None);
+            (spec.taint_key, spec.taint_value, spec.taint_effect) = (None, None, None);
+        }),
+        ("pods", |record| {
+            record.pods.clear();
+            record.affected_resources.clear();
+        }),
+    ];
+    let mut left_out = Vec::new();
+    for (what, shorten) in steps {
+        if serde_json::to_vec(&record).is_ok_and(|bytes| bytes.len() <= LARGEST) {
+            break;
+        }
+        shorten(&mut record.spec);
+        left_out.push(what);
+    }
+    if !left_out.is_empty() {
+        let value = format!("left out: {}", left_out.join(", "));
+        record.metadata.annotations.get_or_insert_default().insert(SHORTENED_ANNOTATION.to_owned(), value);
+    }
+}
+
+/// A label's value of at most 63 characters that begins and ends as one has to.
+fn label_value(text: &str) -> String {
+    text[..text.floor_char_boundary(63)].trim_end_matches(['.', '-']).to_owned()
 }
 
 /// Of one whose end is unknown nobody can say that it was not.
@@ -159,17 +238,29 @@ pub(crate) fn writer(object: &ChaosExperiment) -> Option<String> {
     entries.filter(|entry| writes_spec(entry.fields_v1.as_ref())).max_by_key(|entry| entry.time.clone())?.manager.clone()
 }
 
-/// Which of these records are not kept, each with its experiment and when it was made.
-fn expired(records: &[(String, String, Timestamp)], retention: Retention, now: Timestamp) -> Vec<&str> {
+/// A record, as far as it matters whether it is kept.
+struct Kept {
+    name: String,
+    /// The experiment's uid.
+    experiment: String,
+    /// The experiment's name, as a label has it.
+    called: String,
+    made: Timestamp,
+}
+
+/// Which of these records are not kept, and why, in k8s-chaos's word for the first.
+fn expired(records: &[Kept], retention: Retention, now: Timestamp) -> Vec<(&Kept, &'static str)> {
     let mut newest_first: Vec<_> = records.iter().collect();
-    newest_first.sort_by_key(|(_, _, made)| std::cmp::Reverse(*made));
+    newest_first.sort_by_key(|record| std::cmp::Reverse(record.made));
     let mut seen: HashMap<&str, usize> = HashMap::new();
     let mut gone = Vec::new();
-    for (name, experiment, made) in newest_first {
-        let count = seen.entry(experiment).or_default();
+    for record in newest_first {
+        let count = seen.entry(&record.experiment).or_default();
         *count += 1;
-        if *count > retention.count || now.duration_since(*made) > retention.age {
-            gone.push(name.as_str());
+        if *count > retention.count {
+            gone.push((record, "retention_limit"));
+        } else if now.duration_since(record.made) > retention.age {
+            gone.push((record, "retention_age"));
         }
     }
     gone
@@ -185,6 +276,7 @@ pub async fn prune(
     experiment: Option<&str>,
     retention: Retention,
     now: Timestamp,
+    metrics: &Metrics,
 ) -> kube::Result<()> {
     let in_namespace = |namespace: Option<&str>| match namespace {
         Some(namespace) => Api::<ChaosExperimentHistory>::namespaced(client.clone(), namespace),
@@ -192,13 +284,15 @@ pub async fn prune(
     };
     let labels = experiment.map_or_else(|| EXPERIMENT_LABEL.to_owned(), |uid| format!("{EXPERIMENT_LABEL}={uid}"));
     let mut page = ListParams::default().labels(&labels).limit(PAGE);
-    let mut found: BTreeMap<String, Vec<(String, String, Timestamp)>> = BTreeMap::new();
+    let mut found: BTreeMap<String, Vec<Kept>> = BTreeMap::new();
     loop {
         let list = in_namespace(namespace).list_metadata(&page).await?;
         for object in &list.items {
-            let experiment = object.labels().get(EXPERIMENT_LABEL).cloned().unwrap_or_default();
+            let label = |key: &str| object.labels().get(key).cloned().unwrap_or_default();
+            let (experiment, called) = (label(EXPERIMENT_LABEL), label(NAME_LABEL));
             let made = object.creation_timestamp().map_or(now, |time| time.0);
-            found.entry(object.namespace().unwrap_or_default()).or_default().push((object.name_any(), experiment, made));
+            let record = Kept { name: object.name_any(), experiment, called, made };
+            found.entry(object.namespace().unwrap_or_default()).or_default().push(record);
         }
         match list.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => page = page.continue_token(&token),
@@ -207,12 +301,27 @@ pub async fn prune(
     }
     for (namespace, records) in &found {
         let api = in_namespace(Some(namespace));
-        for name in expired(records, retention, now) {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for record in records {
+            *counts.entry(&record.called).or_default() += 1;
+        }
+        for (record, reason) in expired(records, retention, now) {
+            let name = &record.name;
             match api.delete(name, &DeleteParams::default()).await {
-                Ok(_) => info!(namespace, name, "deleted a history record that is not kept any longer"),
+                Ok(_) => {
+                    metrics.history_deleted(reason);
+                    info!(namespace, name, reason, "deleted a history record that is not kept any longer");
+                }
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => warn!(namespace, name, %error, "a history record could not be deleted"),
+                Err(error) => {
+                    warn!(namespace, name, %error, "a history record could not be deleted");
+                    continue;
+                }
             }
+            counts.entry(&record.called).and_modify(|count| *count = count.saturating_sub(1));
+        }
+        for (called, count) in counts {
+            metrics.history_counted(namespace, called, count);
         }
     }
     Ok(())
@@ -244,19 +353,65 @@ mod tests {
 
     #[test]
     fn records_go_by_count_and_by_age() {
-        let made = |name: &str, experiment: &str, seconds| (name.to_owned(), experiment.to_owned(), at(seconds));
+        let made = |name: &str, experiment: &str, seconds| Kept {
+            name: name.to_owned(),
+            experiment: experiment.to_owned(),
+            called: String::new(),
+            made: at(seconds),
+        };
+        let expired = |records: &[Kept], retention, now| -> Vec<(String, &str)> {
+            super::expired(records, retention, now).into_iter().map(|(record, why)| (record.name.clone(), why)).collect()
+        };
+        let gone = |name: &str, why: &'static str| (name.to_owned(), why);
         let records = [made("a1", "a", 0), made("a2", "a", 10), made("a3", "a", 20), made("b1", "b", 5)];
         let keep = |count, seconds| Retention { count, age: SignedDuration::from_secs(seconds) };
-        assert_eq!(expired(&records, keep(2, 1000), at(30)), ["a1"]);
-        assert_eq!(expired(&records, keep(9, 12), at(30)), ["a2", "b1", "a1"]);
+        assert_eq!(expired(&records, keep(2, 1000), at(30)), [gone("a1", "retention_limit")]);
+        assert_eq!(expired(&records, keep(9, 12), at(30)), ["a2", "b1", "a1"].map(|name| gone(name, "retention_age")));
         assert!(expired(&records, keep(9, 1000), at(30)).is_empty());
     }
 
     #[test]
     fn a_records_name_is_a_name() {
-        let name = record_name(&"x".repeat(253), "uid", u32::MAX);
+        let name = record_name(&"x".repeat(253), "uid", u32::MAX, u8::MAX);
         assert!(name.len() <= 253, "{name}");
-        assert_ne!(record_name("x", "uid", 1), record_name("x", "other", 1));
-        assert_eq!(record_name("x.-", "uid", 1), record_name("x", "uid", 1));
+        assert_ne!(record_name("x", "uid", 1, 0), record_name("x", "other", 1, 0));
+        assert_eq!(record_name("x.-", "uid", 1, 0), record_name("x", "uid", 1, 0));
+    }
+
+    /// 24 bits, as it was, have more than a hundred pairs among these; the first two numbers were found by search.
+    #[test]
+    fn names_of_many_experiments_do_not_collide() {
+        let names: std::collections::BTreeSet<String> = (0..100_000).map(|n| record_name("x", &format!("uid-{n}"), 1, 0)).collect();
+        assert_eq!(names.len(), 100_000);
+    }
+
+    #[test]
+    fn a_record_of_any_size_is_stored() {
+        let object = |path: usize| {
+            let mut object = ChaosExperiment::new(&"x".repeat(253), crate::machine::fixtures::spec());
+            (object.metadata.namespace, object.metadata.uid) = (Some("n".to_owned()), Some("uid".to_owned()));
+            object.spec.target_path = Some("p".repeat(path));
+            object
+        };
+        let status = |pods: usize, bytes: usize| {
+            let pod = PodStatus {
+                argv: vec!["x".repeat(bytes)],
+                message: Some("ü".repeat(bytes)),
+                outcome: Some(Outcome::Clean),
+                applied_at: Some(Time(at(0))),
+                ..entry()
+            };
+            ChaosExperimentStatus { phase: Some(Phase::Completed), pods: vec![pod; pods], ..ChaosExperimentStatus::default() }
+        };
+        let size = |record: &ChaosExperimentHistory| serde_json::to_vec(record).unwrap().len();
+        let small = record(&object(10), &status(2, 100), at(0));
+        assert_eq!((small.metadata.annotations, small.spec.pods.len()), (None, 2));
+        for (path, pods, bytes, left) in [(10, 100, 10_000, 100), (2_000_000, 100, 20_000, 100), (10, 5_000, 10, 0)] {
+            let record = record(&object(path), &status(pods, bytes), at(0));
+            assert!(size(&record) <= LARGEST, "{} bytes", size(&record));
+            assert!(record.metadata.annotations.as_ref().unwrap()[SHORTENED_ANNOTATION].starts_with("left out: what agents were told"));
+            assert_eq!(record.spec.pods.len(), left);
+            assert!(record.metadata.labels.unwrap().values().all(|value| value.len() <= 63));
+        }
     }
 }

@@ -18,6 +18,7 @@ pub mod health;
 pub mod history;
 mod http;
 pub mod leader;
+mod listing;
 pub mod machine;
 pub mod metrics;
 pub mod observe;

@@ -2,6 +2,7 @@
 
 use crate::{
     admission::{
+        authority,
         certificate::{Keeper, Source},
         server::{self, Served, Webhook},
     },
@@ -89,10 +90,10 @@ impl Operation {
         let served = self.webhook.as_ref().map(|_| Arc::new(Served::default()));
         let health = Arc::new(Health::new(served.clone()));
         let (end, ended) = oneshot::channel::<()>();
-        let servers = self.serve(&client, served, &clock, &metrics, &health, ended.map(drop).shared()).await?;
+        let servers = self.serve(&config, &client, served.clone(), &clock, &metrics, &health, ended.map(drop).shared()).await?;
 
         let context = Context::new(client.clone(), self.settings.clone(), clock, self.instance.clone());
-        let context = Arc::new(context.observed_by(Arc::clone(&metrics), Arc::clone(&health)).keeping(self.retention));
+        let context = Arc::new(context.observed_by(Arc::clone(&metrics), Arc::clone(&health)).keeping(self.retention).reviewed_by(served));
         let work = || {
             let (client, context, stop) = (client.clone(), Arc::clone(&context), stop.clone());
             async {
@@ -147,6 +148,7 @@ impl Operation {
     /// Starts what is served, on ports that are taken before anything else happens.
     async fn serve(
         &self,
+        config: &Config,
         client: &Client,
         served: Option<Arc<Served>>,
         clock: &Clock,
@@ -163,7 +165,8 @@ impl Operation {
         if let Some(MetricsServer { address, authenticated }) = self.metrics {
             let listener = bind("--metrics-listen", address).await?;
             let tls = served.clone().filter(|_| authenticated).map(|served| http::acceptor(served)).transpose()?;
-            let gate = authenticated.then(|| Arc::new(Gate::new(client.clone())));
+            let asking = client::client(config.clone(), Limits::TOKENS, Arc::clone(metrics))?;
+            let gate = authenticated.then(|| Arc::new(Gate::new(asking)));
             let serving = metrics_server::serve(listener, tls, gate, Arc::clone(metrics), end.clone());
             servers.push(("--metrics-listen", tokio::spawn(serving)));
         }
@@ -172,7 +175,8 @@ impl Operation {
             let own = &self.settings.own_namespace;
             let source = webhook.certificate.clone().map_or_else(|| Source::Kept(keeper(client, own)), Source::Files);
             tokio::spawn(source.keep(Arc::clone(&served)));
-            let (client, settings, clock) = (client.clone(), self.settings.clone(), Arc::clone(clock));
+            let client = client::client(config.clone(), Limits::REVIEWS, Arc::clone(metrics))?;
+            let (settings, clock) = (self.settings.clone(), Arc::clone(clock));
             let webhook = Webhook { client, settings, clock, metrics: Arc::clone(metrics) };
             servers.push(("--webhook-listen", tokio::spawn(server::serve(listener, served, webhook, end.clone())?)));
         }
@@ -198,7 +202,7 @@ fn keeper(client: &Client, namespace: &str) -> Keeper {
         client: client.clone(),
         namespace: namespace.to_owned(),
         secret: "netloss-webhook".to_owned(),
-        configuration: "netloss".to_owned(),
+        authority: authority::SECRET.to_owned(),
         names: vec![format!("{SERVICE}.{namespace}.svc"), format!("{SERVICE}.{namespace}.svc.cluster.local")],
     }
 }

@@ -1,7 +1,6 @@
 //! Events, as Kubernetes has them. They are for people: one that cannot be written is logged and let go.
 
 use crate::{
-    api::ChaosExperiment,
     machine::{About, EventRecord, Severity},
     observe::CONCURRENCY,
     targets::Target,
@@ -9,7 +8,7 @@ use crate::{
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
-    Client, Resource,
+    Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use tracing::warn;
@@ -28,9 +27,8 @@ impl Publisher {
         Self { client, reporter: Reporter { controller: controller.to_owned(), instance } }
     }
 
-    /// Writes `events`, those about the experiment about `object`.
-    pub(crate) async fn publish(&self, object: &ChaosExperiment, events: Vec<EventRecord>) {
-        let experiment = object.object_ref(&());
+    /// Writes `events`, those about the experiment about `experiment`.
+    pub(crate) async fn publish(&self, experiment: &ObjectReference, events: Vec<EventRecord>) {
         let writes = stream::iter(events).map(|event| {
             let (regarding, secondary) = match &event.about {
                 About::Experiment => (experiment.clone(), None),

@@ -5,11 +5,13 @@
 //! from.
 
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan, ChaosExperimentSpec, ChaosExperimentStatus, PodState, PodStatus},
+    admission::server::Served,
+    api::{self, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan, ChaosExperimentSpec, ChaosExperimentStatus, PodState, PodStatus},
     backoff::Backoff,
     container::{agent_container, image_to_send, patch, repair_container, stop_container},
     health::Health,
     history::{self, Retention},
+    listing,
     machine::{self, AgentLog, Decision, Experiment, Observed, PodView, Preflight, Settings},
     metrics::{Metrics, Recorded},
     observe::{self, CONCURRENCY, Lookup},
@@ -20,10 +22,11 @@ use crate::{
 };
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
+use k8s_openapi::api::core::v1::{EphemeralContainer, ObjectReference, Pod};
 use kube::{
-    Api, Client, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    core::{ApiResource, DeserializeGuard, DynamicObject},
     runtime::controller::Action,
 };
 use serde_json::json;
@@ -38,6 +41,9 @@ pub const FINALIZER: &str = "chaos.gushchin.dev/netloss";
 
 /// Rounds of one pass: planning, the finalizer, asking, writing down the answer, patching and adopting are six; the others are for objects that changed meanwhile.
 const ROUNDS: usize = 12;
+
+/// Names that are tried for a run's record.
+const RECORD_NAMES: u8 = 4;
 
 /// The longest that one pass may take. Being cut off is like a crash, which every step allows for.
 const PASS_TIMEOUT: Duration = Duration::from_mins(2);
@@ -57,6 +63,7 @@ pub struct Context {
     retention: Retention,
     heard: observe::Heard,
     turns: Turns,
+    served: Option<Arc<Served>>,
 }
 
 /// Why a pass did not come to its end.
@@ -135,13 +142,27 @@ impl Context {
         let retention = Retention { count: 100, age: SignedDuration::from_hours(24 * 30) };
         let (backoff, metrics, health) = (Backoff::default(), Arc::default(), Arc::default());
         let (heard, turns) = (observe::Heard::default(), Turns::default());
-        Self { client, settings, clock, publisher, backoff, metrics, health, retention, heard, turns }
+        Self { client, settings, clock, publisher, backoff, metrics, health, retention, heard, turns, served: None }
     }
 
     /// With these in place of its own.
     #[must_use]
     pub fn observed_by(self, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         Self { metrics, health, ..self }
+    }
+
+    /// With the webhook that reviews experiments. Without it, all are taken for reviewed where the settings say that admission is to be trusted.
+    #[must_use]
+    pub fn reviewed_by(self, served: Option<Arc<Served>>) -> Self {
+        Self { served, ..self }
+    }
+
+    /// The settings for this experiment. One that was created before the API server called the webhook was reviewed by nobody: whether its author may act on
+    /// another namespace was not asked, so that the namespace has to open itself. An edit since then does not count, as it may have kept that namespace.
+    fn settings_for(&self, object: &ChaosExperiment) -> Settings {
+        let created = object.creation_timestamp().map(|time| time.0);
+        let is_reviewed = self.served.as_ref().is_none_or(|served| served.has_reviewed(created));
+        Settings { trusts_admission: self.settings.trusts_admission && is_reviewed, ..self.settings.clone() }
     }
 
     /// With another time that records are kept.
@@ -168,7 +189,7 @@ impl Context {
 
     /// Deletes the records of a namespace, or of all, that are not kept any longer.
     pub(crate) async fn prune(&self, namespace: Option<&str>, experiment: Option<&str>) {
-        if let Err(error) = history::prune(&self.client, namespace, experiment, self.retention, (self.clock)()).await {
+        if let Err(error) = history::prune(&self.client, namespace, experiment, self.retention, (self.clock)(), &self.metrics).await {
             warn!(namespace, %error, "history records could not be listed: none was deleted");
         }
     }
@@ -178,23 +199,65 @@ impl Context {
         let Some(mut status) = status.cloned() else { return Ok(()) };
         let namespace = object.namespace().unwrap_or_default();
         self.fill_in(&namespace, &mut status, |_| true).await?;
-        let record = history::record(object, &status, (self.clock)());
+        let mut record = history::record(object, &status, (self.clock)());
         let api = Api::<ChaosExperimentHistory>::namespaced(self.client.clone(), &namespace);
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        match api.create(&params, &record).await {
-            Ok(_) => {
-                self.metrics.history_written(&namespace, record.spec.execution.status.as_str());
-                self.prune(Some(&namespace), object.uid().as_deref()).await;
+        let (uid, run) = (object.uid().unwrap_or_default(), status.run.unwrap_or_default());
+        for again in 0..RECORD_NAMES {
+            let name = history::record_name(&object.name_any(), &uid, run, again);
+            record.metadata.name = Some(name.clone());
+            match api.create(&params, &record).await {
+                Ok(_) => {
+                    self.metrics.history_written(record.spec.execution.status.as_str());
+                    self.prune(Some(&namespace), Some(&uid)).await;
+                    return Ok(());
+                }
+                Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {
+                    if self.has_record(&namespace, &name, &record).await? {
+                        return Ok(());
+                    }
+                    warn!(namespace, name, "another object has the name of the run's history record: it is written under another name");
+                }
+                // A rejected record must not block the end of the run: it would be blocked for ever.
+                Err(kube::Error::Api(status)) if is_final(&status) => {
+                    warn!(
+                        namespace,
+                        name,
+                        error = status.message,
+                        "the run's history record is refused: only status and events tell of it"
+                    );
+                    return Ok(());
+                }
+                Err(error) => return Err(Error::api("writing the history record")(error)),
             }
-            Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {}
-            // Not for a record is a run kept from its end: it would be kept for ever.
-            Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429 => {
-                let name = record.name_any();
-                warn!(namespace, name, error = status.message, "the run's history record is refused: only status and events tell of it");
-            }
-            Err(error) => return Err(Error::api("writing the history record")(error)),
         }
+        warn!(namespace, "other objects have all names of the run's history record: only status and events tell of it");
         Ok(())
+    }
+
+    /// Whether what has this name is the record. Listed, as the controller has no other use for a right to read records.
+    async fn has_record(&self, namespace: &str, name: &str, record: &ChaosExperimentHistory) -> Result<bool, Error> {
+        let api = Api::<DeserializeGuard<ChaosExperimentHistory>>::namespaced(self.client.clone(), namespace);
+        let only = ListParams::default().fields(&format!("metadata.name={name}"));
+        let is_same = |there: Result<ChaosExperimentHistory, _>| {
+            there.is_ok_and(|there| history::is_same_run(&there.spec, &record.spec)).then_some(())
+        };
+        let same = listing::list(&api, &only, 1, is_same).await.map_err(Error::api("reading a history record of this name"))?;
+        Ok(!same.is_empty())
+    }
+
+    /// Says on an experiment that does not decode why nothing is done for it, if it is netloss's. This is counted.
+    pub(crate) async fn skip_unreadable(&self, experiment: &ObjectReference, error: &str) {
+        self.metrics.pass_failed("unreadable");
+        let namespace = experiment.namespace.as_deref().unwrap_or_default();
+        let resource = ApiResource::erase::<ChaosExperiment>(&());
+        let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &resource);
+        let is_ours = |object: DynamicObject| object.data["spec"]["action"] == json!(api::Action::PodNetworkLoss);
+        match api.get_opt(experiment.name.as_deref().unwrap_or_default()).await.map(|object| object.is_some_and(is_ours)) {
+            Ok(true) => self.publisher.publish(experiment, vec![machine::unreadable(error)]).await,
+            Ok(false) => {}
+            Err(error) => warn!(namespace, %error, "an experiment that does not decode could not be read"),
+        }
     }
 
     /// What the controller was started with.
@@ -412,6 +475,12 @@ async fn replace_foreign_plan(plans: &Api<ChaosExperimentPlan>, params: &PostPar
     plans.create(params, record).await.map(drop).map_err(Error::api(what()))
 }
 
+/// Whether writing the same object again will be refused again: also one that is too large for etcd, of which the API server says that it failed itself.
+fn is_final(status: &kube::core::Status) -> bool {
+    let is_client_error = (400..500).contains(&status.code) && status.code != 429;
+    is_client_error || status.message.contains("request is too large") || status.message.contains("trying to send message larger than max")
+}
+
 /// What a refusal of a dry run means.
 fn answer(words: String) -> Preflight {
     // Of an admission webhook with side effects: not a word about the real patch.
@@ -477,7 +546,7 @@ async fn pass(object: &ChaosExperiment, context: &Context, course: &mut Course) 
             spec: &current.spec,
             status: current.status.as_ref(),
         };
-        let (now, settings) = ((context.clock)(), &context.settings);
+        let (now, settings) = ((context.clock)(), &context.settings_for(&current));
         let needs = machine::needs(&experiment, now, settings);
         let observed = observe::observe(&context.client, &experiment, &needs, settings, &context.heard, now).await;
         let mut observed = observed.map_err(Error::api("looking at pods"))?;
@@ -506,10 +575,11 @@ async fn pass(object: &ChaosExperiment, context: &Context, course: &mut Course) 
                     }
                     // What goes on is not to wait for what went wrong before it.
                     context.backoff.succeeded(&uid);
-                    let recorded = Recorded { namespace: &namespace, events: &decision.events, safety: decision.safety };
+                    let target = current.spec.target_namespace(&namespace);
+                    let recorded = Recorded { namespace: target, events: &decision.events, safety: decision.safety };
                     context.metrics.record(&recorded, current.status.as_ref(), &status, now);
                 }
-                Step::Publish => context.publisher.publish(&current, mem::take(&mut decision.events)).await,
+                Step::Publish => context.publisher.publish(&current.object_ref(&()), mem::take(&mut decision.events)).await,
                 Step::GiveUp => return retry.take().map_or_else(|| Ok(Some(Action::await_change())), Err),
                 Step::SetFinalizer(wanted) => context.set_finalizer(&current, wanted).await?,
                 Step::Rest => return Ok(Some(decision.requeue.map_or_else(Action::await_change, Action::requeue))),

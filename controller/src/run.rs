@@ -1,16 +1,18 @@
 //! The controller's loop: what wakes it, and how it ends.
 
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus},
+    api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, ObservedLoss, ObservedTraffic, PodStatus},
+    listing::PAGE,
     observe::FREEZE,
     pods::{Changed, PodWatches},
     reconcile::{self, Context, Error},
+    words::brief,
 };
 use futures::{FutureExt, StreamExt, channel::mpsc, future::join_all, stream};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::{DeserializeGuard, PartialObjectMeta},
+    core::{DeserializeGuard, ObjectMeta, PartialObjectMeta},
     runtime::{
         Controller, WatchStreamExt,
         controller::{Action, Config},
@@ -18,6 +20,7 @@ use kube::{
         watcher,
     },
 };
+use serde_json::json;
 use std::{collections::BTreeSet, future::Future, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     sync::Notify,
@@ -56,7 +59,8 @@ pub async fn run(client: Client, context: Arc<Context>, namespaces: &[String], s
         std::future::pending::<()>().await;
     };
     let work = join_all(rooms.into_iter().map(|room| room.run(client.clone(), Arc::clone(&context), shutdown.clone())));
-    info!(namespaces = ?(!namespaces.is_empty()).then_some(namespaces), "watching ChaosExperiments");
+    let named = if namespaces.is_empty() { "all".to_owned() } else { namespaces.join(",") };
+    info!(namespaces = named, "watching ChaosExperiments");
     let ending = async {
         shutdown.clone().await;
         context.turns().close();
@@ -79,6 +83,7 @@ async fn sweep(context: &Context, scopes: &[Option<&str>]) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        context.metrics().forget_history_counts();
         for scope in scopes {
             context.prune(*scope, None).await;
         }
@@ -106,7 +111,8 @@ impl Room {
         let changed = Arc::new(Notify::new());
         let experiments = {
             let changed = Arc::clone(&changed);
-            let events = watcher(self.experiments, watcher::Config::default()).modify(trim).reflect(self.writer);
+            let pages = watcher::Config::default().page_size(PAGE);
+            let events = watcher(self.experiments, pages).modify(trim).reflect(self.writer);
             events.inspect(move |_| changed.notify_one()).touched_objects()
         };
         let freeze = Api::<PartialObjectMeta<ConfigMap>>::namespaced(client.clone(), &context.settings().own_namespace);
@@ -141,23 +147,84 @@ impl Room {
     }
 }
 
-/// Keeps of an object in memory what is looked at there: a pass reads it anew.
+/// Keeps of an object in memory what is looked at there, as a pass reads it again: a few hundred bytes, and as many for each pod in which something is
+/// under way or loss may be left, whatever somebody wrote into it.
 fn trim(object: &mut Guarded) {
-    let pods = object
-        .0
-        .iter_mut()
-        .filter_map(|experiment| experiment.status.as_mut())
-        .flat_map(|status| status.pods.iter_mut().chain(&mut status.unresolved_pods));
-    for pod in pods {
-        (pod.stop, pod.repair, pod.template, pod.message) = (None, None, None, None);
-        (pod.image, pod.container) = (String::new(), String::new());
-        // Which says whether loss may be left.
-        pod.argv.retain(|argument| argument.starts_with("--backend"));
+    let whole = std::mem::take(object.meta_mut());
+    *object.meta_mut() = ObjectMeta {
+        name: whole.name,
+        namespace: whole.namespace,
+        uid: whole.uid,
+        resource_version: whole.resource_version,
+        generation: whole.generation,
+        deletion_timestamp: whole.deletion_timestamp,
+        ..ObjectMeta::default()
+    };
+    match &mut object.0 {
+        Ok(experiment) => {
+            experiment.spec = trimmed_spec(&experiment.spec);
+            experiment.status = experiment.status.take().filter(|_| experiment.spec.action.is_served()).map(trimmed_status);
+        }
+        Err(invalid) => invalid.error = brief(&invalid.error),
     }
-    object.meta_mut().managed_fields = None;
-    if let Some(annotations) = object.meta_mut().annotations.as_mut() {
-        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+}
+
+/// The action, the namespace of the pods, and what decides whose turn it is.
+fn trimmed_spec(spec: &ChaosExperimentSpec) -> ChaosExperimentSpec {
+    let least = json!({ "action": spec.action, "selector": {} });
+    let least = serde_json::from_value(least).unwrap_or_else(|_| spec.clone());
+    ChaosExperimentSpec { paused: spec.paused, namespace: spec.namespace.clone(), ..least }
+}
+
+/// What metrics and the watches of pods go by. Pods that have ended become one, with what was counted in all of them.
+fn trimmed_status(status: ChaosExperimentStatus) -> ChaosExperimentStatus {
+    let (kept, ended): (Vec<_>, Vec<_>) = status.pods.into_iter().partition(|pod| pod.is_open() || pod.may_keep_loss());
+    let observed = ended.iter().filter_map(|pod| pod.observed).reduce(both);
+    let ended = ended.into_iter().next().map(|first| PodStatus { observed, ..first });
+    let pods = ended.into_iter().chain(kept).map(trimmed_pod);
+    let unresolved = status.unresolved_pods.into_iter().map(trimmed_pod);
+    let conditions = status.conditions.into_iter().map(|condition| Condition { message: String::new(), ..condition });
+    ChaosExperimentStatus {
+        phase: status.phase,
+        run: status.run,
+        last_run_time: status.last_run_time,
+        conditions: conditions.collect(),
+        affected_pods: vec![String::new(); status.affected_pods.len()],
+        pods: pods.collect(),
+        unresolved_pods: unresolved.collect(),
+        ..ChaosExperimentStatus::default()
     }
+}
+
+fn trimmed_pod(mut pod: PodStatus) -> PodStatus {
+    // Which says whether loss may be left.
+    pod.argv.retain(|argument| argument.starts_with("--backend"));
+    PodStatus {
+        stop: None,
+        repair: None,
+        template: None,
+        message: None,
+        image: String::new(),
+        container: String::new(),
+        plan: None,
+        node: None,
+        pod_ip: None,
+        interface: None,
+        remaining: None,
+        ..pod
+    }
+}
+
+fn both(one: ObservedLoss, other: ObservedLoss) -> ObservedLoss {
+    let sum = |one: Option<ObservedTraffic>, other: Option<ObservedTraffic>| {
+        let (one, other) = match (one, other) {
+            (Some(one), Some(other)) => (one, other),
+            (one, other) => return one.or(other),
+        };
+        let (packets, dropped) = (one.packets.saturating_add(other.packets), one.dropped.saturating_add(other.dropped));
+        Some(ObservedTraffic { packets, dropped, ..ObservedTraffic::default() })
+    };
+    ObservedLoss { egress: sum(one.egress, other.egress), ingress: sum(one.ingress, other.ingress) }
 }
 
 /// The namespaces of pods in which something is under way.
@@ -195,7 +262,8 @@ async fn reconcile_guarded(object: Arc<Guarded>, context: Arc<Context>) -> Resul
         Ok(experiment) => reconcile::reconcile(experiment, &context).await,
         Err(invalid) => {
             let (name, namespace) = (object.name_any(), object.namespace());
-            warn!(name, namespace, error = invalid.error, "left alone an experiment that does not have the form of this version");
+            warn!(name, namespace, error = invalid.error, "skipped an experiment that does not decode");
+            context.skip_unreadable(&object.object_ref(&()), &invalid.error).await;
             Ok(Action::await_change())
         }
     }

@@ -4,6 +4,7 @@
 #[allow(clippy::expect_used, clippy::panic, unreachable_pub, reason = "shared with programs of their own")]
 mod properties;
 
+use proptest::prelude::*;
 use std::{fs, io, path::Path};
 
 fn each_seed(target: &str, check: impl Fn(&[u8])) -> io::Result<()> {
@@ -31,6 +32,14 @@ fn spec() -> io::Result<()> {
 #[test]
 fn report() -> io::Result<()> {
     each_seed("report", properties::report)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_the_schema_admits_decodes(bytes in prop::collection::vec(any::<u8>(), 0..1024)) {
+        properties::admissible(&bytes);
+    }
 }
 
 #[test]

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 /// The normal distribution's 97.5 % quantile: two tails of it leave 95 %.
 const Z: f64 = 1.959_963_984_540_054;
 
-/// The quantile that a [`LossVerdict`] uses: a correct run is judged wrong less than once in a million times. With [`Z`] one correct run in
-/// twenty would be.
-const Z_VERDICT: f64 = 4.891_638_475_699;
+/// How improbable counts of a correct run have to be for a [`LossVerdict`] against it: 10⁻⁶ for both directions together, as a natural
+/// logarithm. With the 95 % interval one correct run in twenty would be judged wrong.
+const LOG_IMPROBABLE: f64 = -14.508_657_738_524;
 
 /// Relative difference from the expected rate that no [`LossVerdict`] reports, however many packets there are.
 const TOLERANCE: f64 = 0.01;
@@ -62,11 +62,15 @@ impl Expectation {
     /// Whether counts agree with what is expected: `dropped` of `packets`.
     #[must_use]
     pub fn judge(self, packets: u64, dropped: u64) -> LossVerdict {
-        let Some((low, high)) = self.wilson(packets, dropped, Z_VERDICT) else { return LossVerdict::NoPackets };
+        if packets == 0 {
+            return LossVerdict::NoPackets;
+        }
+        let (n, share) = (packets as f64 / self.variance_inflation, dropped.min(packets) as f64 / packets as f64);
         let expected = self.percentage / 100.0;
-        if high < expected * (1.0 - TOLERANCE) {
+        let (least, most) = (expected * (1.0 - TOLERANCE), (expected * (1.0 + TOLERANCE)).min(1.0));
+        if share < least && log_tail(n, share, least) < LOG_IMPROBABLE {
             LossVerdict::Below
-        } else if low > expected * (1.0 + TOLERANCE) {
+        } else if share > most && log_tail(n, share, most) < LOG_IMPROBABLE {
             LossVerdict::Above
         } else if Traffic::new(packets, dropped, self).too_few_packets {
             LossVerdict::TooFewPackets
@@ -77,17 +81,26 @@ impl Expectation {
 
     /// The Wilson score interval (Wilson, 1927) of `dropped` in `packets` as fractions, for the effective number of packets; none where there
     /// were none.
-    fn wilson(self, packets: u64, dropped: u64, z: f64) -> Option<(f64, f64)> {
+    fn wilson(self, packets: u64, dropped: u64) -> Option<(f64, f64)> {
         if packets == 0 {
             return None;
         }
         let (n, p) = (packets as f64 / self.variance_inflation, dropped.min(packets) as f64 / packets as f64);
-        let z2 = z * z;
+        let z2 = Z * Z;
         let center = p + z2 / (2.0 * n);
-        let half = z * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
+        let half = Z * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
         let bound = |x: f64| (x / (1.0 + z2 / n)).clamp(0.0, 1.0);
         Some((bound(center - half), bound(center + half)))
     }
+}
+
+/// Chernoff's bound, as a natural logarithm: of `n` independent packets, each lost with the probability `p`, a share of at least `share` (where that
+/// is above `p`; at most, where it is below) is lost with no higher probability. Unlike an interval of the normal distribution it holds for
+/// three packets too.
+fn log_tail(n: f64, share: f64, p: f64) -> f64 {
+    // 0·ln(0/x) is 0.
+    let term = |x: f64, y: f64| if x > 0.0 { x * (x / y).ln() } else { 0.0 };
+    -n * (term(share, p) + term(1.0 - share, 1.0 - p))
 }
 
 impl From<f64> for Expectation {
@@ -99,8 +112,7 @@ impl From<f64> for Expectation {
 
 /// Whether the counted loss agrees with the expected rate.
 ///
-/// `Below` and `Above` say that an interval which a correct run misses less than once in a million times excludes the expected rate, by more than
-/// a hundredth of it. They come before `TooFewPackets`: 40 lost of 50 are few packets, and yet surely not 1 %.
+/// `Below` and `Above` say that a correct run would have such counts less than once in a million times, even if its rate were a hundredth off. They come before `TooFewPackets`: 40 lost of 50 are few packets, and yet surely not 1 %.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LossVerdict {
     /// The counts agree with the expected rate.
@@ -157,7 +169,7 @@ impl Traffic {
     #[must_use]
     pub fn new(packets: u64, dropped: u64, expected: impl Into<Expectation>) -> Self {
         let (expected, dropped) = (expected.into(), dropped.min(packets));
-        let bounds = expected.wilson(packets, dropped, Z);
+        let bounds = expected.wilson(packets, dropped);
         let interval = bounds.map(|(low, high)| Interval { low: rounded(100.0 * low), high: rounded(100.0 * high) });
         Self {
             packets,

@@ -1,26 +1,21 @@
-//! What the webhook is known by: a certificate that it makes and renews itself, or one that is given to it in files.
+//! What the webhook is known by: a certificate that it issues and renews itself under the authority of [`super::authority`], or one that is given to it in
+//! files.
 //!
-//! One Secret holds it for all replicas. Whoever finds it missing or near its end makes a new one, with an authority of its own whose
-//! key is forgotten at once: nobody can issue a second certificate. The authority before stays trusted until the next renewal, so that the
-//! API server and replicas that have not heard of the new one yet still understand each other.
+//! One Secret holds it for all replicas. Whoever finds it missing, near its end or of another authority issues a new one.
 
-use super::server::Served;
+use super::{
+    authority::{self, Authority},
+    server::{self, Served},
+};
 use anyhow::{Context as _, ensure};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{
-    ByteString,
-    api::{admissionregistration::v1::ValidatingWebhookConfiguration, core::v1::Secret},
-};
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams, PostParams},
-};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::{Api, Client, api::PostParams};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
 use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::CertifiedKey,
 };
-use serde_json::json;
 use std::{
     collections::BTreeMap,
     fs,
@@ -31,62 +26,52 @@ use std::{
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-/// How long a certificate lasts, in days.
+/// How long a certificate lasts, in days; no longer than its authority.
 const LIFE: i64 = 180;
 /// It is renewed so many days before its end.
 const RENEW_BEFORE: i64 = 60;
 /// Between looks at the Secret, or the files.
 const LOOK: Duration = Duration::from_mins(1);
-/// How long the API server may take to notice another authority.
-const NOTICE: Duration = Duration::from_secs(5);
 /// Says in the Secret when its certificate ends.
 const EXPIRES: &str = "chaos.gushchin.dev/expires";
 
 /// A certificate with its key, and what vouches for it, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The authorities to trust: its own, and the one before.
-    pub authorities: String,
+    /// The authority that issued it.
+    pub authority: String,
     /// The certificate.
     pub certificate: String,
     /// Its key.
     pub key: String,
 }
 
+/// Valid from the begin of the day before `made` to that of the day of `end`: clocks differ.
+pub(super) fn set_validity(params: &mut CertificateParams, made: Timestamp, end: Timestamp) -> anyhow::Result<()> {
+    let day = |at: Timestamp| -> anyhow::Result<_> {
+        let date = at.to_zoned(jiff::tz::TimeZone::UTC).date();
+        Ok(rcgen::date_time_ymd(date.year().into(), u8::try_from(date.month())?, u8::try_from(date.day())?))
+    };
+    params.not_before = day(made.checked_sub(SignedDuration::from_hours(24))?)?;
+    params.not_after = day(end)?;
+    Ok(())
+}
+
 impl Identity {
-    /// Makes one for these names, valid from a day before `now`.
+    /// Issues one for these names, valid from a day before `now`.
     ///
     /// # Errors
-    /// When a name is none.
-    pub fn issue(names: &[String], before: Option<&Self>, now: Timestamp) -> anyhow::Result<Self> {
-        let day = |offset: i64| -> anyhow::Result<_> {
-            let date = now.checked_add(SignedDuration::from_hours(24 * offset))?.to_zoned(jiff::tz::TimeZone::UTC).date();
-            Ok(rcgen::date_time_ymd(date.year().into(), u8::try_from(date.month())?, u8::try_from(date.day())?))
-        };
-        let mut authority = CertificateParams::default();
-        authority.distinguished_name.push(DnType::CommonName, format!("netloss webhook {}", now.as_second()));
-        authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        // The authority outlives its certificate, for as long as it is trusted beside the next one.
-        (authority.not_before, authority.not_after) = (day(-1)?, day(2 * LIFE)?);
-        let authority_key = KeyPair::generate()?;
-        let authority_pem = authority.self_signed(&authority_key)?.pem();
+    /// When a name is none, or the authority's key.
+    pub fn issue(names: &[String], authority: &Authority, now: Timestamp) -> anyhow::Result<Self> {
         let mut params = CertificateParams::new(names.to_vec())?;
         params.distinguished_name.push(DnType::CommonName, "netloss webhook");
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        (params.not_before, params.not_after) = (day(-1)?, day(LIFE)?);
+        set_validity(&mut params, now, expires(authority, now))?;
         let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &Issuer::new(authority, authority_key))?.pem();
-        let authorities = authority_pem + before.map_or("", Self::own_authority);
-        Ok(Self { authorities, certificate, key: key.serialize_pem() })
-    }
-
-    /// The first of its authorities, which vouches for it.
-    fn own_authority(&self) -> &str {
-        const END: &str = "-----END CERTIFICATE-----\n";
-        self.authorities.find(END).map_or(&self.authorities, |at| &self.authorities[..at + END.len()])
+        let certificate = params.signed_by(&key, &authority.issuer()?)?.pem();
+        Ok(Self { authority: authority.own_certificate().to_owned(), certificate, key: key.serialize_pem() })
     }
 
     /// What rustls serves.
@@ -103,87 +88,75 @@ impl Identity {
 
     fn of(secret: &Secret) -> Option<Self> {
         let text = |key: &str| secret.data.as_ref()?.get(key).and_then(|bytes| String::from_utf8(bytes.0.clone()).ok());
-        Some(Self { authorities: text("ca.crt")?, certificate: text("tls.crt")?, key: text("tls.key")? })
+        Some(Self { authority: text("ca.crt")?, certificate: text("tls.crt")?, key: text("tls.key")? })
     }
 
     fn to_data(&self) -> BTreeMap<String, ByteString> {
-        let pairs = [("ca.crt", &self.authorities), ("tls.crt", &self.certificate), ("tls.key", &self.key)];
+        let pairs = [("ca.crt", &self.authority), ("tls.crt", &self.certificate), ("tls.key", &self.key)];
         pairs.into_iter().map(|(key, text)| (key.to_owned(), ByteString(text.clone().into_bytes()))).collect()
     }
 }
 
-/// Whether a certificate that ends then is to be renewed.
-fn is_due(expires: Option<Timestamp>, now: Timestamp) -> bool {
-    expires.is_none_or(|end| end.duration_since(now) < SignedDuration::from_hours(24 * RENEW_BEFORE))
+/// When a certificate that is issued now ends.
+fn expires(authority: &Authority, now: Timestamp) -> Timestamp {
+    now.saturating_add(SignedDuration::from_hours(24 * LIFE)).unwrap_or(Timestamp::MAX).min(authority.expires())
 }
 
-/// Keeps a Secret, and the webhook configuration that trusts it.
+/// Whether a certificate that ends then is to be renewed: where another would last longer.
+fn is_due(ends: Option<Timestamp>, authority: &Authority, now: Timestamp) -> bool {
+    let soon = |end: Timestamp| end.duration_since(now) < SignedDuration::from_hours(24 * RENEW_BEFORE);
+    ends.is_none_or(|end| soon(end) && end < authority.expires())
+}
+
+/// Keeps the Secret with the certificate.
 #[derive(Clone)]
 pub struct Keeper {
-    /// For both.
+    /// For the Secrets.
     pub client: Client,
-    /// Where the Secret is.
+    /// Where they are.
     pub namespace: String,
-    /// The Secret's name.
+    /// The name of that with the certificate.
     pub secret: String,
-    /// The name of the `ValidatingWebhookConfiguration`.
-    pub configuration: String,
+    /// The name of that with the authority.
+    pub authority: String,
     /// By which the API server calls the webhook.
     pub names: Vec<String>,
 }
 
 impl Keeper {
-    /// Looks once: makes or renews the certificate if that is due, has it trusted, and serves it.
+    /// Looks once: issues or renews the certificate if that is due, and serves it.
     ///
     /// # Errors
-    /// When the API server does not do what is asked, or another replica was faster: looking again helps then.
+    /// When there is no authority yet, the API server does not do what is asked, or another replica was faster: looking again helps then.
     pub async fn look(&self, served: &Served, known: &mut Option<Identity>, now: Timestamp) -> anyhow::Result<()> {
-        let secrets = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
-        let mut secret = secrets.get(&self.secret).await.with_context(|| format!("reading Secret {}/{}", self.namespace, self.secret))?;
-        let expires = secret.metadata.annotations.as_ref().and_then(|annotations| annotations.get(EXPIRES)?.parse().ok());
-        let found = Identity::of(&secret);
+        let Self { namespace, secret: name, authority, .. } = self;
+        let secrets = Api::<Secret>::namespaced(self.client.clone(), namespace);
+        let there = secrets.get(authority).await.with_context(|| format!("reading Secret {namespace}/{authority}"))?;
+        let authority = Authority::of(&there).with_context(|| {
+            format!("Secret {namespace}/{authority} has no authority: the Job {} makes it, apply config/webhook again", authority::SECRET)
+        })?;
+        let mut secret = secrets.get(name).await.with_context(|| format!("reading Secret {namespace}/{name}"))?;
+        let ends = secret.metadata.annotations.as_ref().and_then(|annotations| annotations.get(EXPIRES)?.parse().ok());
+        let found = Identity::of(&secret).filter(|identity| identity.authority == authority.own_certificate());
         let identity = match found {
-            Some(identity) if !is_due(expires, now) => identity,
-            before => {
-                let identity = Identity::issue(&self.names, before.as_ref(), now)?;
-                let expires = now.checked_add(SignedDuration::from_hours(24 * LIFE))?;
+            Some(identity) if !is_due(ends, &authority, now) => identity,
+            _ => {
+                let identity = Identity::issue(&self.names, &authority, now)?;
+                let expires = expires(&authority, now);
                 secret.data = Some(identity.to_data());
                 secret.metadata.annotations.get_or_insert_default().insert(EXPIRES.to_owned(), expires.to_string());
                 // With the version that was read: of two replicas one is first.
-                secrets.replace(&self.secret, &PostParams::default(), &secret).await.context("writing the certificate's Secret")?;
-                info!(%expires, names = ?self.names, "made a certificate for the webhook");
+                secrets.replace(name, &PostParams::default(), &secret).await.context("writing the certificate's Secret")?;
+                info!(%expires, names = ?self.names, "issued a certificate for the webhook");
+                if authority.expires().duration_since(now) < SignedDuration::from_hours(24 * LIFE) {
+                    warn!(expires = %authority.expires(), "the webhook's authority ends soon: apply netloss again, whose Job renews it");
+                }
                 identity
             }
         };
-        let changed = self.have_trusted(&identity).await?;
-        if known.as_ref() != Some(&identity) {
-            if changed && served.is_set() {
-                sleep(NOTICE).await;
-            }
-            served.set(&identity)?;
-            *known = Some(identity);
-        }
+        served.set(&identity, &authority.path, authority.called_since)?;
+        *known = Some(identity);
         Ok(())
-    }
-
-    /// Writes the authorities into the webhook configuration, if they are not there. Returns whether they were not.
-    async fn have_trusted(&self, identity: &Identity) -> anyhow::Result<bool> {
-        let api = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
-        let name = &self.configuration;
-        let Some(configuration) = api.get_opt(name).await.with_context(|| format!("reading ValidatingWebhookConfiguration {name}"))? else {
-            return Ok(false);
-        };
-        let webhooks = configuration.webhooks.unwrap_or_default();
-        let trusted = |bundle: Option<&ByteString>| bundle.is_some_and(|bundle| bundle.0 == identity.authorities.as_bytes());
-        if webhooks.iter().all(|webhook| trusted(webhook.client_config.ca_bundle.as_ref())) {
-            return Ok(false);
-        }
-        let bundle = ByteString(identity.authorities.clone().into_bytes());
-        let webhooks: Vec<_> =
-            webhooks.iter().map(|webhook| json!({ "name": webhook.name, "clientConfig": { "caBundle": bundle } })).collect();
-        let patch = Patch::Strategic(json!({ "webhooks": webhooks }));
-        api.patch(name, &PatchParams::default(), &patch).await.with_context(|| format!("writing ValidatingWebhookConfiguration {name}"))?;
-        Ok(true)
     }
 
     /// Looks for ever.
@@ -191,7 +164,7 @@ impl Keeper {
         let mut known = None;
         loop {
             if let Err(error) = self.look(served, &mut known, Timestamp::now()).await {
-                warn!(error = format!("{error:#}"), "the webhook's certificate could not be seen to: trying again");
+                warn!(error = format!("{error:#}"), "the webhook's certificate could not be issued: trying again");
                 sleep(Duration::from_secs(5)).await;
             } else {
                 sleep(LOOK).await;
@@ -214,7 +187,8 @@ pub async fn keep_files(folder: &Path, served: &Served) {
 fn look_at_files(folder: &Path, served: &Served, known: &mut Option<Identity>) -> anyhow::Result<()> {
     let identity = read_files(folder)?;
     if known.as_ref() != Some(&identity) {
-        served.set(&identity)?;
+        // Since when is not known: who gives it a certificate says that it is called.
+        served.set(&identity, server::PATH, Some(Timestamp::MIN))?;
         *known = Some(identity);
     }
     Ok(())
@@ -225,12 +199,12 @@ fn read_files(folder: &Path) -> anyhow::Result<Identity> {
         let path: PathBuf = folder.join(name);
         fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
     };
-    Ok(Identity { authorities: String::new(), certificate: read("tls.crt")?, key: read("tls.key")? })
+    Ok(Identity { authority: String::new(), certificate: read("tls.crt")?, key: read("tls.key")? })
 }
 
 /// Where the certificate comes from.
 pub enum Source {
-    /// It is made here.
+    /// It is issued here.
     Kept(Keeper),
     /// It is in this folder.
     Files(PathBuf),
@@ -251,35 +225,38 @@ mod tests {
     use super::*;
     use crate::machine::fixtures::at;
 
+    fn authority() -> Authority {
+        Authority::make(None, at(0)).unwrap()
+    }
+
     #[test]
-    fn a_renewal_keeps_the_authority_before_it_and_no_more() {
+    fn a_certificate_goes_with_its_key() {
         let names = ["webhook.example".to_owned()];
-        let count = |identity: &Identity| identity.authorities.matches("BEGIN CERTIFICATE").count();
-        let first = Identity::issue(&names, None, at(0)).unwrap();
-        let second = Identity::issue(&names, Some(&first), at(1)).unwrap();
-        let third = Identity::issue(&names, Some(&second), at(2)).unwrap();
-        assert_eq!([count(&first), count(&second), count(&third)], [1, 2, 2]);
-        assert!(second.authorities.ends_with(&first.authorities));
-        assert!(!third.authorities.contains(&first.authorities));
-        for identity in [&first, &second, &third] {
-            identity.certified_key().unwrap();
-        }
+        let (first, second) =
+            (Identity::issue(&names, &authority(), at(0)).unwrap(), Identity::issue(&names, &authority(), at(1)).unwrap());
+        first.certified_key().unwrap();
+        second.certified_key().unwrap();
         let mixed = Identity { key: second.key, ..first };
         assert!(mixed.certified_key().is_err(), "another's key is noticed");
     }
 
     #[test]
     fn a_certificate_is_renewed_in_time() {
+        let authority = authority();
         let days = |days: i64| at(0) + SignedDuration::from_hours(24 * days);
-        assert!(is_due(None, at(0)));
-        assert!(!is_due(Some(days(LIFE)), at(0)));
-        assert!(!is_due(Some(days(RENEW_BEFORE)), at(0)));
-        assert!(is_due(Some(days(RENEW_BEFORE)), at(1)));
+        assert!(is_due(None, &authority, at(0)));
+        assert!(!is_due(Some(days(LIFE)), &authority, at(0)));
+        assert!(!is_due(Some(days(RENEW_BEFORE)), &authority, at(0)));
+        assert!(is_due(Some(days(RENEW_BEFORE)), &authority, at(1)));
+        // Another would end with the authority too.
+        let last = expires(&authority, days(super::authority::LIFE - 10));
+        assert_eq!(last, authority.expires());
+        assert!(!is_due(Some(last), &authority, days(super::authority::LIFE - 10)));
     }
 
     #[test]
     fn a_secret_reads_back_what_was_written() {
-        let identity = Identity::issue(&["webhook.example".to_owned()], None, at(0)).unwrap();
+        let identity = Identity::issue(&["webhook.example".to_owned()], &authority(), at(0)).unwrap();
         let secret = Secret { data: Some(identity.to_data()), ..Secret::default() };
         assert_eq!(Identity::of(&secret), Some(identity));
         assert_eq!(Identity::of(&Secret::default()), None);
@@ -296,7 +273,8 @@ mod tests {
         let (served, mut known) = (Served::default(), None);
         assert!(look_at_files(&folder, &served, &mut known).unwrap_err().to_string().contains("tls.crt"));
         let names = ["webhook.example".to_owned()];
-        let (first, second) = (Identity::issue(&names, None, at(0)).unwrap(), Identity::issue(&names, None, at(1)).unwrap());
+        let (first, second) =
+            (Identity::issue(&names, &authority(), at(0)).unwrap(), Identity::issue(&names, &authority(), at(1)).unwrap());
         write(&first);
         look_at_files(&folder, &served, &mut known).unwrap();
         assert!(served.is_set() && known.as_ref().unwrap().certificate == first.certificate);

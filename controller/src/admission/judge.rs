@@ -9,6 +9,7 @@ use crate::{
     words::{line, shortened, some_of},
 };
 use jiff::Timestamp;
+use netloss_contract::container_name;
 
 /// The longest refusal or warning, in bytes.
 const LONGEST: usize = 4096;
@@ -31,21 +32,10 @@ pub struct Seen {
     pub may_act: bool,
     /// The pods that have the labels.
     pub pods: Vec<Candidate>,
-    /// Other experiments with something under way in pods of that namespace.
-    pub others: Vec<Other>,
     /// Why all experiments are frozen, if they are.
     pub freeze: Option<String>,
     /// The pod of another controller that acts on the same experiments, if there is one.
     pub rival: Option<String>,
-}
-
-/// Another experiment.
-#[derive(Debug, Clone)]
-pub struct Other {
-    /// As `namespace/name`.
-    pub name: String,
-    /// The uids of the pods in which something of it is under way.
-    pub pods: Vec<String>,
 }
 
 /// What becomes of the request.
@@ -143,13 +133,20 @@ fn warnings(experiment: &Experiment<'_>, seen: &Seen, now: Timestamp, settings: 
     if !excluded.is_empty() {
         warnings.push(format!("left alone, as they carry the label {}: {excluded}", targets::EXCLUDE_LABEL));
     }
-    let at_work = |other: &&Other| other.pods.iter().any(|uid| seen.pods.iter().any(|pod| pod.target.uid == *uid));
-    let others = some_of(seen.others.iter().filter(at_work).map(|other| other.name.clone()));
-    if !others.is_empty() {
-        warnings.push(format!("at work in some of these pods already, which are left alone meanwhile: {others}"));
+    let active = some_of(seen.pods.iter().filter_map(|pod| active_agent(experiment.uid, pod)));
+    if !active.is_empty() {
+        warnings.push(format!("another run is active in some of these pods, which are skipped until it ends: {active}"));
     }
     warnings.extend(full(spec, seen, now));
     warnings
+}
+
+/// A pod with the agent of another experiment in it. By the pod alone: what other experiments say of themselves is not asked for.
+fn active_agent(uid: &str, pod: &Candidate) -> Option<String> {
+    let Some(Skip::AgentActive(container)) = &pod.skip else { return None };
+    let own = container_name(uid, 0, 0);
+    let is_own = container.starts_with(own.trim_end_matches("r0-a0"));
+    (!is_own).then(|| format!("{} (container {container})", pod.target.name))
 }
 
 /// When the pods of a schedule will carry as many containers as they may.
@@ -259,13 +256,15 @@ mod tests {
             few,
             "spec.count is 5, and 2 of the 3 pods may be acted on at present\nleft alone, as they carry the label chaos.gushchin.dev/exclude: p0"
         );
-        let overlap = |seen: &mut Seen| {
-            seen.others = vec![
-                Other { name: "n/first".to_owned(), pods: vec![seen.pods[1].target.uid.clone()] },
-                Other { name: "n/elsewhere".to_owned(), pods: vec!["other".to_owned()] },
-            ];
-        };
-        assert_eq!(warned(|_| (), overlap), "at work in some of these pods already, which are left alone meanwhile: n/first");
+        let active = |uid: &str| Some(Skip::AgentActive(container_name(uid, 1, 1)));
+        let said = warned(|_| (), |seen| (seen.pods[0].skip, seen.pods[1].skip) = (active("ab"), active("cd")));
+        assert_eq!(
+            said,
+            "another run is active in some of these pods, which are skipped until it ends: p0 (container network-loss-ab-r1-a1); p1 (container \
+             network-loss-cd-r1-a1)"
+        );
+        let own = warned(|_| (), |seen| seen.pods[0].skip = active(experiment(&spec(), None).uid));
+        assert_eq!(own, "", "an edit is not warned of its own run");
     }
 
     #[test]

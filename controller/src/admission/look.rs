@@ -1,8 +1,7 @@
 //! What is looked at for a verdict.
 
-use super::judge::{Other, Seen};
+use super::judge::Seen;
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus},
     machine::{Experiment, Settings},
     observe,
     targets::NamespaceFacts,
@@ -12,10 +11,7 @@ use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
     core::v1::Namespace,
 };
-use kube::{
-    Api, Client, ResourceExt,
-    api::{ListParams, PostParams},
-};
+use kube::{Api, Client, api::PostParams};
 
 /// Looks at everything that a verdict on this experiment depends on, as asked for by this user.
 ///
@@ -32,14 +28,13 @@ pub async fn look(client: &Client, experiment: &Experiment<'_>, user: &UserInfo,
             may_act(client, namespace, user).await
         }
     };
-    let (may_act, pods, others, freeze, rival) = futures::try_join!(
+    let (may_act, pods, freeze, rival) = futures::try_join!(
         may_act,
         observe::candidates(client, namespace, &experiment.spec.selector, jiff::Timestamp::now()),
-        others(client, namespace, experiment.uid),
         observe::freeze(client, &settings.own_namespace),
         observe::rival(client, settings),
     )?;
-    Ok(Seen { namespace: Some(facts), may_act, pods, others, freeze, rival })
+    Ok(Seen { namespace: Some(facts), may_act, pods, freeze, rival })
 }
 
 /// Whether a user may do by hand what the controller would do for them.
@@ -65,15 +60,4 @@ async fn may_act(client: &Client, namespace: &str, user: &UserInfo) -> kube::Res
     };
     let answer = Api::<SubjectAccessReview>::all(client.clone()).create(&PostParams::default(), &review).await?;
     Ok(answer.status.is_some_and(|status| status.allowed))
-}
-
-/// The other experiments with something under way in pods of this namespace.
-async fn others(client: &Client, namespace: &str, uid: &str) -> kube::Result<Vec<Other>> {
-    let all = Api::<ChaosExperiment>::all(client.clone()).list(&ListParams::default()).await?;
-    let others = all.items.into_iter().filter(|object| object.uid().as_deref() != Some(uid)).map(|object| {
-        let name = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
-        let open = object.status.iter().flat_map(ChaosExperimentStatus::open_pods).filter(|entry| entry.namespace == namespace);
-        Other { name, pods: open.map(|entry| entry.uid.clone()).collect() }
-    });
-    Ok(others.filter(|other| !other.pods.is_empty()).collect())
 }

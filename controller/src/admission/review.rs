@@ -1,19 +1,102 @@
 //! An AdmissionReview, from the bytes to what is asked, and from the verdict to the answer. No I/O.
+//!
+//! Of an object the spec alone is decoded, and only once it is known that it is ours to judge: its status and the object before may be large, and are anybody's.
 
 use super::judge::{Operation, Verdict};
-use crate::{
-    api::{ChaosExperimentSpec, ChaosExperimentStatus},
-    machine::Experiment,
-    words::brief,
-};
+use crate::{api::ChaosExperimentSpec, machine::Experiment, words::brief};
+use hyper::body::Bytes;
+use k8s_openapi::api::authentication::v1::UserInfo;
 use kube::core::{
-    DynamicObject,
-    admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation as Done},
+    Status,
+    admission::{AdmissionResponse, Operation as Done},
 };
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::Value;
 
 /// What the API server asks.
 #[derive(Debug)]
-pub struct Review(AdmissionRequest<DynamicObject>);
+pub struct Review {
+    body: Bytes,
+    request: Request<Head>,
+}
+
+/// An AdmissionReview, with as much of its object as `T` has.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<T> {
+    api_version: String,
+    kind: String,
+    request: Option<Request<T>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<T> {
+    uid: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    namespace: Option<String>,
+    operation: Done,
+    user_info: UserInfo,
+    #[serde(default = "Option::default")]
+    object: Option<T>,
+}
+
+/// An object's metadata, as far as it matters.
+#[derive(Debug, Deserialize)]
+struct Head {
+    metadata: Metadata,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    #[serde(default)]
+    uid: String,
+    #[serde(default)]
+    generation: i64,
+    #[serde(default)]
+    deletion_timestamp: Option<IgnoredAny>,
+}
+
+/// An object's spec.
+#[derive(Debug, Deserialize)]
+struct Spec {
+    spec: ChaosExperimentSpec,
+}
+
+/// An update: the specs before and after, whatever they contain.
+#[derive(Debug, Deserialize)]
+struct Update {
+    request: Specs,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Specs {
+    object: AnySpec,
+    old_object: AnySpec,
+}
+
+#[derive(Debug, Deserialize)]
+struct AnySpec {
+    #[serde(default)]
+    spec: Value,
+}
+
+impl Update {
+    /// Whether it sets `spec.paused` to true and leaves the rest of the spec unchanged. The update that resumes the experiment is checked in
+    /// full.
+    fn only_pauses(self) -> bool {
+        let without_paused = |AnySpec { mut spec }: AnySpec| {
+            let paused = spec.as_object_mut().and_then(|fields| fields.remove("paused"));
+            (spec, paused)
+        };
+        let ((before, _), (after, paused)) = (without_paused(self.request.old_object), without_paused(self.request.object));
+        before == after && paused == Some(Value::Bool(true))
+    }
+}
 
 /// What is to be found out for the answer.
 #[derive(Debug)]
@@ -36,7 +119,6 @@ pub struct AskedFor {
     uid: String,
     generation: i64,
     spec: ChaosExperimentSpec,
-    status: Option<ChaosExperimentStatus>,
 }
 
 impl AskedFor {
@@ -50,7 +132,8 @@ impl AskedFor {
             deleting: false,
             finalized: false,
             spec: &self.spec,
-            status: self.status.as_ref(),
+            // Nothing that is judged depends on it.
+            status: None,
         }
     }
 }
@@ -58,36 +141,51 @@ impl AskedFor {
 impl Review {
     /// Reads the body of a request; none where it is no AdmissionReview that asks for something.
     #[must_use]
-    pub fn read(body: &[u8]) -> Option<Self> {
-        let review: AdmissionReview<DynamicObject> = serde_json::from_slice(body).ok()?;
-        review.try_into().ok().map(Self)
+    pub fn read(body: impl Into<Bytes>) -> Option<Self> {
+        let body = body.into();
+        let review: Body<Head> = serde_json::from_slice(&body).ok()?;
+        let is_review = review.kind == "AdmissionReview" && review.api_version == "admission.k8s.io/v1";
+        let request = review.request.filter(|_| is_review)?;
+        Some(Self { body, request })
     }
 
-    /// As it was read.
+    /// By which the answer is told from others.
     #[must_use]
-    pub fn request(&self) -> &AdmissionRequest<DynamicObject> {
-        &self.0
+    pub fn uid(&self) -> &str {
+        &self.request.uid
+    }
+
+    /// The object's name, where it has one yet.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.request.name
+    }
+
+    /// Who asks.
+    #[must_use]
+    pub fn user(&self) -> &UserInfo {
+        &self.request.user_info
     }
 
     /// What is asked.
     #[must_use]
     pub fn asked(&self) -> Asked {
-        let request = &self.0;
+        let request = &self.request;
         let operation = match request.operation {
             Done::Create => Operation::Create,
             Done::Update => Operation::Update,
             Done::Delete | Done::Connect => return Asked::Admitted,
         };
-        let Some(object) = request.object.as_ref().filter(|object| object.metadata.deletion_timestamp.is_none()) else {
+        let Some(Head { metadata }) = request.object.as_ref().filter(|object| object.metadata.deletion_timestamp.is_none()) else {
             return Asked::Admitted;
         };
         // Before the spec is parsed: what stops a run must pass whatever the rest of the object contains.
-        if operation == Operation::Update && request.old_object.as_ref().is_some_and(|old| only_pauses(old, object)) {
+        if operation == Operation::Update && serde_json::from_slice::<Update>(&self.body).is_ok_and(Update::only_pauses) {
             return Asked::Admitted;
         }
-        let field = |name: &str| object.data.get(name).cloned().unwrap_or_default();
-        let spec: ChaosExperimentSpec = match serde_json::from_value(field("spec")) {
-            Ok(spec) => spec,
+        let spec = match serde_json::from_slice::<Body<Spec>>(&self.body) {
+            Ok(Body { request: Some(Request { object: Some(Spec { spec }), .. }), .. }) => spec,
+            Ok(_) => return Asked::Admitted,
             Err(error) => return Asked::Unreadable(format!("spec: {}", brief(&error.to_string()))),
         };
         if !spec.action.is_served() {
@@ -96,17 +194,18 @@ impl Review {
         Asked::Experiment(Box::new(AskedFor {
             operation,
             namespace: request.namespace.clone().unwrap_or_default(),
-            uid: object.metadata.uid.clone().unwrap_or_default(),
-            generation: object.metadata.generation.unwrap_or_default(),
+            uid: metadata.uid.clone(),
+            generation: metadata.generation,
             spec,
-            status: serde_json::from_value(field("status")).ok(),
         }))
     }
 
     /// The answer that all is well.
     #[must_use]
     pub fn admitted(&self) -> AdmissionResponse {
-        AdmissionResponse::from(&self.0)
+        let mut response = AdmissionResponse::invalid("");
+        (response.uid, response.allowed, response.result) = (self.request.uid.clone(), true, Status::default());
+        response
     }
 
     /// The answer that it may not be.
@@ -125,18 +224,6 @@ impl Review {
         response.warnings = (!verdict.warnings.is_empty()).then_some(verdict.warnings);
         response
     }
-}
-
-/// Whether the update sets `spec.paused` to true and leaves the rest of the spec unchanged. The update that resumes the experiment is
-/// checked in full.
-fn only_pauses(old: &DynamicObject, new: &DynamicObject) -> bool {
-    let without_paused = |object: &DynamicObject| {
-        let mut spec = object.data.get("spec").cloned().unwrap_or_default();
-        let paused = spec.as_object_mut().and_then(|fields| fields.remove("paused"));
-        (spec, paused)
-    };
-    let ((before, _), (after, paused)) = (without_paused(old), without_paused(new));
-    before == after && paused == Some(serde_json::Value::Bool(true))
 }
 
 #[cfg(test)]
@@ -158,7 +245,7 @@ mod tests {
                     "object": object(new), "oldObject": object(old),
                 },
             });
-            Review::read(review.to_string().as_bytes()).unwrap().asked()
+            Review::read(review.to_string()).unwrap().asked()
         };
         let spec = |paused: Option<bool>, count: u32| json!({ "action": "pod-network-loss", "selector": { "app": "web" }, "duration": "30s", "count": count, "maxPercentage": 50, "paused": paused });
         let running = || {
@@ -187,7 +274,7 @@ mod tests {
                 "resource": { "group": "chaos.gushchin.dev", "version": "v1alpha1", "resource": "chaosexperiments" },
             },
         });
-        Review::read(review.to_string().as_bytes()).unwrap()
+        Review::read(review.to_string()).unwrap()
     }
 
     #[test]
@@ -208,7 +295,7 @@ mod tests {
     #[test]
     fn what_asks_for_nothing_is_no_review() {
         for body in ["", "{}", "[]", r#"{ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview" }"#] {
-            assert!(Review::read(body.as_bytes()).is_none(), "{body}");
+            assert!(Review::read(body).is_none(), "{body}");
         }
     }
 }

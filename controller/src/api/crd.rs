@@ -53,7 +53,10 @@ impl Definition {
 
 fn experiments() -> CustomResourceDefinition {
     let mut crd = ChaosExperiment::crd();
-    schemas(&mut crd).for_each(refuse_null);
+    for schema in schemas(&mut crd) {
+        refuse_null(schema);
+        bound(schema);
+    }
     crd
 }
 
@@ -61,6 +64,7 @@ fn histories() -> CustomResourceDefinition {
     let mut crd = ChaosExperimentHistory::crd();
     for schema in schemas(&mut crd) {
         refuse_null(schema);
+        bound(schema);
         // What was an experiment once is on record as it was, whatever the rules say today.
         let spec = schema.properties.as_mut().and_then(|properties| properties.get_mut("spec")).and_then(|spec| spec.properties.as_mut());
         if let Some(experiment) = spec.and_then(|properties| properties.get_mut("experimentSpec")) {
@@ -72,7 +76,10 @@ fn histories() -> CustomResourceDefinition {
 
 fn plans() -> CustomResourceDefinition {
     let mut crd = ChaosExperimentPlan::crd();
-    schemas(&mut crd).for_each(refuse_null);
+    for schema in schemas(&mut crd) {
+        refuse_null(schema);
+        bound(schema);
+    }
     crd
 }
 
@@ -93,9 +100,89 @@ fn refuse_null(schema: &mut JSONSchemaProps) {
     }
 }
 
+/// Characters of a text whose field names no limit. k8s-chaos's messages name every pod of an experiment, a hundred at most.
+const LONGEST_TEXT: i64 = 32 * 1024;
+
+/// Items of a list whose field names no limit.
+const LONGEST_LIST: i64 = 1000;
+
+/// A time that [`jiff::Timestamp`] reads. The API server's format date-time takes others too, such as an offset of 99 hours or any character before the
+/// fraction of a second (kube-openapi, pkg/validation/strfmt/time.go).
+const TIME: &str =
+    r"^[1-8][0-9]{3}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
+
+/// Gives every number, text and list a limit that has none: what the API server stores, every reader of it can decode, and holds in memory in a size that
+/// is proportional to what it was sent as.
+fn bound(schema: &mut JSONSchemaProps) {
+    match (schema.type_.as_deref(), schema.format.as_deref()) {
+        (Some("string"), Some("date-time")) => schema.pattern = Some(TIME.to_owned()),
+        (Some("string"), _) if schema.enum_.is_none() => schema.max_length = schema.max_length.or(Some(LONGEST_TEXT)),
+        (Some("array"), _) => schema.max_items = schema.max_items.or(Some(LONGEST_LIST)),
+        (Some("integer"), Some("int32")) => {
+            schema.minimum = schema.minimum.or(Some(i32::MIN.into()));
+            schema.maximum = schema.maximum.or(Some(i32::MAX.into()));
+        }
+        _ => {}
+    }
+    schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(bound);
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        bound(items);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaPropsOrBool;
+    use proptest::{prelude::*, string::string_regex};
+
+    /// The fields without a limit.
+    fn unbounded(path: &str, schema: &JSONSchemaProps, found: &mut Vec<String>) {
+        let is_bounded = match schema.type_.as_deref() {
+            Some("string") => schema.max_length.is_some() || schema.enum_.is_some() || schema.pattern.as_deref() == Some(TIME),
+            Some("array") => schema.max_items.is_some(),
+            // The API server takes no integer beyond i64, which is what these are read as, or as the u64 that holds those from 0 on.
+            Some("integer") => schema.format.as_deref() == Some("int64") || (schema.minimum.is_some() && schema.maximum.is_some()),
+            Some("object") => schema.properties.is_some() || schema.max_properties.is_some() || path.ends_with(".metadata"),
+            _ => true,
+        };
+        found.extend((!is_bounded).then(|| path.to_owned()));
+        for (name, field) in schema.properties.iter().flatten() {
+            unbounded(&format!("{path}.{name}"), field, found);
+        }
+        if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
+            unbounded(&format!("{path}[]"), items, found);
+        }
+        if let Some(JSONSchemaPropsOrBool::Schema(values)) = &schema.additional_properties {
+            unbounded(&format!("{path}{{}}"), values, found);
+        }
+    }
+
+    #[test]
+    fn every_text_list_map_and_number_is_bounded() {
+        let mut found = Vec::new();
+        for definition in DEFINITIONS {
+            for schema in schemas(&mut (definition.make)()) {
+                unbounded(definition.plural, schema, &mut found);
+            }
+        }
+        assert!(found.is_empty(), "{found:#?}");
+    }
+
+    /// The pattern of what follows the date, which the format itself checks.
+    fn clock() -> &'static str {
+        TIME.trim_end_matches('$').split_once("[0-9]{2}-[0-9]{2}").map_or("", |(_, clock)| clock)
+    }
+
+    proptest! {
+        #[test]
+        fn every_admissible_time_is_read(clock in string_regex(clock()).unwrap()) {
+            for date in ["1000-01-01", "2028-02-29", "8999-12-31"] {
+                let text = format!("{date}{clock}");
+                prop_assert!(text.parse::<jiff::Timestamp>().is_ok(), "{}", text);
+            }
+        }
+    }
 
     #[test]
     fn the_committed_definitions_are_the_current_ones() {

@@ -89,7 +89,7 @@ pub struct Execution {
     pub phase: Option<Phase>,
     /// Number of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<i64>")]
+    #[schemars(with = "Option<i64>", range(min = 0, max = 4_294_967_295_i64))]
     pub run: Option<u32>,
 }
 
@@ -157,7 +157,7 @@ pub struct Audit {
     pub dry_run: Option<bool>,
     /// How often it was tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<i64>")]
+    #[schemars(with = "Option<i64>", range(min = 0, max = 4_294_967_295_i64))]
     pub retry_count: Option<u32>,
     /// When this record was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -28,7 +28,7 @@ pub struct ChaosExperimentPlanSpec {
     /// Name of the experiment.
     pub experiment: String,
     /// Number of its run.
-    #[schemars(with = "i64")]
+    #[schemars(with = "i64", range(min = 0, max = 4_294_967_295_i64))]
     pub run: u32,
     /// Each pod, as status.pods has it.
     pub pods: Vec<PlannedArguments>,

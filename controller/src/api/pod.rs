@@ -32,7 +32,7 @@ pub struct PodStatus {
     /// When the loss ends at the latest, whenever it began. Frozen.
     pub deadline: Time,
     /// Number of the attempt on this pod within the run, from 1. Frozen.
-    #[schemars(with = "i64")]
+    #[schemars(with = "i64", range(min = 0, max = 4_294_967_295_i64))]
     pub attempt: u32,
     /// What the agent is asked for. Frozen.
     pub asked: AskedLoss,
@@ -135,7 +135,7 @@ pub struct SentContainer {
     /// After this it does nothing.
     pub deadline: Time,
     /// Which of its kind it is, from 1.
-    #[schemars(with = "i64")]
+    #[schemars(with = "i64", range(min = 0, max = 4_294_967_295_i64))]
     pub number: u32,
 }
 
@@ -235,10 +235,10 @@ pub struct ObservedLoss {
 #[schemars(inline)]
 pub struct ObservedTraffic {
     /// Packets that met the loss, dropped ones included.
-    #[schemars(with = "i64")]
+    #[schemars(with = "i64", range(min = 0))]
     pub packets: u64,
     /// Packets that it dropped.
-    #[schemars(with = "i64")]
+    #[schemars(with = "i64", range(min = 0))]
     pub dropped: u64,
     /// The share that was lost, in percent, to two decimals; absent where no packet came.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -70,7 +70,16 @@ pub struct ChaosExperimentSpec {
     pub namespace: Option<String>,
 
     /// Labels that a pod must have, all of them.
-    #[schemars(extend("minProperties" = 1))]
+    #[schemars(extend(
+        "minProperties" = 1,
+        "maxProperties" = 64,
+        // As the API server takes labels: a longer key or value is on no pod.
+        "additionalProperties" = { "type": "string", "maxLength": 63 },
+        "x-kubernetes-validations" = [{
+            "rule": "self.all(key, key.size() <= 317)",
+            "message": "spec.selector has a key of more than 317 characters, which no pod can carry: give a label as pods have it, such as app: web",
+        }]
+    ))]
     pub selector: BTreeMap<String, String>,
 
     /// How many of the matching pods to affect: 1 to 100.
@@ -109,7 +118,7 @@ pub struct ChaosExperimentSpec {
 
     /// Interface in the pod, instead of the one that its default route leaves by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,14}$"))]
+    #[schemars(length(max = 15), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,14}$"))]
     pub interface: Option<String>,
 
     /// Only say which pods would be chosen, and touch none.
@@ -145,7 +154,7 @@ pub struct ChaosExperimentSpec {
 
     /// End the run when fewer than so many of the pods with these labels are ready; begin none with fewer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "i32", range(min = 1))]
+    #[schemars(with = "i32", range(min = 1, max = 2_147_483_647))]
     pub abort: Option<u32>,
 
     /// How often a run in which no pod got any loss is tried again: 0 to 10.
@@ -185,33 +194,33 @@ pub struct ChaosExperimentSpec {
 
     /// Names of experiments in the same namespace that have to be Completed before this one begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 100))]
+    #[schemars(length(max = 100), inner(length(min = 1, max = 253)))]
     pub depends_on: Option<Vec<String>>,
 
     /// Lose only packets to and from these addresses. With targetCIDRs, targetPorts and targetProtocols: of each address, each port, each
     /// protocol. Needs the backend guarded.
     #[serde(default, rename = "targetIPs", skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 100))]
+    #[schemars(length(max = 100), inner(length(max = 64)))]
     pub target_ips: Option<Vec<String>>,
 
     /// Lose only packets to and from these networks, such as 10.0.0.0/8.
     #[serde(default, rename = "targetCIDRs", skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 100))]
+    #[schemars(length(max = 100), inner(length(max = 64)))]
     pub target_cidrs: Option<Vec<String>>,
 
     /// Lose only packets of these protocols: tcp, udp, icmp.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 100))]
+    #[schemars(length(max = 100), inner(length(max = 16)))]
     pub target_protocols: Option<Vec<String>>,
 
     /// Never lose packets to and from these, whatever the targets say: CIDR[:PORT[-PORT]][/PROTO], such as any:53/udp.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 100))]
+    #[schemars(length(max = 100), inner(length(max = 128)))]
     pub spare: Option<Vec<String>>,
 
     /// Lose only packets to and from these ports of the other side, of tcp and udp.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Vec<i32>", length(max = 100))]
+    #[schemars(with = "Vec<i32>", length(max = 100), inner(range(min = 1, max = 65535)))]
     pub target_ports: Option<Vec<u16>>,
 
     /// Never lose packets to and from the node, so that the kubelet's probes pass.
@@ -295,10 +304,11 @@ pub struct LossModelSpec {
     pub kind: String,
     /// Packets lost in a row on average, of the model gilbert.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
     pub mean_burst: Option<f64>,
     /// The probabilities of the models gemodel and state, in percent, in the order of tc-netem(8).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 5))]
+    #[schemars(length(max = 5), inner(range(min = 0, max = 100)))]
     pub probabilities: Option<Vec<f64>>,
 }
 
@@ -310,15 +320,18 @@ pub struct TimeWindow {
     #[serde(rename = "type")]
     pub kind: WindowKind,
     /// Its begin: HH:MM if recurring, RFC 3339 (such as 2026-11-24T09:00:00Z) if absolute.
+    #[schemars(length(max = 64))]
     pub start: String,
     /// Its end, not included. Recurring, an end that is not after the start is on the next day.
+    #[schemars(length(max = 64))]
     pub end: String,
     /// The time zone of a recurring window by its IANA name, such as Europe/Berlin; left out it is UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub timezone: Option<String>,
     /// The days on which a recurring window begins: Mon, Tue, Wed, Thu, Fri, Sat, Sun; left out it is each of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 7))]
+    #[schemars(length(max = 7), inner(length(max = 16)))]
     pub days_of_week: Option<Vec<String>>,
 }
 

@@ -37,12 +37,12 @@ pub struct ChaosExperimentStatus {
 
     /// Number of this run, from 1: one for each applied version of the spec, or for each time of its schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<i64>")]
+    #[schemars(with = "Option<i64>", range(min = 0, max = 4_294_967_295_i64))]
     pub run: Option<u32>,
 
     /// Number of the attempt within the run, from 1: a retry or a resumption is another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<i64>")]
+    #[schemars(with = "Option<i64>", range(min = 0, max = 4_294_967_295_i64))]
     pub attempt: Option<u32>,
 
     /// The metadata.generation that this status is about.
@@ -78,7 +78,7 @@ pub struct ChaosExperimentStatus {
     pub unresolved_pods: Vec<PodStatus>,
     /// How often this run was tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<i32>")]
+    #[schemars(with = "Option<i32>", range(min = 0, max = 2_147_483_647))]
     pub retry_count: Option<u32>,
 
     /// Why the last attempt failed.

@@ -1,20 +1,26 @@
 //! Which cluster, as whom and where: the flags that kubectl has too.
 
-use super::error::Error;
+use super::{error::Error, output::note};
 use crate::{
     api::{ChaosExperiment, ChaosExperimentHistory},
+    listing::{self, Unreadable},
     words::plain,
 };
 use clap::Args;
 use kube::{
     Api, Client, Config,
+    api::ListParams,
     config::{KubeConfigOptions, Kubeconfig},
-    core::NamespaceResourceScope,
+    core::{DeserializeGuard, NamespaceResourceScope},
 };
+use serde::{Serialize, de::DeserializeOwned};
 use std::{path::PathBuf, time::Duration};
 
 /// How long a connection to the API server may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// Objects of one page of a list: what kubectl asks for at a time.
+const PAGE: u32 = 500;
 
 /// The heading that these flags stand under in help.
 const HEADING: &str = "Connection, as kubectl has it";
@@ -169,10 +175,26 @@ impl Cluster {
         found.map(plain).ok_or_else(|| Error::Failed(self.no_such("ChaosExperiment", name)))
     }
 
+    /// Objects of a kind in a namespace, or in all. One that this version does not understand is named, and left out.
+    pub(super) async fn list<K>(&self, scope: &Scope, params: &ListParams) -> kube::Result<Vec<K>>
+    where
+        K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
+    {
+        let keep = |object: Result<K, Unreadable>| match object {
+            Ok(object) => Some(plain(object)),
+            Err(Unreadable { metadata, error }) => {
+                let (namespace, name) = (metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default());
+                note(&format!("left out {namespace}/{name}, which does not have the form of this version: {error}"));
+                None
+            }
+        };
+        listing::list(&self.api::<DeserializeGuard<K>>(scope), params, PAGE, keep).await
+    }
+
     /// The records of an experiment's runs, the latest first.
     pub(super) async fn records(&self, scope: &Scope, experiment: Option<&str>) -> Result<Vec<ChaosExperimentHistory>, Error> {
-        let list = self.api::<ChaosExperimentHistory>(scope).list(&kube::api::ListParams::default()).await;
-        let mut records: Vec<_> = list.map_err(Error::api("listing history records"))?.items.into_iter().map(plain).collect();
+        let list = self.list::<ChaosExperimentHistory>(scope, &ListParams::default()).await;
+        let mut records = list.map_err(Error::api("listing history records"))?;
         records.retain(|record| experiment.is_none_or(|name| record.spec.experiment_ref.name == name));
         records.sort_by_key(|record| std::cmp::Reverse(record.spec.execution.start_time.0));
         Ok(records)

@@ -54,7 +54,6 @@ pub(super) fn judge(
         namespace: Some(namespace.clone()),
         may_act: true,
         pods: pods.to_vec(),
-        others: Vec::new(),
         freeze: freeze.map(str::to_owned),
         // Pods of all namespaces are more than a user may see; the webhook looks.
         rival: None,

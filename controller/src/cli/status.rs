@@ -8,17 +8,10 @@ use super::{
     show::{tone, whole},
     view::{ExperimentView, Seen, span},
 };
-use crate::{
-    api::ChaosExperiment,
-    words::{line, plain},
-};
+use crate::api::ChaosExperiment;
 use clap::Args;
 use jiff::Timestamp;
-use kube::{
-    ResourceExt,
-    api::ListParams,
-    core::{DeserializeGuard, NamespaceResourceScope},
-};
+use kube::api::ListParams;
 use serde::Serialize;
 
 /// Show experiments, or one of them with its pods
@@ -76,26 +69,9 @@ pub(super) async fn run(args: StatusArgs, cluster: &Cluster) -> Result<(), Error
 
 /// netloss's experiments in these namespaces. One that this version does not understand is named, and left out.
 pub(super) async fn experiments(cluster: &Cluster, scope: &Scope) -> Result<Vec<ChaosExperiment>, Error> {
-    let list = guarded::<ChaosExperiment>(cluster, scope).await.map_err(Error::api("listing experiments"))?;
-    let mut objects = Vec::new();
-    for object in list {
-        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-        match object.0 {
-            Ok(object) if object.spec.action.is_served() => objects.push(plain(object)),
-            Ok(_) => {}
-            Err(invalid) => {
-                note(&format!("left out {namespace}/{name}, which does not have the form of this version: {}", line(&invalid.error)));
-            }
-        }
-    }
+    let mut objects = cluster.list::<ChaosExperiment>(scope, &ListParams::default()).await.map_err(Error::api("listing experiments"))?;
+    objects.retain(|object| object.spec.action.is_served());
     Ok(objects)
-}
-
-async fn guarded<K>(cluster: &Cluster, scope: &Scope) -> kube::Result<Vec<DeserializeGuard<K>>>
-where
-    K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()> + serde::de::DeserializeOwned + Clone + std::fmt::Debug,
-{
-    Ok(cluster.api::<DeserializeGuard<K>>(scope).list(&ListParams::default()).await?.items)
 }
 
 /// A table of experiments.

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus, Outcome, Phase},
     history::EXPERIMENT_LABEL,
-    words::{plain, some_of},
+    words::some_of,
 };
 use clap::Args;
 use futures::{StreamExt, stream};
@@ -243,9 +243,8 @@ async fn how_it_ended(cluster: &Cluster, object: &ChaosExperiment, last: Option<
     }
     let of_this_one = ListParams::default().labels(&format!("{EXPERIMENT_LABEL}={}", object.uid().unwrap_or_default()));
     let scope = Scope::One(object.namespace().unwrap_or_default());
-    let records = cluster.api::<crate::api::ChaosExperimentHistory>(&scope).list(&of_this_one).await;
-    let records = records.map(|list| list.items).unwrap_or_default();
-    let of_run = records.into_iter().map(plain).find(|record| record.spec.execution.run == status.run);
+    let records = cluster.list::<crate::api::ChaosExperimentHistory>(&scope, &of_this_one).await.unwrap_or_default();
+    let of_run = records.into_iter().find(|record| record.spec.execution.run == status.run);
     of_run.map_or(status.clone(), |record| ChaosExperimentStatus { pods: record.spec.pods, ..status })
 }
 

@@ -72,6 +72,12 @@ pub(super) fn failed_run(message: &str) -> EventRecord {
     EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "Failed", note: message.to_owned() }
 }
 
+/// An experiment that does not decode, as another definition than netloss's may let one be written.
+pub(crate) fn unreadable(error: &str) -> EventRecord {
+    let note = format!("Not run: the experiment does not decode ({error}): correct that field; config/crd would have refused it");
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "Unreadable", note }
+}
+
 /// A run that only said what it would do.
 pub(super) fn dry_run(message: &str) -> EventRecord {
     EventRecord { about: About::Experiment, severity: Severity::Normal, reason: "DryRun", note: message.to_owned() }

@@ -90,7 +90,7 @@ pub(super) fn follow(
         after.message = Some(summary::message(&after, experiment, &obstacles));
         rest::set_recovered(&mut after, now);
     } else {
-        decision.events.extend(rest::settle(experiment, &mut after, now, settings));
+        decision.events.extend(rest::settle(experiment, &mut after, now));
         // It is there exactly while something is under way in a pod.
         decision.finalizer = experiment.finalized.then_some(false);
         decision.requeue = rest::requeue(&after, now);

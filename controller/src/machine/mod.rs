@@ -36,6 +36,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use events::unreadable;
 pub use events::{About, EventRecord, Severity};
 pub(crate) use plan::too_large_a_share;
 pub use request::{Request, check};
@@ -50,6 +51,9 @@ use jiff::Timestamp;
 use netloss_contract::{Applied, Record};
 use std::{collections::BTreeMap, time::Duration};
 
+/// Where k8s-chaos's kustomization installs its controller.
+pub const RIVAL_NAMESPACE: &str = "k8s-chaos-system";
+
 /// What the controller was started with. Of these, only `agent_image` reaches a pod, and only through the status that froze it.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -57,8 +61,8 @@ pub struct Settings {
     pub agent_image: String,
     /// The controller's own namespace, in which it runs no experiments.
     pub own_namespace: String,
-    /// Whether it runs the experiments of all namespaces, and so may look into all of them.
-    pub cluster_wide: bool,
+    /// Where k8s-chaos's controller runs, if it does.
+    pub rival_namespaces: Vec<String>,
     /// How long an agent may take to start: image pull included.
     pub start_timeout: Duration,
     /// Whether whoever writes an experiment was asked by the admission webhook whether they may act on its namespace.
@@ -74,7 +78,7 @@ impl Settings {
         Self {
             agent_image: agent_image.into(),
             own_namespace: own_namespace.into(),
-            cluster_wide: true,
+            rival_namespaces: vec![RIVAL_NAMESPACE.to_owned()],
             start_timeout: Duration::from_mins(2),
             trusts_admission: false,
             grace: Duration::from_mins(1),

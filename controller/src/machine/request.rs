@@ -136,16 +136,21 @@ fn timing(spec: &ChaosExperimentSpec) -> Result<(), String> {
     Windows::of(spec).map(drop)
 }
 
-/// Whether Kubernetes takes this for a label. One that it does not would be an error of every list of pods, or, with a comma in it,
-/// another selector.
+/// Whether Kubernetes takes this for a label (apimachinery, pkg/util/validation: IsQualifiedName, IsValidLabelValue). One that it does not would be an error of
+/// every list of pods, or, with a comma in it, another selector.
 fn is_label(key: &str, value: &str) -> bool {
+    let is_domain = |text: &str| {
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let is_part = |part: &str| !part.is_empty() && !part.starts_with('-') && !part.ends_with('-') && part.chars().all(inner);
+        text.len() <= 253 && text.split('.').all(is_part)
+    };
     let is_name = |text: &str, longest: usize| {
         let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let ends = |c: char| c.is_ascii_alphanumeric();
         text.len() <= longest && text.starts_with(ends) && text.ends_with(ends) && text.chars().all(inner)
     };
     let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
-    prefix.is_none_or(|prefix| is_name(prefix, 253)) && is_name(name, 63) && (value.is_empty() || is_name(value, 63))
+    prefix.is_none_or(is_domain) && is_name(name, 63) && (value.is_empty() || is_name(value, 63))
 }
 
 /// As the schema has it; the kernel has names of up to 15 bytes.

@@ -5,7 +5,6 @@ use super::{
     begin::schedule_next,
     events,
     measured::{Measured, measured},
-    request::check,
     summary,
 };
 use crate::{
@@ -114,10 +113,8 @@ pub(super) fn set_recovered(status: &mut ChaosExperimentStatus, now: Timestamp) 
 }
 
 /// Sets the condition `AsRequested` by what the agents counted.
-fn set_as_requested(experiment: &Experiment<'_>, status: &mut ChaosExperimentStatus, now: Timestamp, settings: &Settings) {
-    // Of a run that an edit ends, the spec says nothing any more.
-    let request = check(experiment, settings).ok().filter(|_| status.stopping != Some(Stopping::Edited));
-    match measured(status, request.as_ref().map(|request| &request.model)) {
+fn set_as_requested(status: &mut ChaosExperimentStatus, now: Timestamp) {
+    match measured(status) {
         Measured::AsRequested => {
             status.set_condition(AS_REQUESTED, "True", "WithinChance", "the measured loss does not contradict the requested one", now);
         }
@@ -127,12 +124,7 @@ fn set_as_requested(experiment: &Experiment<'_>, status: &mut ChaosExperimentSta
 }
 
 /// Settles the status of an attempt whose pods have all ended.
-pub(super) fn settle(
-    experiment: &Experiment<'_>,
-    after: &mut ChaosExperimentStatus,
-    now: Timestamp,
-    settings: &Settings,
-) -> Vec<EventRecord> {
+pub(super) fn settle(experiment: &Experiment<'_>, after: &mut ChaosExperimentStatus, now: Timestamp) -> Vec<EventRecord> {
     let applied = after.pods.iter().any(PodStatus::was_applied);
     let unknown = after.pods.iter().any(|pod| pod.outcome == Some(Outcome::Unknown));
     after.phase = Some(if applied { Phase::Completed } else { Phase::Failed });
@@ -142,7 +134,7 @@ pub(super) fn settle(
     }
     let mut told = Vec::new();
     if applied {
-        set_as_requested(experiment, after, now, settings);
+        set_as_requested(after, now);
     }
     after.message = Some(summary::message(after, experiment, &[]));
     if after.phase == Some(Phase::Failed) && after.stopping.is_none() && !unknown {

@@ -8,7 +8,7 @@ use prometheus::{Gauge, GaugeVec, Opts, core::Collector, proto::MetricFamily};
 use std::{collections::HashMap, sync::Arc};
 
 /// Experiments that have series of their own; those with something under way come first.
-const SHOWN: usize = 200;
+pub(super) const SHOWN: usize = 200;
 
 /// The families of these experiments.
 pub(super) fn gather(
@@ -48,7 +48,7 @@ pub(super) fn gather(
     hidden.set(all.len().saturating_sub(SHOWN) as f64);
     for (object, status) in all.into_iter().take(SHOWN) {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-        affected.with_label_values(&[ACTION, &namespace, &name]).set(status.affected_pods.len() as f64);
+        affected.with_label_values(&[ACTION, object.spec.target_namespace(&namespace), &name]).set(status.affected_pods.len() as f64);
         remains.with_label_values(&[&namespace, &name]).set(left(status));
         if let Some(pod) = status.pods.first() {
             asked.with_label_values(&[&namespace, &name]).set(pod.asked.loss_percentage / 100.0);

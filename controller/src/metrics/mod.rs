@@ -16,7 +16,7 @@ use crate::{
 use jiff::{SignedDuration, Timestamp};
 use netloss_contract::{PerDirection, Traffic, Ttl};
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 use std::{
     collections::HashMap,
@@ -45,6 +45,8 @@ pub struct Metrics {
     durations: HistogramVec,
     errors: IntCounterVec,
     history_records: IntCounterVec,
+    history_deleted: IntCounterVec,
+    history_counts: IntGaugeVec,
     dry_runs: IntCounterVec,
     production_blocks: IntCounterVec,
     percentage_violations: IntCounterVec,
@@ -80,12 +82,20 @@ impl Default for Metrics {
             executions: counters("chaosexperiment_executions_total", "Runs that are over.", &["action", "namespace", "status"]),
             durations: add(&registry, HistogramVec::new(durations, &["action", "namespace"])),
             errors: counters("chaosexperiment_errors_total", "Runs that failed.", &["action", "namespace", "error_type"]),
-            history_records: counters(
-                "chaosexperiment_history_records_total",
-                "History records that were written.",
-                &["action", "namespace", "status"],
+            history_records: counters("chaosexperiment_history_records_total", "History records that were written.", &["action", "status"]),
+            history_deleted: counters(
+                "chaosexperiment_history_cleanup_total",
+                "History records that were deleted, as they are not kept any longer.",
+                &["reason"],
             ),
-            dry_runs: counters("chaosexperiment_safety_dry_run_total", "Dry runs.", &["action", "namespace"]),
+            history_counts: add(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("chaosexperiment_history_records_count", "History records of each experiment, when they were counted last."),
+                    &["experiment", "namespace"],
+                ),
+            ),
+            dry_runs: counters("chaosexperiment_safety_dryrun_total", "Dry runs.", &["action", "namespace"]),
             production_blocks: counters(
                 "chaosexperiment_safety_production_blocks_total",
                 "Refused: a production namespace without consent.",
@@ -98,8 +108,8 @@ impl Default for Metrics {
             ),
             excluded: counters(
                 "chaosexperiment_safety_excluded_resources_total",
-                "Pods that had the labels and were left alone.",
-                &["action", "namespace"],
+                "Pods that had the labels and were skipped.",
+                &["action", "namespace", "resource_type"],
             ),
             injected: counters("netloss_pods_injected_total", "Agents that were put into pods.", &["namespace"]),
             injection: add(&registry, Histogram::with_opts(injection)),
@@ -159,7 +169,7 @@ impl Metrics {
         for event in at.events {
             match event.reason {
                 "DryRun" => self.dry_runs.with_label_values(&[ACTION, namespace]).inc(),
-                "Skipped" => self.excluded.with_label_values(&[ACTION, namespace]).inc(),
+                "Skipped" => self.excluded.with_label_values(&[ACTION, namespace, "pod"]).inc(),
                 _ => {}
             }
         }
@@ -205,8 +215,30 @@ impl Metrics {
     }
 
     /// A history record was written.
-    pub fn history_written(&self, namespace: &str, status: &str) {
-        self.history_records.with_label_values(&[ACTION, namespace, status]).inc();
+    pub fn history_written(&self, status: &str) {
+        self.history_records.with_label_values(&[ACTION, status]).inc();
+    }
+
+    /// A history record was deleted, as it is not kept any longer.
+    pub(crate) fn history_deleted(&self, reason: &str) {
+        self.history_deleted.with_label_values(&[reason]).inc();
+    }
+
+    /// So many records there are of an experiment. Who may write records may make up experiments: no more have a series than have others.
+    pub(crate) fn history_counted(&self, namespace: &str, experiment: &str, count: usize) {
+        let shown: usize = self.history_counts.collect().iter().map(|family| family.get_metric().len()).sum();
+        if count == 0 {
+            let _ = self.history_counts.remove_label_values(&[experiment, namespace]);
+        } else if !experiment.is_empty()
+            && (shown < gauges::SHOWN || self.history_counts.remove_label_values(&[experiment, namespace]).is_ok())
+        {
+            self.history_counts.with_label_values(&[experiment, namespace]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// They are counted again.
+    pub(crate) fn forget_history_counts(&self) {
+        self.history_counts.reset();
     }
 
     /// The API server answered a request, or did not.
@@ -252,7 +284,7 @@ impl Metrics {
 /// What goes with a status that was written.
 #[derive(Debug, Clone, Copy)]
 pub struct Recorded<'a> {
-    /// The experiment's namespace.
+    /// The namespace of the experiment's pods, as k8s-chaos has it.
     pub namespace: &'a str,
     /// What was told.
     pub events: &'a [EventRecord],
@@ -269,4 +301,84 @@ fn due(pod: &PodStatus) -> Option<Timestamp> {
 /// As it is spelt in status.
 fn name(outcome: Outcome) -> String {
     serde_json::to_value(outcome).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::fixtures::at;
+    use std::collections::BTreeMap;
+
+    /// What k8s-chaos exports (internal/metrics/metrics.go), with its labels in the order of their names: dashboards and alerts go by these.
+    const INHERITED: [(&str, &[&str]); 12] = [
+        ("chaosexperiment_executions_total", &["action", "namespace", "status"]),
+        ("chaosexperiment_duration_seconds", &["action", "namespace"]),
+        ("chaosexperiment_resources_affected", &["action", "experiment", "namespace"]),
+        ("chaosexperiment_errors_total", &["action", "error_type", "namespace"]),
+        ("chaosexperiment_active", &["action"]),
+        ("chaosexperiment_history_records_total", &["action", "status"]),
+        ("chaosexperiment_history_cleanup_total", &["reason"]),
+        ("chaosexperiment_history_records_count", &["experiment", "namespace"]),
+        ("chaosexperiment_safety_dryrun_total", &["action", "namespace"]),
+        ("chaosexperiment_safety_production_blocks_total", &["action", "namespace"]),
+        ("chaosexperiment_safety_percentage_violations_total", &["action", "namespace"]),
+        ("chaosexperiment_safety_excluded_resources_total", &["action", "namespace", "resource_type"]),
+    ];
+
+    #[test]
+    fn inherited_metrics_have_their_names_and_labels() {
+        let metrics = Metrics::default();
+        let mut object = ChaosExperiment::new("x", crate::machine::fixtures::spec());
+        let start = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(0)));
+        let over = ChaosExperimentStatus {
+            phase: Some(Phase::Failed),
+            start_time: start.clone(),
+            completed_at: start,
+            ..ChaosExperimentStatus::default()
+        };
+        let event = |reason| EventRecord {
+            about: crate::machine::About::Experiment,
+            severity: crate::machine::Severity::Normal,
+            reason,
+            note: String::new(),
+        };
+        let events = [event("DryRun"), event("Skipped")];
+        metrics.record(&Recorded { namespace: "n", events: &events, safety: Some(Safety::Production) }, None, &over, at(0));
+        metrics.refused(Some(Safety::Percentage), "n");
+        metrics.history_written("failure");
+        metrics.history_deleted("retention_limit");
+        metrics.history_counted("n", "x", 1);
+        object.status = Some(over);
+        let list = vec![Arc::new(object)];
+        metrics.set_experiments(Some(Box::new(move || list.clone())));
+        let text = metrics.text(at(0)).unwrap();
+        let mut found: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for line in text.lines().filter(|line| line.starts_with("chaosexperiment_")) {
+            let (name, labels) = line.split_once('{').unwrap();
+            let name = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end).filter(|name| name.ends_with("_seconds")))
+                .unwrap_or(name);
+            let labels =
+                labels.split_once('}').unwrap().0.split(',').map(|label| label.split_once('=').unwrap().0).filter(|label| *label != "le");
+            found.insert(name, labels.collect());
+        }
+        let expected: BTreeMap<&str, Vec<&str>> = INHERITED.iter().map(|(name, labels)| (*name, labels.to_vec())).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn made_up_experiments_have_a_bounded_number_of_series() {
+        let metrics = Metrics::default();
+        for number in 0..5 * gauges::SHOWN {
+            metrics.history_counted("n", &format!("x{number}"), 1);
+        }
+        metrics.history_counted("n", "x0", 7);
+        let text = metrics.text(at(0)).unwrap();
+        let series: Vec<&str> = text.lines().filter(|line| line.starts_with("chaosexperiment_history_records_count{")).collect();
+        assert_eq!(series.len(), gauges::SHOWN);
+        assert!(series.iter().any(|line| line.contains("\"x0\"") && line.ends_with(" 7")), "{series:?}");
+        metrics.history_counted("n", "x0", 0);
+        assert!(!metrics.text(at(0)).unwrap().contains("experiment=\"x0\""));
+    }
 }

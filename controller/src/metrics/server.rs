@@ -1,8 +1,12 @@
 //! `GET /metrics`, for everybody who reaches the port or for those that the API server knows and allows it.
 
 use super::Metrics;
-use crate::http::{self, Answer, answer, plain};
-use hyper::{Method, Request, StatusCode, body::Incoming, header::AUTHORIZATION};
+use crate::http::{self, Answer, KeepAlive, answer, plain};
+use hyper::{
+    Method, Request, StatusCode,
+    body::{Bytes, Incoming},
+    header::AUTHORIZATION,
+};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec, UserInfo},
@@ -26,6 +30,9 @@ pub const PATH: &str = "/metrics";
 /// How long an answer of the API server about a token is believed.
 const BELIEVED: Duration = Duration::from_mins(1);
 
+/// How long what was made for one scrape serves others.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// Tokens that are remembered; more are asked for each time.
 const REMEMBERED: usize = 64;
 
@@ -38,7 +45,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Asks with this client.
+    /// Asks with this client, which is not the one that stops and repairs: anybody may send tokens.
     #[must_use]
     pub fn new(client: Client) -> Self {
         Self { client, known: Mutex::default(), hash: RandomState::new() }
@@ -91,11 +98,30 @@ pub async fn serve(
     metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()>,
 ) {
-    info!(address = ?listener.local_addr().ok(), tls = tls.is_some(), authenticated = gate.is_some(), "serving metrics");
-    http::serve(listener, tls, move |request| respond(Arc::clone(&metrics), gate.clone(), request), shutdown).await;
+    info!(address = http::address(&listener), tls = tls.is_some(), authenticated = gate.is_some(), "serving metrics");
+    let page = Arc::new(Page { metrics, last: Mutex::default() });
+    http::serve(listener, tls, KeepAlive::Off, move |request| respond(Arc::clone(&page), gate.clone(), request), shutdown).await;
 }
 
-async fn respond(metrics: Arc<Metrics>, gate: Option<Arc<Gate>>, request: Request<Incoming>) -> Answer {
+/// What is served, made once a second at most: who asks more often gets what was made for another.
+struct Page {
+    metrics: Arc<Metrics>,
+    last: Mutex<Option<(Instant, Bytes)>>,
+}
+
+impl Page {
+    fn text(&self) -> prometheus::Result<Bytes> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, text)) = last.as_ref().filter(|(made, _)| made.elapsed() < FRESH) {
+            return Ok(text.clone());
+        }
+        let text = Bytes::from(self.metrics.text(Timestamp::now())?);
+        *last = Some((Instant::now(), text.clone()));
+        Ok(text)
+    }
+}
+
+async fn respond(page: Arc<Page>, gate: Option<Arc<Gate>>, request: Request<Incoming>) -> Answer {
     if request.method() != Method::GET || request.uri().path() != PATH {
         return plain(StatusCode::NOT_FOUND, "GET /metrics\n");
     }
@@ -117,7 +143,7 @@ async fn respond(metrics: Arc<Metrics>, gate: Option<Arc<Gate>>, request: Reques
             Err(_) => return plain(StatusCode::INTERNAL_SERVER_ERROR, "the API server does not answer\n"),
         }
     }
-    match metrics.text(Timestamp::now()) {
+    match page.text() {
         Ok(text) => answer(StatusCode::OK, prometheus::TEXT_FORMAT, text),
         Err(error) => {
             warn!(%error, "metrics could not be written");

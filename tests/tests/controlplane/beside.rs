@@ -227,6 +227,12 @@ async fn beside_k8s_chaoss_controller_nothing_is_begun() {
     let theirs = World::on(&control_plane, "k8s-chaos-system").await;
     let world = World::on(&control_plane, "beside").await;
     let label = json!({ "labels": { "app.kubernetes.io/name": "k8s-chaos" } });
+    // Anybody may give its label to a pod of theirs: that stops nobody.
+    world.pod_with("forged", label.clone(), json!({})).await;
+    world.pod_with("b", json!({ "labels": { "app": "other" } }), json!({})).await;
+    world.apply("beside-forged", spec(json!({ "selector": { "app": "other" } }))).await.unwrap();
+    world.pass("beside-forged", 0).await;
+    assert_eq!(world.agents("b").await.len(), 1, "{}", world.message("beside-forged").await);
     theirs.pod_with("controller-manager", label, json!({})).await;
     world.pod("a").await;
     world.apply("x", spec(json!({}))).await.unwrap();

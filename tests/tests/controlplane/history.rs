@@ -3,10 +3,10 @@
 use crate::pods::run_of;
 use crate::world::{AGENT_IMAGE, World, spec};
 use jiff::SignedDuration;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use netloss_controller::api::{ChaosExperimentHistory, FailureReason, RunResult};
-use netloss_controller::history::Retention;
+use netloss_controller::history::{Retention, record_name};
 use netloss_controller::machine::Settings;
 use netloss_controller::reconcile::Context;
 use serde_json::json;
@@ -96,4 +96,33 @@ async fn only_so_many_records_are_kept() {
     }
     let runs: Vec<_> = records(&world).await.iter().map(|record| record.spec.execution.run).collect();
     assert_eq!(runs, [Some(3), Some(4)], "the latest ones");
+}
+
+/// A name can be foreseen by whoever knows the experiment's uid.
+#[tokio::test]
+async fn a_foreign_record_of_the_same_name_suppresses_none() {
+    let world = World::new("history-forged").await;
+    world.pod("a").await;
+    world.apply("other", spec(json!({}))).await.unwrap();
+    run(&world, "other").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    let uid = world.experiments().get("x").await.unwrap().uid().unwrap();
+    let forged = records(&world).await.remove(0);
+    let (first, second) = (record_name("x", &uid, 1, 0), record_name("x", &uid, 1, 1));
+    let api = Api::<ChaosExperimentHistory>::namespaced(world.client.clone(), &world.namespace);
+    api.create(&PostParams::default(), &ChaosExperimentHistory::new(&first, forged.spec.clone())).await.unwrap();
+
+    run(&world, "x").await;
+    let record = api.get(&second).await.unwrap();
+    assert_eq!(record.spec.experiment_ref.uid.as_ref(), Some(&uid));
+    assert_eq!(world.status("x").await.phase, Some(netloss_controller::api::Phase::Completed));
+    let labels = record.metadata.labels.unwrap();
+    for (label, value) in [
+        ("chaos.gushchin.dev/experiment", "x"),
+        ("chaos.gushchin.dev/action", "pod-network-loss"),
+        ("chaos.gushchin.dev/target-namespace", "history-forged"),
+        ("chaos.gushchin.dev/status", "success"),
+    ] {
+        assert_eq!(labels.get(label).map(String::as_str), Some(value), "{label}");
+    }
 }

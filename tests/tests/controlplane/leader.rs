@@ -6,6 +6,7 @@ use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::PostParams;
 use kube::{Api, Client};
+use netloss_controller::admission::authority;
 use netloss_controller::api::PodState;
 use netloss_lab::controlplane::ControlPlane;
 use netloss_lab::host::cargo::{cargo, executables};
@@ -187,7 +188,7 @@ async fn leaders_are_killed_and_no_pod_gets_two_agents() {
 }
 
 /// A webhook that is asked by its Service's name, of which this authority is the certificate's.
-async fn ask_webhook(port: u16, host: &str, authority: &[u8]) -> String {
+async fn ask_webhook(port: u16, path: &str, host: &str, authority: &[u8]) -> String {
     let mut config = kube::Config::new(format!("https://127.0.0.1:{port}").parse().unwrap());
     let certificates = CertificateDer::pem_slice_iter(authority).map(|one| one.unwrap().to_vec());
     (config.root_cert, config.tls_server_name) = (Some(certificates.collect()), Some(host.to_owned()));
@@ -203,7 +204,7 @@ async fn ask_webhook(port: u16, host: &str, authority: &[u8]) -> String {
         },
     });
     let body = kube::client::Body::from(serde_json::to_vec(&review).unwrap());
-    let request = http::Request::post("/validate").header("content-type", "application/json").body(body).unwrap();
+    let request = http::Request::post(path).header("content-type", "application/json").body(body).unwrap();
     match Client::try_from(config).unwrap().send(request).await {
         Ok(response) => String::from_utf8_lossy(&response.into_body().collect_bytes().await.unwrap()).into_owned(),
         Err(error) => error.to_string(),
@@ -218,7 +219,7 @@ async fn both_replicas_serve_the_webhook() {
     install_definitions(client.clone()).await;
     let namespace = serde_json::from_value(json!({ "metadata": { "name": "netloss-system" } })).unwrap();
     Api::<k8s_openapi::api::core::v1::Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
-    for file in ["manager/lease.yaml", "webhook/secret.yaml", "webhook/webhook.yaml"] {
+    for file in ["manager/lease.yaml", "webhook/secret.yaml", "webhook/authority_secret.yaml", "webhook/webhook.yaml"] {
         let text = std::fs::read_to_string(workspace_root().join("config").join(file)).unwrap();
         for object in netloss_lab::cluster::parse(&text).unwrap() {
             netloss_lab::cluster::apply(&client, &object).await.unwrap();
@@ -239,6 +240,9 @@ async fn both_replicas_serve_the_webhook() {
         (Daemon::start(name, &command, &control_plane.dir().join(name), Lifetime::WithLab).unwrap(), webhook, health)
     };
     let replicas = [start("first"), start("second")];
+    // The Job that is applied with them.
+    let (secret, configuration) = (authority::SECRET, authority::CONFIGURATION);
+    authority::install(&client, "netloss-system", secret, configuration, jiff::Timestamp::now()).await.unwrap();
     for (_, _, health) in &replicas {
         until("the replica is ready", async || get(*health, "/readyz").await.starts_with("HTTP/1.1 200")).await;
     }
@@ -246,8 +250,9 @@ async fn both_replicas_serve_the_webhook() {
     for (_, webhook, _) in &replicas {
         until("it is trusted, and refuses what it has to", async || {
             let configuration = configurations.get("netloss").await.unwrap();
-            let authority = configuration.webhooks.unwrap()[0].client_config.ca_bundle.clone().map(|bundle| bundle.0).unwrap_or_default();
-            let answer = ask_webhook(*webhook, "netloss-webhook.netloss-system.svc", &authority).await;
+            let called = configuration.webhooks.unwrap()[0].client_config.clone();
+            let (authority, path) = (called.ca_bundle.unwrap().0, called.service.unwrap().path.unwrap());
+            let answer = ask_webhook(*webhook, &path, "netloss-webhook.netloss-system.svc", &authority).await;
             answer.contains("experiments in the namespace \\\"kube-system\\\" are refused")
         })
         .await;

@@ -220,15 +220,23 @@ pub(crate) async fn service_account(world: &World) -> Client {
         "webhook/role_binding.yaml",
         "webhook/cluster_role.yaml",
         "webhook/cluster_role_binding.yaml",
+        "webhook/authority.yaml",
+        "definitions/cluster_role.yaml",
+        "definitions/cluster_role_binding.yaml",
     ] {
         let text = std::fs::read_to_string(workspace_root().join("config").join(file)).unwrap();
         for object in netloss_lab::cluster::parse(&text).unwrap() {
             netloss_lab::cluster::apply(&world.client, &object).await.unwrap();
         }
     }
+    client_of(world, "netloss-controller")
+}
+
+/// A client with the rights of one of netloss's service accounts.
+pub(crate) fn client_of(world: &World, account: &str) -> Client {
     let mut config = world.config();
-    let name = "system:serviceaccount:netloss-system:netloss-controller";
-    config.headers.push((http::HeaderName::from_static("impersonate-user"), http::HeaderValue::from_static(name)));
+    let name = http::HeaderValue::try_from(format!("system:serviceaccount:netloss-system:{account}")).unwrap();
+    config.headers.push((http::HeaderName::from_static("impersonate-user"), name));
     Client::try_from(config).unwrap()
 }
 

@@ -14,6 +14,7 @@ mod dashboard;
 mod ending;
 mod faults;
 mod floor;
+mod foreign;
 mod forged;
 mod history;
 mod hostile;

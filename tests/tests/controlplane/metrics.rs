@@ -58,8 +58,10 @@ async fn a_run_is_counted_once() {
     let namespace = &world.namespace;
     for line in [
         format!("chaosexperiment_executions_total{{action=\"pod-network-loss\",namespace=\"{namespace}\",status=\"success\"}} 1"),
-        format!("chaosexperiment_history_records_total{{action=\"pod-network-loss\",namespace=\"{namespace}\",status=\"success\"}} 1"),
-        format!("chaosexperiment_safety_excluded_resources_total{{action=\"pod-network-loss\",namespace=\"{namespace}\"}} 1"),
+        format!("chaosexperiment_history_records_count{{experiment=\"x\",namespace=\"{namespace}\"}} 1"),
+        format!(
+            "chaosexperiment_safety_excluded_resources_total{{action=\"pod-network-loss\",namespace=\"{namespace}\",resource_type=\"pod\"}} 1"
+        ),
         format!("netloss_pods_injected_total{{namespace=\"{namespace}\"}} 1"),
         format!("netloss_pod_outcomes_total{{namespace=\"{namespace}\",outcome=\"clean\"}} 1"),
         "netloss_injection_seconds_count 1".to_owned(),
@@ -83,7 +85,7 @@ async fn refusals_are_counted_by_their_safety() {
     world.apply("dry", spec(json!({ "allowProduction": true, "dryRun": true }))).await.unwrap();
     pass(&world, &metrics, "dry", 0).await;
     let text = metrics.text(world.at(1)).unwrap();
-    for name in ["production_blocks", "percentage_violations", "dry_run"] {
+    for name in ["production_blocks", "percentage_violations", "dryrun"] {
         let line = format!("chaosexperiment_safety_{name}_total{{action=\"pod-network-loss\",namespace=\"{}\"}} 1", world.namespace);
         assert!(text.lines().any(|there| there == line), "no {line} in:\n{text}");
     }

@@ -1,6 +1,6 @@
 //! What whoever has the controller's token can do with it: nothing but what netloss does.
 
-use crate::lifecycle::{eventually, service_account};
+use crate::lifecycle::{client_of, eventually, service_account};
 use crate::world::{World, install_definitions, spec};
 use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
@@ -178,8 +178,42 @@ async fn no_container_comes_into_the_clusters_own_pods() {
 async fn a_stolen_token_is_refused_all_else() {
     let world = World::new("policy-all-else").await;
     let (_, client) = stage(&world).await;
+    refused(&client, all_else(&world)).await;
+}
+
+/// Those of the Jobs exist for as long as these run, and are for one thing.
+#[tokio::test]
+async fn a_token_stolen_from_a_job_is_refused_all_but_its_one_thing() {
+    let world = World::new("policy-jobs").await;
+    stage(&world).await;
+    let (own, experiments) =
+        (&world.namespace, format!("/apis/chaos.gushchin.dev/v1alpha1/namespaces/{}/chaosexperiments", world.namespace));
+    let of_the_controller = [
+        ("PATCH", format!("/api/v1/namespaces/{own}/pods/a/ephemeralcontainers")),
+        ("GET", format!("/api/v1/namespaces/{own}/pods/a/log")),
+        ("GET", "/api/v1/pods".to_owned()),
+        ("GET", experiments.clone()),
+        ("PATCH", format!("{experiments}/x")),
+        ("PUT", format!("{experiments}/x/status")),
+        ("GET", "/api/v1/namespaces/netloss-system/secrets/netloss-webhook".to_owned()),
+        ("PATCH", "/apis/coordination.k8s.io/v1/namespaces/netloss-system/leases/netloss-controller".to_owned()),
+    ];
+    for (account, its_own) in [
+        ("netloss-webhook-ca", "validatingwebhookconfigurations/netloss"),
+        ("netloss-definitions", "customresourcedefinitions/chaosexperiments.chaos.gushchin.dev"),
+    ] {
+        let cases = all_else(&world)
+            .into_iter()
+            .chain(of_the_controller.clone())
+            .filter(|(method, path)| *method != "PATCH" || !path.ends_with(its_own));
+        refused(&client_of(&world, account), cases.collect()).await;
+    }
+}
+
+/// What no token of netloss's is for.
+fn all_else(world: &World) -> Vec<(&'static str, String)> {
     let (own, pods) = (&world.namespace, format!("/api/v1/namespaces/{}/pods", world.namespace));
-    let cases = [
+    vec![
         // Code in a pod, another way.
         ("POST", format!("{pods}/a/exec?command=sh&stdout=true")),
         ("GET", format!("{pods}/a/exec?command=sh&stdout=true")),
@@ -215,6 +249,12 @@ async fn a_stolen_token_is_refused_all_else() {
         ("PATCH", "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/netloss-controller-containers".to_owned()),
         ("DELETE", "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/netloss-controller-containers".to_owned()),
         ("PATCH", "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/another".to_owned()),
+        // Its own webhook's configuration: with other rules, every object that is written would be sent where it says.
+        ("PATCH", "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/netloss".to_owned()),
+        ("PUT", "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/netloss".to_owned()),
+        ("DELETE", "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/netloss".to_owned()),
+        ("POST", "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations".to_owned()),
+        ("PUT", "/api/v1/namespaces/netloss-system/secrets/netloss-webhook-ca-of-others".to_owned()),
         ("PATCH", "/apis/rbac.authorization.k8s.io/v1/clusterroles/netloss-controller".to_owned()),
         ("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings".to_owned()),
         ("PATCH", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/chaosexperiments.chaos.gushchin.dev".to_owned()),
@@ -226,7 +266,10 @@ async fn a_stolen_token_is_refused_all_else() {
         // Nodes, and through them everything.
         ("GET", "/api/v1/nodes".to_owned()),
         ("GET", "/api/v1/nodes/n/proxy/pods".to_owned()),
-    ];
+    ]
+}
+
+async fn refused(client: &Client, cases: Vec<(&'static str, String)>) {
     let mut wrong = Vec::new();
     for (method, path) in cases {
         let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };

@@ -58,6 +58,18 @@ pub(crate) async fn out_of_range_is_refused(world: &World) {
             json!({ "timeWindows": [{ "type": "Daily", "start": "a", "end": "b" }] }),
             "spec.timeWindows[0].type: Unsupported value: \"Daily\"",
         ),
+        (json!({ "targetPorts": [70000] }), "spec.targetPorts[0] in body should be less than or equal to 65535"),
+        (json!({ "targetPorts": [0] }), "spec.targetPorts[0] in body should be greater than or equal to 1"),
+        (json!({ "dependsOn": ["x".repeat(254)] }), "spec.dependsOn[0]: Too long"),
+        (json!({ "spare": ["x".repeat(129)] }), "spec.spare[0]: Too long"),
+        (json!({ "targetPath": "x".repeat(40_000) }), "spec.targetPath: Too long"),
+        (json!({ "selector": { "x".repeat(318): "y" } }), "spec.selector has a key of more than 317 characters"),
+        (json!({ "selector": { "app": "x".repeat(64) } }), "spec.selector.app: Too long"),
+        (json!({ "cpuLoad": 3_000_000_000_i64 }), "spec.cpuLoad in body should be less than or equal to"),
+        (
+            json!({ "lossModel": { "type": "gilbert", "meanBurst": 1001 } }),
+            "spec.lossModel.meanBurst in body should be less than or equal to 1000",
+        ),
         (json!({ "lossPercent": 10 }), ".spec.lossPercent: field not declared in schema"),
     ] {
         let error = world.apply("refused", spec(changes.clone())).await.expect_err(&changes.to_string());

@@ -1,15 +1,17 @@
 //! The admission webhook, asked by the API server over TLS, with the configuration that is committed.
 
-use crate::lifecycle::service_account;
+use crate::lifecycle::{client_of, service_account};
 use crate::world::{AGENT_IMAGE, World, spec};
 use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
+use netloss_controller::admission::authority;
 use netloss_controller::admission::certificate::Keeper;
 use netloss_controller::admission::server::{Served, Webhook, serve};
 use netloss_controller::machine::Settings;
+use netloss_controller::reconcile::Context;
 use netloss_lab::host::paths::workspace_root;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -21,45 +23,49 @@ struct Asked {
     keeper: Keeper,
     served: Arc<Served>,
     configurations: Api<ValidatingWebhookConfiguration>,
+    configuration: String,
 }
 
 impl Asked {
     async fn start(world: &World) -> Self {
-        Self::start_with(world, Timestamp::now()).await
+        Self::start_with(world, [Timestamp::now(); 2]).await
     }
 
-    /// With a certificate that was made then.
-    async fn start_with(world: &World, made: Timestamp) -> Self {
-        let secret: Secret = serde_json::from_value(json!({ "metadata": { "name": "webhook" } })).unwrap();
-        Api::<Secret>::namespaced(world.client.clone(), &world.namespace).create(&PostParams::default(), &secret).await.unwrap();
+    /// With an authority and a certificate that were made then.
+    async fn start_with(world: &World, made: [Timestamp; 2]) -> Self {
+        for name in ["webhook", "webhook-ca"] {
+            let secret: Secret = serde_json::from_value(json!({ "metadata": { "name": name } })).unwrap();
+            Api::<Secret>::namespaced(world.client.clone(), &world.namespace).create(&PostParams::default(), &secret).await.unwrap();
+        }
         let keeper = Keeper {
             client: world.client.clone(),
             namespace: world.namespace.clone(),
             secret: "webhook".to_owned(),
-            configuration: world.namespace.clone(),
+            authority: "webhook-ca".to_owned(),
             names: vec!["127.0.0.1".to_owned()],
         };
-        Self::start_of(world, keeper, made).await
+        Self::start_of(world, keeper, (world.client.clone(), world.namespace.as_str()), made).await
     }
 
-    /// With this keeper, whose client is the webhook's too.
-    async fn start_of(world: &World, keeper: Keeper, made: Timestamp) -> Self {
+    /// With this keeper, whose client is the webhook's too, and an authority that is made and written into this configuration with another client.
+    async fn start_of(world: &World, keeper: Keeper, (installer, configuration): (Client, &str), made: [Timestamp; 2]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://127.0.0.1:{}/validate", listener.local_addr().unwrap().port());
         let text = std::fs::read_to_string(workspace_root().join("config/webhook/webhook.yaml")).unwrap();
         let mut object: Value = serde_saphyr::from_str(&text).unwrap();
-        object["metadata"]["name"] = json!(keeper.configuration);
+        object["metadata"]["name"] = json!(configuration);
         object["webhooks"][0]["clientConfig"] = json!({ "url": url });
         object["webhooks"][0]["namespaceSelector"] = json!({ "matchLabels": { "kubernetes.io/metadata.name": world.namespace } });
         let configurations = Api::<ValidatingWebhookConfiguration>::all(world.client.clone());
         configurations.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
 
+        authority::install(&installer, &keeper.namespace, &keeper.authority, configuration, made[0]).await.unwrap();
         let served = Arc::new(Served::default());
-        keeper.look(&served, &mut None, made).await.unwrap();
+        keeper.look(&served, &mut None, made[1]).await.unwrap();
         let settings = Settings::new(AGENT_IMAGE, "netloss-system");
         let webhook = Webhook { client: keeper.client.clone(), settings, clock: Arc::new(Timestamp::now), metrics: Arc::default() };
         tokio::spawn(serve(listener, Arc::clone(&served), webhook, std::future::pending()).unwrap());
-        let asked = Self { keeper, served, configurations };
+        let asked = Self { keeper, served, configurations, configuration: configuration.to_owned() };
         // The API server takes a moment to notice the configuration, and another for its authority.
         asked.until(world, "it is asked", |answer| answer.as_ref().is_err_and(|words| words.contains("No eligible pods"))).await;
         asked
@@ -79,7 +85,7 @@ impl Asked {
     }
 
     async fn end(self) {
-        self.configurations.delete(&self.keeper.configuration, &DeleteParams::default()).await.unwrap();
+        self.configurations.delete(&self.configuration, &DeleteParams::default()).await.unwrap();
     }
 }
 
@@ -135,7 +141,7 @@ async fn what_is_dangerous_is_no_object_at_all() {
     }
     world.pass("plain", 0).await;
     let warnings = create(&world, client, "second", spec(json!({ "count": 3 }))).await.unwrap().join("\n");
-    assert!(warnings.contains("left alone meanwhile: webhook-refusals/plain"), "{warnings}");
+    assert!(warnings.contains("another run is active in some of these pods, which are skipped until it ends: "), "{warnings}");
 
     let namespaces = Api::<Namespace>::all(world.client.clone());
     let production = Patch::Merge(json!({ "metadata": { "labels": { "env": "prod" } } }));
@@ -225,24 +231,34 @@ pub(crate) async fn none_else_is_asked_for(world: &World) {
 async fn a_renewed_certificate_is_trusted_from_its_first_moment() {
     let world = World::new("webhook-renewal").await;
     let days = |days: i64| world.begin + jiff::SignedDuration::from_hours(24 * days);
-    let asked = Asked::start_with(&world, days(-121)).await;
+    let asked = Asked::start_with(&world, [days(-2600), days(-121)]).await;
     let bundle = async || {
         let configuration = asked.configurations.get(&world.namespace).await.unwrap();
         String::from_utf8(configuration.webhooks.unwrap()[0].client_config.ca_bundle.clone().unwrap().0).unwrap()
     };
     let first = bundle().await;
+    let refused = |answer: &Result<(), String>| answer.as_ref().is_err_and(|words| words.contains("No eligible pods"));
+    // The certificate is renewed under the same authority, without a word to the API server.
     let mut known = None;
-    asked.keeper.look(&asked.served, &mut known, days(-2)).await.unwrap();
-    assert_eq!(bundle().await, first, "nothing is renewed before its time");
     asked.keeper.look(&asked.served, &mut known, days(0)).await.unwrap();
+    let renewed = known.clone().unwrap();
+    assert_eq!(bundle().await, first);
+    asked.until(&world, "the renewed certificate is served and trusted", refused).await;
+    asked.keeper.look(&asked.served, &mut known, days(1)).await.unwrap();
+    assert_eq!(known.as_ref(), Some(&renewed), "nothing is renewed before its time");
+    // And the authority, when netloss is applied again.
+    let keeper = &asked.keeper;
+    authority::install(&keeper.client, &keeper.namespace, &keeper.authority, &asked.configuration, days(0)).await.unwrap();
     let both = bundle().await;
     assert!(both.ends_with(&first) && both.len() > first.len(), "{both}");
-    let refused = |answer: &Result<(), String>| answer.as_ref().is_err_and(|words| words.contains("No eligible pods"));
-    asked.until(&world, "the renewed certificate is served and trusted", refused).await;
+    asked.until(&world, "the certificate of the authority before is trusted", refused).await;
+    keeper.look(&asked.served, &mut known, days(0)).await.unwrap();
+    assert_ne!(known.as_ref(), Some(&renewed));
+    asked.until(&world, "that of the authority now is served and trusted", refused).await;
     // Another replica finds what this one has made.
-    let (served, mut known) = (Served::default(), None);
-    asked.keeper.look(&served, &mut known, days(0)).await.unwrap();
-    assert!(served.is_set() && known.unwrap().authorities == both);
+    let (served, mut other) = (Served::default(), None);
+    keeper.look(&served, &mut other, days(0)).await.unwrap();
+    assert!(served.is_set() && other == known);
     asked.end().await;
 }
 
@@ -253,19 +269,81 @@ async fn the_committed_roles_are_enough() {
     let there = World::new("webhook-roles-target").await;
     there.pod("a").await;
     let client = service_account(&world).await;
-    let text = std::fs::read_to_string(workspace_root().join("config/webhook/secret.yaml")).unwrap();
-    for object in netloss_lab::cluster::parse(&text).unwrap() {
-        netloss_lab::cluster::apply(&world.client, &object).await.unwrap();
+    for file in ["secret.yaml", "authority_secret.yaml"] {
+        let text = std::fs::read_to_string(workspace_root().join("config/webhook").join(file)).unwrap();
+        for object in netloss_lab::cluster::parse(&text).unwrap() {
+            netloss_lab::cluster::apply(&world.client, &object).await.unwrap();
+        }
     }
     let keeper = Keeper {
         client,
         namespace: "netloss-system".to_owned(),
         secret: "netloss-webhook".to_owned(),
-        configuration: "netloss".to_owned(),
+        authority: authority::SECRET.to_owned(),
         names: vec!["127.0.0.1".to_owned()],
     };
-    let asked = Asked::start_of(&world, keeper, Timestamp::now()).await;
+    let installer = client_of(&world, "netloss-webhook-ca");
+    let asked = Asked::start_of(&world, keeper, (installer, authority::CONFIGURATION), [Timestamp::now(); 2]).await;
     let error = world.apply("there", spec(json!({ "namespace": there.namespace, "selector": { "app": "nobody" } }))).await.unwrap_err();
     assert!(error.contains("No eligible pods: none in the namespace \"webhook-roles-target\""), "an administrator may act there: {error}");
+    asked.end().await;
+}
+
+/// Whoever reaches the port and does not know the path learns nothing, and costs nothing: no other thing tells the API server from them.
+#[tokio::test]
+async fn only_who_knows_the_path_is_answered() {
+    let world = World::new("webhook-path").await;
+    world.pod("a").await;
+    let asked = Asked::start(&world).await;
+    let configuration = asked.configurations.get(&world.namespace).await.unwrap();
+    let address: http::Uri = configuration.webhooks.unwrap()[0].client_config.url.clone().unwrap().parse().unwrap();
+    let mut config = kube::Config::new(format!("https://{}", address.authority().unwrap()).parse().unwrap());
+    config.accept_invalid_certs = true;
+    let client = Client::try_from(config).unwrap();
+    let ask = async |path: &str| {
+        let review = json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+            "request": {
+                "uid": "1", "operation": "CREATE", "namespace": world.namespace, "name": "x", "userInfo": { "username": "system:admin" },
+                "object": { "metadata": { "name": "x" }, "spec": spec(json!({ "namespace": "kube-public" })) },
+            },
+        });
+        let request = http::Request::post(path).header("content-type", "application/json");
+        let request = request.body(kube::client::Body::from(review.to_string().into_bytes())).unwrap();
+        let answer = client.send(request).await.unwrap();
+        let status = answer.status().as_u16();
+        (status, String::from_utf8(answer.into_body().collect_bytes().await.unwrap().to_vec()).unwrap())
+    };
+    for path in ["/validate", "/validate/", "/", "/validate/00000000000000000000000000000000"] {
+        let (status, words) = ask(path).await;
+        assert_eq!(status, 404, "{path}: {words}");
+    }
+    let (status, words) = ask(address.path()).await;
+    assert!(status == 200 && words.contains("kube-public"), "{words}");
+    asked.end().await;
+}
+
+/// Nobody has asked whether its author may act there.
+#[tokio::test]
+async fn what_was_stored_before_the_webhook_is_not_trusted() {
+    let world = World::new("webhook-before").await;
+    let there = World::new("webhook-before-target").await;
+    there.pod("a").await;
+    let elsewhere = || spec(json!({ "namespace": there.namespace }));
+    world.apply("before", elsewhere()).await.unwrap();
+    // Times of objects are in whole seconds.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let asked = Asked::start(&world).await;
+    world.apply("after", elsewhere()).await.unwrap();
+    let now = world.at(2);
+    let settings = Settings { trusts_admission: true, ..Settings::new(AGENT_IMAGE, "netloss-system") };
+    let context = Context::new(world.client.clone(), settings, Arc::new(move || now), None).reviewed_by(Some(Arc::clone(&asked.served)));
+    let context = Arc::new(context);
+    world.pass_of(Arc::clone(&context), "before").await.unwrap();
+    let said = world.message("before").await;
+    assert!(said.contains("is not open to experiments of the namespace \"webhook-before\""), "{said}");
+    assert!(there.agents("a").await.is_empty());
+    world.pass_of(context, "after").await.unwrap();
+    assert_eq!(there.agents("a").await.len(), 1, "{}", world.message("after").await);
     asked.end().await;
 }

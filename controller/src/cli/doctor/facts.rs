@@ -12,7 +12,7 @@ use crate::{
         status::experiments,
     },
     reconcile::FINALIZER,
-    words::{line, plain},
+    words::line,
 };
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -335,8 +335,8 @@ impl InPods {
     async fn of(cluster: &Cluster, scope: &Scope, presence: &Presence) -> Result<Self, Error> {
         let objects = experiments(cluster, scope).await?;
         let pods = cluster.api::<Pod>(scope).list(&ListParams::default()).await.map_err(Error::api("listing pods"))?.items;
-        let records = match cluster.api::<ChaosExperimentHistory>(scope).list(&ListParams::default()).await {
-            Ok(list) => list.items.into_iter().map(plain).collect(),
+        let records = match cluster.list::<ChaosExperimentHistory>(scope, &ListParams::default()).await {
+            Ok(records) => records,
             Err(error) if is_forbidden(&error) => Vec::new(),
             Err(error) => return Err(Error::api("listing history records")(error)),
         };
