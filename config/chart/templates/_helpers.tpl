@@ -1,6 +1,6 @@
 {{/* A file of config, the same that kustomize applies, for the release's namespace. */}}
 {{- define "netloss.file" -}}
-{{ .root.Files.Get .path | replace "netloss-system" .root.Release.Namespace }}
+{{ .root.Files.Get .path | replace ": netloss-system\n" (printf ": %q\n" .root.Release.Namespace) | replace "netloss-system" .root.Release.Namespace }}
 {{- end }}
 
 {{- define "netloss.image" -}}

@@ -87,7 +87,7 @@ fn essence(object: &DynamicObject) -> Value {
     plain(&mut data);
     if let Some(container) = data.pointer_mut("/spec/template/spec/containers/0") {
         // These say what the defaults are, and who it is.
-        let said = ["--history-count=100", "--history-age=720h", "--log=info", "--log-format=json", "--timeout=10m"];
+        let said = ["--history-count=100", "--history-age=720h", "--log=info", "--log-format=json", "--timeout=4m"];
         container["args"].as_array_mut().unwrap().retain(|word| !said.contains(&word.as_str().unwrap()));
         container["env"].as_array_mut().unwrap().retain(|variable| variable["name"] != "NETLOSS_POD");
         data["spec"]["template"]["metadata"].as_object_mut().unwrap().remove("annotations");
@@ -111,15 +111,20 @@ async fn kubectl_installs_and_upgrades() {
         definitions(&control_plane, &[]).await.unwrap();
     }
     assert!(definition(&client).await.is_some());
-    // What the controller has filled in stays, whoever applies it again, and in whichever way.
-    let filled = json!({ "webhooks": [{ "name": "chaosexperiments.chaos.gushchin.dev", "clientConfig": { "caBundle": "QQ==" } }] });
+    // What the Job has filled in stays, whoever applies it again, and in whichever way.
+    let called = json!({ "caBundle": "QQ==", "service": { "path": "/validate/1" } });
+    let filled = json!({ "webhooks": [{ "name": "chaosexperiments.chaos.gushchin.dev", "clientConfig": called }] });
     let configurations = Api::<k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration>::all(client.clone());
-    let params = PatchParams { field_manager: Some("netloss-controller".to_owned()), ..PatchParams::default() };
+    let params = PatchParams { field_manager: Some("netloss-webhook-ca".to_owned()), ..PatchParams::default() };
     configurations.patch("netloss", &params, &Patch::Strategic(filled)).await.unwrap();
     kubectl(&control_plane, &["apply", "-k", "config/default"]).await.unwrap();
-    let kept = configurations.get("netloss").await.unwrap().webhooks.unwrap()[0].client_config.ca_bundle.clone().unwrap();
-    assert_eq!(kept.0, b"A");
+    let kept = async || configurations.get("netloss").await.unwrap().webhooks.unwrap()[0].client_config.clone();
+    let is_kept = |called: k8s_openapi::api::admissionregistration::v1::WebhookClientConfig| {
+        assert_eq!((called.ca_bundle.unwrap().0, called.service.unwrap().path.as_deref()), (b"A".to_vec(), Some("/validate/1")));
+    };
+    is_kept(kept().await);
     kubectl(&control_plane, &["apply", "--server-side", "--force-conflicts", "-k", "config/default"]).await.unwrap();
+    is_kept(kept().await);
     kubectl(&control_plane, &["apply", "--dry-run=server", "-k", "config/drain"]).await.unwrap();
     // Nothing ends a namespace here.
     kubectl(&control_plane, &["delete", "--wait=false", "-k", "config/default"]).await.unwrap();
@@ -171,6 +176,9 @@ async fn the_chart_installs_what_kustomize_does() {
     let mut kustomized = by_name(&kubectl(&control_plane, &["kustomize", "config/default"]).await.unwrap());
     // Helm makes the namespace itself.
     kustomized.retain(|name, _| !name.starts_with("Namespace ") && !name.contains("netloss-definitions"));
+    // A Job of each revision, as one that is there cannot be changed.
+    let job = kustomized.remove("Job netloss-system/netloss-webhook-ca").unwrap();
+    assert_eq!(essence(&rendered["Job netloss-system/netloss-webhook-ca-1"]), essence(&job));
     assert_same(&rendered, &kustomized);
     assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/crd"]).await.unwrap()));
     assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/drain"]).await.unwrap()));
@@ -192,12 +200,35 @@ async fn the_chart_installs_what_kustomize_does() {
         (&["--set", "history.age=soon"], "age"),
         (&["--set", "metrics.authenticated=true,webhook.enabled=false"], "metrics.authenticated needs webhook.enabled"),
         (&["--set", "watchNamespaces={shop}"], "crds.install=false"),
+        (&["--set", "watchNamespaces={Shop},crds.install=false"], "watchNamespaces"),
+        (&["--set", "podLabels.app\\.kubernetes\\.io/name=other"], "podLabels"),
+        (&["--set", "podAnnotations.netloss/agent-image=other"], "podAnnotations"),
         (&["--set", "watchNamespaces={netloss-system},crds.install=false"], "the release's own namespace"),
     ] {
         let arguments: Vec<&str> = template.iter().chain(values).copied().collect();
         let refused = helm(&control_plane, &arguments).await.expect_err(words);
         assert!(refused.contains(words), "{values:?}: {refused}");
     }
+    // Words that YAML takes for numbers and truths.
+    let odd =
+        ["template", "netloss", chart, "--namespace", "123", "--set-string", "watchNamespaces={on,1e3}", "--set", "crds.install=false"];
+    let rendered = by_name(&helm(&control_plane, &odd).await.unwrap());
+    assert!(rendered.contains_key("Role on/netloss-controller") && rendered.contains_key("RoleBinding 1e3/netloss-controller"));
+    assert!(rendered.contains_key("Deployment 123/netloss-controller") && rendered.contains_key("Lease 123/netloss-controller"));
+    // One replica may be drained; and the time that Helm itself gives (five minutes) is longer than that of the stop.
+    let one: Vec<&str> = template.iter().copied().chain(["--set", "replicas=1"]).collect();
+    let rendered = by_name(&helm(&control_plane, &one).await.unwrap());
+    assert!(!rendered.keys().any(|name| name.starts_with("PodDisruptionBudget")), "{:?}", rendered.keys());
+    let drain = rendered["Job netloss-system/netloss-drain"].data["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
+    assert!(drain.contains("--timeout=4m"), "{drain}");
+    let from = r#"{"networkPolicy":{"webhookFrom":[{"ipBlock":{"cidr":"192.0.2.1/32"}}]}}"#;
+    let closed: Vec<&str> = template.iter().copied().chain(["--set-json", from, "--set", "k8sChaosNamespaces={chaos}"]).collect();
+    let rendered = by_name(&helm(&control_plane, &closed).await.unwrap());
+    let policy = &rendered["NetworkPolicy netloss-system/netloss-controller"].data["spec"]["ingress"];
+    assert_eq!(policy[0]["from"][0]["ipBlock"]["cidr"], "192.0.2.1/32", "{policy}");
+    assert!(!policy.to_string().contains("8081"), "probes come from the node, which no policy keeps out: {policy}");
+    let deployment = rendered["Deployment netloss-system/netloss-controller"].data.to_string();
+    assert!(deployment.contains("--k8s-chaos-namespace=chaos"), "{deployment}");
     let all = [
         "--set",
         "metrics.authenticated=true,metrics.serviceMonitor.enabled=true,metrics.rules.enabled=true,dashboards.enabled=true",
@@ -212,8 +243,17 @@ async fn the_chart_installs_what_kustomize_does() {
     assert!(data("ConfigMap netloss-system/netloss-agent")["data"]["image"].as_str().unwrap().contains("@sha256:"));
     assert!(data("ConfigMap netloss-system/netloss-dashboards")["data"]["netloss.json"].as_str().unwrap().contains("netloss_leader"));
     assert_eq!(data("PrometheusRule netloss-system/netloss-controller")["spec"]["groups"][0]["name"], "netloss");
-    assert_eq!(data("ServiceMonitor netloss-system/netloss-controller")["spec"]["endpoints"][0]["scheme"], "https");
-    assert!(!rendered.contains_key("Secret netloss-system/netloss-webhook"));
+    let scraped = &data("ServiceMonitor netloss-system/netloss-controller")["spec"]["endpoints"][0];
+    assert_eq!((&scraped["scheme"], &scraped["honorLabels"]), (&json!("https"), &json!(true)));
+    // The token of a scrape is sent to whom this certificate is, and is not Prometheus's own.
+    assert_eq!(scraped["tlsConfig"]["serverName"], "netloss-webhook.netloss-system.svc");
+    assert_eq!(scraped["tlsConfig"]["ca"]["secret"], json!({ "name": "certificate", "key": "ca.crt" }));
+    assert_eq!(scraped["authorization"]["credentials"]["name"], "netloss-metrics-reader");
+    assert!(scraped["tlsConfig"].get("insecureSkipVerify").is_none() && scraped.get("bearerTokenFile").is_none(), "{scraped}");
+    assert!(
+        !rendered.keys().any(|name| name.contains("netloss-system/netloss-webhook-ca") || name == "Secret netloss-system/netloss-webhook")
+    );
+    assert_eq!(data("ValidatingWebhookConfiguration /netloss")["webhooks"][0]["clientConfig"]["service"]["path"], "/validate");
 }
 
 #[tokio::test]
@@ -222,16 +262,16 @@ async fn helm_installs_upgrades_and_refuses_to_stand_beside_k8s_chaos() {
     let client = control_plane.client().await.unwrap();
     let theirs = json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": { "name": "controller-manager", "namespace": "k8s-chaos", "labels": { "app.kubernetes.io/name": "k8s-chaos" } },
+        "metadata": { "name": "controller-manager", "namespace": "k8s-chaos-system", "labels": { "app.kubernetes.io/name": "k8s-chaos" } },
         "spec": {
             "selector": { "matchLabels": { "a": "b" } },
             "template": { "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "manager", "image": "manager" }] } },
         },
     });
-    let namespace = serde_json::from_value(json!({ "metadata": { "name": "k8s-chaos" } })).unwrap();
+    let namespace = serde_json::from_value(json!({ "metadata": { "name": "k8s-chaos-system" } })).unwrap();
     Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
     apply(&client, &serde_json::from_value(theirs).unwrap()).await.unwrap();
-    let deployments = Api::<k8s_openapi::api::apps::v1::Deployment>::namespaced(client.clone(), "k8s-chaos");
+    let deployments = Api::<k8s_openapi::api::apps::v1::Deployment>::namespaced(client.clone(), "k8s-chaos-system");
     let ready = async |count: i32| {
         let status = Patch::Merge(json!({ "status": { "replicas": count, "readyReplicas": count } }));
         deployments.patch_status("controller-manager", &PatchParams::default(), &status).await.unwrap();
@@ -240,7 +280,7 @@ async fn helm_installs_upgrades_and_refuses_to_stand_beside_k8s_chaos() {
     let install = ["install", "netloss", chart, "--namespace", "netloss-system", "--create-namespace"];
     ready(1).await;
     let refused = helm(&control_plane, &install).await.unwrap_err();
-    assert!(refused.contains("k8s-chaos's controller is active (Deployment k8s-chaos/controller-manager)"), "{refused}");
+    assert!(refused.contains("k8s-chaos's controller is active (Deployment k8s-chaos-system/controller-manager)"), "{refused}");
     ready(0).await;
     let notes = helm(&control_plane, &install).await.unwrap();
     assert!(notes.contains("runs experiments of all namespaces") && notes.contains("helm -n netloss-system test netloss"), "{notes}");
