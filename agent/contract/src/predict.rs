@@ -217,7 +217,13 @@ impl<const N: usize> Chain<N> {
         // The sum over all k of the expected excess from each state, g, solves (1 − P + 1π)·g = f − L (the fundamental matrix).
         let mut equations = [[0.0; N]; N];
         let mut excess = [0.0; N];
+        let class = self.recurrent();
         for row in 0..N {
+            // States that are left for ever, or never reached, have no part in it, and two of them that are never left would have no solution.
+            if !class[row] {
+                equations[row][row] = 1.0;
+                continue;
+            }
             excess[row] = self.loss[row] - loss;
             for column in 0..N {
                 let one = if row == column { 1.0 } else { 0.0 };
@@ -358,6 +364,16 @@ mod tests {
         let rho = 1.0 - p - r;
         let inflation = chain.variance_inflation();
         assert!((inflation - (1.0 + rho) / (1.0 - rho)).abs() < 1e-9, "{inflation}");
+    }
+
+    #[test]
+    fn states_that_are_never_reached_change_nothing() {
+        let chain = Chain { next: [[0.9, 0.1], [1.0, 0.0]], loss: [0.0, 1.0] };
+        let among = Chain {
+            next: [[0.9, 0.0, 0.0, 0.1], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]],
+            loss: [0.0, 0.0, 1.0, 1.0],
+        };
+        assert!((chain.variance_inflation() - among.variance_inflation()).abs() < 1e-9, "{}", among.variance_inflation());
     }
 
     #[test]
