@@ -20,7 +20,6 @@ mod models;
 mod outlook;
 mod policy;
 mod restoring;
-mod rtnl;
 mod segments;
 mod sleepers;
 mod sockets;
