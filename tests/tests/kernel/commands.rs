@@ -159,7 +159,8 @@ fn an_agent_that_hangs_does_not_answer() -> Result<()> {
         assert_no_loss(pod.send(Way::In, 1000)?).context(backend)?;
         agent.signal(Signal::SIGCONT)?;
         let removed = agent.finish()?.removed()?;
-        ensure!([Cause::Stopped, Cause::LeaseExpired].contains(&removed.cause), "{removed:?}");
+        // It may see first that what leads to the ifb is gone.
+        ensure!([Cause::Stopped, Cause::LeaseExpired, Cause::Drift].contains(&removed.cause), "{removed:?}");
         assert_no_loss(pod.send(Way::In, 1000)?)?;
     }
     Ok(())

@@ -131,7 +131,8 @@ fn a_forced_cleanup_waits_for_the_lease() -> Result<()> {
             assert_no_loss(pod.send(Way::In, 500)?).context(backend)?;
             wake(&pod, &agent, &sleep).context(backend)?;
             let removed = removed(&pod, &mut agent)?;
-            ensure!([Cause::LeaseExpired, Cause::Stopped].contains(&removed.cause), "{removed:?}");
+            // It may see first that what leads to the ifb is gone.
+            ensure!([Cause::LeaseExpired, Cause::Stopped, Cause::Drift].contains(&removed.cause), "{removed:?}");
             ensure!(removed.repaired.is_empty(), "{removed:?}");
             before.assert_unchanged(&pod.pod).context(backend)?;
         }
