@@ -525,6 +525,9 @@ fn narrow() -> ChaosExperimentSpec {
     }
 }
 
+/// What is forged, and how.
+type Forge<'a> = (&'a str, &'a dyn Fn(&mut ChaosExperimentStatus));
+
 #[test]
 fn an_entry_puts_in_no_more_than_the_spec_gives() {
     let spec = narrow();
@@ -534,7 +537,6 @@ fn an_entry_puts_in_no_more_than_the_spec_gives() {
         let at = pod.argv.iter().position(|argument| argument.starts_with(name)).unwrap();
         pod.argv[at] = format!("{name}{value}");
     };
-    type Forge<'a> = (&'a str, &'a dyn Fn(&mut ChaosExperimentStatus));
     let forged: &[Forge<'_>] = &[
         ("loss", &|status| set(&mut status.pods[0], "--loss=", "100")),
         ("loss in status too", &|status| {

@@ -50,6 +50,9 @@ fn set(pod: &mut Value, name: &str, value: &str) {
     *argument = json!(format!("{name}{value}"));
 }
 
+/// What is forged, and how.
+type Forgery<'a> = (&'a str, &'a dyn Fn(&mut Value));
+
 #[tokio::test]
 async fn a_forged_status_puts_nothing_into_a_pod() {
     let world = World::new("forged-status").await;
@@ -59,7 +62,6 @@ async fn a_forged_status_puts_nothing_into_a_pod() {
     let victim = elsewhere.pod("victim").await;
     let mallory = status_writer(&world).await;
     let week = world.at(7 * 86_400);
-    type Forgery<'a> = (&'a str, &'a dyn Fn(&mut Value));
     let forgeries: &[Forgery<'_>] = &[
         ("loss", &|status| {
             set(&mut status["pods"][0], "--loss=", "100");
