@@ -6,7 +6,9 @@
 
 use crate::{
     admission::server::Served,
-    api::{self, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan, ChaosExperimentSpec, ChaosExperimentStatus, PodState, PodStatus},
+    api::{
+        self, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan, ChaosExperimentSpec, ChaosExperimentStatus, PodState, PodStatus,
+    },
     backoff::Backoff,
     container::{agent_container, image_to_send, patch, repair_container, stop_container},
     health::Health,

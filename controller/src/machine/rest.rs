@@ -1,7 +1,7 @@
 //! What follows when nothing of a run is under way any more.
 
 use super::{
-    AgentState, Begin, Decision, EventRecord, Experiment, PodView, Pods, Settings,
+    AgentState, Begin, Decision, EventRecord, Experiment, PodView, Pods,
     begin::schedule_next,
     events,
     measured::{Measured, measured},

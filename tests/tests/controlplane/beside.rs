@@ -228,7 +228,8 @@ async fn beside_k8s_chaoss_controller_nothing_is_begun() {
     let world = World::on(&control_plane, "beside").await;
     let label = json!({ "labels": { "app.kubernetes.io/name": "k8s-chaos" } });
     // Anybody may give its label to a pod of theirs: that stops nobody.
-    world.pod_with("forged", label.clone(), json!({})).await;
+    let forged = json!({ "labels": { "app.kubernetes.io/name": "k8s-chaos", "app": "forged" } });
+    world.pod_with("forged", forged, json!({})).await;
     world.pod_with("b", json!({ "labels": { "app": "other" } }), json!({})).await;
     world.apply("beside-forged", spec(json!({ "selector": { "app": "other" } }))).await.unwrap();
     world.pass("beside-forged", 0).await;
