@@ -109,6 +109,7 @@ fn anything(bytes: &mut Unstructured<'_>) -> Value {
 }
 
 /// The end of a range, or what is just beyond it.
+#[allow(clippy::cast_possible_truncation, reason = "the ends of ranges are whole numbers")]
 fn edge(of: &Value, bytes: &mut Unstructured<'_>) -> Value {
     let end = of[*pick(bytes, &["minimum", "maximum"])].as_f64().unwrap_or_default();
     json!((end + *pick(bytes, &[0.0, 1.0, -1.0])) as i64)

@@ -75,6 +75,15 @@ pub(crate) struct Operation {
     pub(crate) health: Option<SocketAddr>,
 }
 
+/// What servers share with the one that runs experiments.
+struct Shared<'a> {
+    client: &'a Client,
+    clock: &'a Clock,
+    served: Option<Arc<Served>>,
+    metrics: &'a Arc<Metrics>,
+    health: &'a Arc<Health>,
+}
+
 /// A server, and what it is called in an error.
 type Server = (&'static str, JoinHandle<()>);
 
@@ -90,7 +99,8 @@ impl Operation {
         let served = self.webhook.as_ref().map(|_| Arc::new(Served::default()));
         let health = Arc::new(Health::new(served.clone()));
         let (end, ended) = oneshot::channel::<()>();
-        let servers = self.serve(&config, &client, served.clone(), &clock, &metrics, &health, ended.map(drop).shared()).await?;
+        let shared = Shared { client: &client, clock: &clock, served: served.clone(), metrics: &metrics, health: &health };
+        let servers = self.serve(&config, shared, ended.map(drop).shared()).await?;
 
         let context = Context::new(client.clone(), self.settings.clone(), clock, self.instance.clone());
         let context = Arc::new(context.observed_by(Arc::clone(&metrics), Arc::clone(&health)).keeping(self.retention).reviewed_by(served));
@@ -149,11 +159,7 @@ impl Operation {
     async fn serve(
         &self,
         config: &Config,
-        client: &Client,
-        served: Option<Arc<Served>>,
-        clock: &Clock,
-        metrics: &Arc<Metrics>,
-        health: &Arc<Health>,
+        Shared { client, clock, served, metrics, health }: Shared<'_>,
         end: impl Future<Output = ()> + Clone + Send + 'static,
     ) -> anyhow::Result<Vec<Server>> {
         let mut servers: Vec<Server> = Vec::new();

@@ -74,10 +74,9 @@ impl Container {
     pub(crate) fn is_live(&self, now: i64) -> bool {
         match self.life {
             Life::Waiting => self.is_agent() && now < self.deadline(),
-            Life::Running { bare: true, .. } => false,
+            Life::Running { bare: true, .. } | Life::Unseen | Life::Ended { .. } => false,
             Life::Running { until, asleep: None, .. } => now < until,
             Life::Running { asleep: Some(since), guarded, .. } => !guarded || now == since,
-            Life::Unseen | Life::Ended { .. } => false,
         }
     }
 

@@ -237,5 +237,5 @@ async fn the_largest_objects_that_are_admitted_exhaust_no_memory() {
     netloss.whole_run("first", json!({})).await;
     let peak = netloss.peak();
     assert!(peak < MEMORY, "{peak} KiB");
-    println!("{} KiB at most, of {MEMORY}", peak);
+    println!("{peak} KiB at most, of {MEMORY}");
 }

@@ -172,7 +172,9 @@ async fn a_silent_agent_is_noticed_in_each_pod() {
     }
     world.pass("x", 5).await;
     assert!(world.status("x").await.pods.iter().all(|pod| pod.state == PodState::Applied));
-    entries.iter().for_each(|entry| World::node().set_log(entry, Vec::new()));
+    for entry in &entries {
+        World::node().set_log(entry, Vec::new());
+    }
     world.pass("x", 30).await;
     let silent: Vec<Option<bool>> = world.status("x").await.pods.iter().map(|pod| pod.silent).collect();
     assert_eq!(silent, [Some(true), Some(true)]);

@@ -94,7 +94,7 @@ async fn refusals_are_counted_by_their_safety() {
 }
 
 /// What promtool says of what it is given.
-async fn promtool(args: &[&str], input: &str) {
+fn promtool(args: &[&str], input: &str) {
     let mut command = Command::new(of_prometheus("promtool"));
     command.args(args).current_dir(workspace_root().join("config/prometheus"));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -106,8 +106,8 @@ async fn promtool(args: &[&str], input: &str) {
 
 #[tokio::test]
 async fn alerts_are_raised_when_they_are_to_be() {
-    promtool(&["check", "rules", "alerts.yaml"], "").await;
-    promtool(&["test", "rules", "alerts_test.yaml"], "").await;
+    promtool(&["check", "rules", "alerts.yaml"], "");
+    promtool(&["test", "rules", "alerts_test.yaml"], "");
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn prometheus_scrapes_what_promtool_finds_well_formed() {
     pass(&world, &metrics, "x", 0).await;
     let experiment = Arc::new(world.experiments().get("x").await.unwrap());
     metrics.set_experiments(Some(Box::new(move || vec![Arc::clone(&experiment)])));
-    promtool(&["check", "metrics"], &metrics.text(world.at(1)).unwrap()).await;
+    promtool(&["check", "metrics"], &metrics.text(world.at(1)).unwrap());
 
     let open = listen(&metrics, None).await;
     let closed = listen(&metrics, Some(Arc::new(Gate::new(world.client.clone())))).await;

@@ -157,10 +157,10 @@ fn random_parameters_lose_what_is_predicted() -> Result<()> {
         ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
     };
     // Often a bound, or a small one; and what is left to 100 of another.
-    let mut percent = move |most: f64| match (random() * 6.0).floor() as u32 {
-        0 => most,
-        1 => 0.0,
-        2 => most * random().powi(4),
+    let mut percent = move |most: f64| match random() * 6.0 {
+        kind if kind < 1.0 => most,
+        kind if kind < 2.0 => 0.0,
+        kind if kind < 3.0 => most * random().powi(4),
         _ => most * random(),
     };
     let pod = Pod::new()?;
