@@ -341,10 +341,10 @@ mod tests {
             report.pods[0].asked.predicted_percentage = predicted;
             page(&report)
         };
-        assert!(of(1000, 200, None).contains("more than asked") && of(1000, 20, None).contains("less than asked"));
-        assert!(of(20, 2, None).contains("too few packets to tell"));
+        assert!(of(1000, 200, None).contains("busy\">more than asked") && of(1000, 20, None).contains("busy\">less than asked"));
+        assert!(of(20, 2, None).contains("busy\">too few packets to tell"));
         let predicted = of(1000, 20, Some(2.0));
-        assert!(!predicted.contains("than asked") && predicted.contains("<line class=\"predicted\" x1=\"13.33%\""), "{predicted}");
+        assert!(!predicted.contains("than asked<") && predicted.contains("<line class=\"predicted\" x1=\"13.33%\""), "{predicted}");
     }
 
     #[test]
