@@ -1,4 +1,5 @@
 use super::*;
+use crate::{LossModel, Share};
 use proptest::prelude::*;
 
 /// The values that R's `prop.test(hits, trials, correct = FALSE)` and statsmodels' `proportion_confint(method="wilson")` give.
@@ -51,6 +52,23 @@ fn a_verdict_needs_more_than_chance() {
     assert_eq!(Expectation::new(10.0, f64::INFINITY).judge(1_000_000, 1_000_000), LossVerdict::TooFewPackets);
     assert_eq!(Expectation::independent(100.0).judge(10_000, 10_000), LossVerdict::Consistent);
     assert_eq!(Expectation::independent(100.0).judge(10_000, 0), LossVerdict::Below);
+}
+
+/// netem starts from any random number, and leaves a state that it never comes back to when it happens to: neither is a contradiction.
+#[test]
+fn the_start_of_a_run_contradicts_nothing() {
+    let correlated = |loss: f64, correlation: f64| LossModel::Random {
+        loss_percentage: loss.try_into().unwrap(),
+        correlation: correlation.try_into().unwrap(),
+    };
+    assert_ne!(correlated(10.0, 99.0).expectation().judge(10_000, 27), LossVerdict::Above);
+    assert_ne!(correlated(10.0, 90.0).expectation().judge(1000, 3), LossVerdict::Above);
+    assert_eq!(correlated(10.0, 25.0).expectation().judge(10_000, 1000), LossVerdict::Above);
+    let share = |percent: f64| Share::try_from(percent).unwrap();
+    let absorbed = LossModel::Gemodel { p: share(1.0), r: share(0.0), h: share(100.0), k: share(0.0) };
+    assert_ne!(absorbed.expectation().judge(1000, 900), LossVerdict::Below);
+    let bursts = LossModel::Gilbert { loss_percentage: 0.1.try_into().unwrap(), mean_burst: 100.0.try_into().unwrap() };
+    assert_ne!(bursts.expectation().judge(1000, 518), LossVerdict::Above);
 }
 
 #[test]

@@ -208,6 +208,11 @@ impl<const N: usize> Chain<N> {
     /// variance of the share of lost packets and that of independent losses. Infinite where the chain hardly ever leaves a state, so that this cannot be computed.
     #[allow(clippy::needless_range_loop)] // rows and columns of several matrices
     pub(crate) fn variance_inflation(&self) -> f64 {
+        let class = self.recurrent();
+        if !class[0] {
+            // The chain starts in the first state, and how long it takes to leave that for good is not a matter of the long run.
+            return f64::INFINITY;
+        }
         let states = self.stationary();
         let loss = self.mean(&states);
         let variance = loss * (1.0 - loss);
@@ -217,7 +222,6 @@ impl<const N: usize> Chain<N> {
         // The sum over all k of the expected excess from each state, g, solves (1 − P + 1π)·g = f − L (the fundamental matrix).
         let mut equations = [[0.0; N]; N];
         let mut excess = [0.0; N];
-        let class = self.recurrent();
         for row in 0..N {
             // States that are left for ever, or never reached, have no part in it, and two of them that are never left would have no solution.
             if !class[row] {

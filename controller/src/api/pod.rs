@@ -1,7 +1,7 @@
 //! One pod of a run: what is to be done there, and what came of it.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_contract::{Direction, Expectation, PerDirection, Traffic};
+use netloss_contract::{Correlation, Direction, Expectation, LossModel, LossPercentage, PerDirection, Traffic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -213,6 +213,11 @@ impl AskedLoss {
     /// What counters are held against.
     #[must_use]
     pub fn expectation(&self) -> Expectation {
+        // A correlated loss has a start of its own, which the two figures do not show.
+        let correlation = (self.correlation > 0.0).then(|| Correlation::try_from(self.correlation).ok()).flatten();
+        if let (Some(correlation), Ok(loss_percentage)) = (correlation, LossPercentage::try_from(self.loss_percentage)) {
+            return LossModel::Random { loss_percentage, correlation }.expectation();
+        }
         Expectation::new(self.predicted_percentage.unwrap_or(self.loss_percentage), self.variance_inflation.unwrap_or(1.0))
     }
 }

@@ -15,10 +15,10 @@ use std::time::Duration;
 /// The share of the duration under which a loss counts as shortened.
 const SHORTENED_BELOW: f64 = 0.9;
 
-/// A time of a report, as far as an object can have it: `metav1.Time` has years from 0 to 9999, and an API server refuses others.
+/// A time of a report, as far as the definition takes it (the pattern of times in `api/crd.rs` ends with the year 8999).
 fn reported(at: Timestamp) -> Time {
-    /// 9999-12-31T23:59:59Z.
-    const LAST: i64 = 253_402_300_799;
+    /// 8999-12-31T23:59:59Z.
+    const LAST: i64 = 221_845_391_999;
     Time(Timestamp::from_second(at.as_second().clamp(0, LAST)).unwrap_or_default())
 }
 
