@@ -228,31 +228,27 @@ impl Keeper {
                     self.looked = now;
                 }
                 // It was stopped between the decision and the kernel's answer.
-                Err(_) if self.next(Moment::now()) == Next::Expired => self.expire(),
+                Err(_) if self.next(Moment::now()) == Next::Expired => self.release(),
                 Err(error) => {
                     self.account.trouble = Some(error.to_string());
                     self.looked = now;
                 }
             },
-            Next::Over => self.release(),
-            Next::Expired => self.expire(),
+            Next::Over | Next::Expired => self.release(),
         }
         self.holds
     }
 
-    /// The lease has run out, and is not renewed any more.
-    fn expire(&mut self) {
-        self.expired = self.account.last.map(|(renewed, lease)| renewed.after(lease));
-        self.release();
-    }
-
-    /// Empties the lease, once.
+    /// Empties the lease, once. Whoever asks for that: a lease that has run out before, of an agent that did not run, has run out.
     fn release(&mut self) {
         if !self.holds {
             return;
         }
         self.holds = false;
         let now = Moment::now();
+        if self.next(now) == Next::Expired {
+            self.expired = self.account.last.map(|(renewed, lease)| renewed.after(lease));
+        }
         if let Err(error) = self.socket.transact(self.ruleset.release()) {
             tracing::warn!(%error, "the lease was not emptied, and runs out");
         }
