@@ -167,9 +167,10 @@ pub fn skip(pod: &Pod, now: Timestamp) -> Option<Skip> {
         (spec.host_network == Some(true), Skip::HostNetwork),
         (mirror, Skip::Mirror),
         (spec.os.as_ref().is_some_and(|os| os.name == "windows"), Skip::Windows),
-        (is_excluded(pod.metadata.labels.as_ref()), Skip::Excluded),
+        // First of all: a pod that has ended has, whatever label it was given since.
         (matches!(phase, Some("Succeeded" | "Failed")), Skip::Finished),
         (pod.metadata.deletion_timestamp.is_some(), Skip::Terminating),
+        (is_excluded(pod.metadata.labels.as_ref()), Skip::Excluded),
         (phase != Some("Running"), Skip::NotRunning),
     ]
     .into_iter()
@@ -388,6 +389,10 @@ mod tests {
             (json!({ "metadata": { "deletionTimestamp": "2026-11-23T12:00:00Z" } }), Some(Skip::Terminating)),
             (json!({ "status": { "phase": "Pending" } }), Some(Skip::NotRunning)),
             (json!({ "status": { "phase": "Succeeded" } }), Some(Skip::Finished)),
+            (
+                json!({ "metadata": { "labels": { "chaos.gushchin.dev/exclude": "true" } }, "status": { "phase": "Succeeded" } }),
+                Some(Skip::Finished),
+            ),
             (json!({ "spec": { "ephemeralContainers": [{ "name": "network-loss-abc-r1-a1" }] } }), Some(active.clone())),
             (json!({ "spec": { "ephemeralContainers": [{ "name": "debugger" }] } }), None),
             (agent(json!({ "running": {} })), Some(active)),

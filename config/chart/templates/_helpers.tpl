@@ -1,6 +1,7 @@
 {{/* A file of config, the same that kustomize applies, for the release's namespace. */}}
 {{- define "netloss.file" -}}
-{{ .root.Files.Get .path | replace ": netloss-system\n" (printf ": %q\n" .root.Release.Namespace) | replace "netloss-system" .root.Release.Namespace }}
+{{- /* By placeholders: the release's namespace may itself contain the name that is replaced. */ -}}
+{{ .root.Files.Get .path | replace ": netloss-system\n" ": QUOTED_NAMESPACE\n" | replace "netloss-system" "PLAIN_NAMESPACE" | replace "QUOTED_NAMESPACE" (printf "%q" .root.Release.Namespace) | replace "PLAIN_NAMESPACE" .root.Release.Namespace }}
 {{- end }}
 
 {{- define "netloss.image" -}}

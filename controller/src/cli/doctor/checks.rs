@@ -77,7 +77,7 @@ fn versions(facts: &Facts) -> Finding {
             Verdict::Problem,
             "versions",
             format!("the API server is {version}, which has no ephemeral containers"),
-            "netloss needs Kubernetes 1.25 or later",
+            "netloss needs Kubernetes 1.30 or later",
         ),
         Ok((version, minor)) => {
             let found = format!(
@@ -168,7 +168,7 @@ fn webhook(facts: &Facts) -> Finding {
             Verdict::Problem,
             "webhook",
             "no authority is in its configuration yet: experiments cannot be created",
-            "the controller writes it when it runs; with cert-manager see cert-manager.io/inject-ca-from",
+            "the Job netloss-webhook-ca writes it: apply config/webhook again, or upgrade the Helm release; with cert-manager see cert-manager.io/inject-ca-from",
         ),
         Ok(Some(true)) => Finding::ok("webhook", "installed, and its certificate is trusted"),
     }
@@ -344,7 +344,7 @@ mod tests {
             allowed,
         };
         for (broken, verdict, words) in [
-            (Facts { server: Ok(("v1.22.0".to_owned(), 22)), ..facts() }, Verdict::Problem, "1.25 or later"),
+            (Facts { server: Ok(("v1.22.0".to_owned(), 22)), ..facts() }, Verdict::Problem, "1.30 or later"),
             (Facts { server: Ok(("v1.28.0".to_owned(), 28)), ..facts() }, Verdict::Warning, "1.30 or later"),
             (
                 Facts { definitions: vec![Installed { plural: "chaosexperiments", missing: Ok(None) }], ..facts() },
