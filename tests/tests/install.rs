@@ -4,6 +4,7 @@
 // Helpers of tests are tests: clippy's own exception reaches only functions that carry #[test].
 #![allow(clippy::unwrap_used, clippy::large_futures)]
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,8 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt};
@@ -189,6 +189,11 @@ async fn shop(client: &Client) -> Result<()> {
     deployments.create(&PostParams::default(), &serde_json::from_value(deployment)?).await?;
     Api::<Service>::namespaced(client.clone(), SHOP).create(&PostParams::default(), &serde_json::from_value(service)?).await?;
     kube::runtime::wait::await_condition(deployments, "web", kube::runtime::conditions::is_deployment_completed()).await?;
+    // Its pod has clients too: a run that meets no packet is not what was asked for, and says so.
+    let of_web = Api::<Pod>::namespaced(client.clone(), SHOP).list(&ListParams::default().labels("app=web")).await?;
+    let other = of_web.iter().find(|pod| pod.name_any() != "web-0").context("the Deployment has no pod")?;
+    let address = other.status.as_ref().and_then(|status| status.pod_ip.as_ref()).context("it has no address")?.parse()?;
+    pod("client-of-web", &[("app", "client")]).probe(client, SocketAddr::new(address, 9000), Duration::from_millis(20)).await?;
     Ok(())
 }
 
