@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,14 +24,6 @@ const LINES_SHOWN: usize = 20;
 static SCREEN: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 static RUNNING: Mutex<Vec<Arc<Mutex<State>>>> = Mutex::new(Vec::new());
-static ANNOUNCED: AtomicU32 = AtomicU32::new(0);
-static FINISHED: AtomicU32 = AtomicU32::new(0);
-
-/// Says how many steps will follow, so that each can say how many there are still to come. Not to be called where nobody knows.
-pub fn announce(steps: u32) {
-    LazyLock::force(&STARTED);
-    ANNOUNCED.store(steps, Ordering::Relaxed);
-}
 
 /// Starts a step. Several may be under way at once.
 #[must_use = "a step that is dropped before it is done counts as failed"]
@@ -155,15 +146,10 @@ impl Step {
             SCREEN.remove(&bar);
         }
         lock(&RUNNING).retain(|state| !Arc::ptr_eq(state, &self.state));
-        let finished = FINISHED.fetch_add(1, Ordering::Relaxed) + 1;
-        let count = match ANNOUNCED.load(Ordering::Relaxed) {
-            0 => String::new(),
-            announced => format!("{finished}/{} ", announced.max(finished)),
-        };
         let state = lock(&self.state);
         let colon = if text.is_empty() { "" } else { ": " };
         let seconds = state.started.elapsed().as_secs_f64();
-        note(format!("{mark}{count}{} {}{colon}{text} ({seconds:.1} s)", clock(STARTED.elapsed()), state.title));
+        note(format!("{mark}{} {}{colon}{text} ({seconds:.1} s)", clock(STARTED.elapsed()), state.title));
     }
 }
 
