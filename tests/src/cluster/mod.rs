@@ -56,8 +56,7 @@ impl Cluster {
             progress::note("Starting a one-node Kubernetes: about a minute.");
         } else {
             progress::note(
-                "First run: builds Kubernetes from source once, about 10 minutes on two cores, with 4 GB below target; later runs take \
-                 about a minute.",
+                "First run: builds Kubernetes from source once, about 10 minutes on two cores; later runs take about two minutes.",
             );
         }
         let wanted = images.to_vec();
