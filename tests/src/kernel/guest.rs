@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::console::{self, Line};
-use super::{Arch, Kernel, Payload, initramfs};
+use super::{Arch, Kernel, Payload, X86_CPU, initramfs};
 use crate::host::paths;
 
 /// As many lines of a dead guest's console as an oops and the panic after it have.
@@ -171,8 +171,7 @@ impl Qemu {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", program]);
         match arch {
-            // Without -cx16 QEMU 7.2 miscomputes flags after cmpxchg16b, and the guest panics at random.
-            Arch::X86_64 => command.args(["-accel", "tcg", "-cpu", "Haswell-noTSX,-cx16"]),
+            Arch::X86_64 => command.args(["-accel", "tcg", "-cpu", X86_CPU]),
             Arch::Aarch64 => command.args(["-accel", "tcg", "-M", "virt", "-cpu", "cortex-a57"]),
         };
         command.arg("-smp").arg(processors.to_string());

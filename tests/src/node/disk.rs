@@ -74,9 +74,11 @@ impl Contents {
         copy(&self.kubelet, &files.join("kubelet"))?;
         let mut size = fs::metadata(&self.kubelet)?.len();
         for image in &self.images {
-            let name = image.file_name().with_context(|| format!("{} is no file", image.display()))?;
-            copy(image, &files.join("images").join(name))?;
-            size += fs::metadata(image)?.len();
+            let name = image.file_name().with_context(|| format!("{} is no file", image.display()))?.to_string_lossy().into_owned();
+            let length = fs::metadata(image).with_context(|| format!("no {}", image.display()))?.len();
+            // Imported in the order of these names, the small ones first: no pod starts before its sandbox's image is there.
+            copy(image, &files.join("images").join(format!("{length:012}-{name}")))?;
+            size += length;
         }
         // The file system's own structures take a few percent.
         let mebibytes = size / (1024 * 1024) * 11 / 10 + 32;

@@ -10,6 +10,7 @@ use super::rootfs::System;
 use super::shell::{self, Shell};
 use super::{disk, monitor};
 use crate::host::process::{Daemon, Lifetime};
+use crate::kernel::X86_CPU;
 use crate::kernel::console::is_emulator_defect;
 
 /// Boots that may be repeated because of QEMU's own defect.
@@ -69,8 +70,7 @@ fn boot(system: &System, dir: &Path, kubelet_port: u16, lifetime: Lifetime) -> R
 
 fn command(system: &System, dir: &Path, kubelet_port: u16) -> Command {
     let mut qemu = Command::new("qemu-system-x86_64");
-    // Without -cx16 QEMU 7.2 miscomputes flags after cmpxchg16b, and the guest panics at random.
-    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "Haswell-noTSX,-cx16", "-smp", "2", "-m", "3072"]);
+    qemu.args(["-accel", "tcg,thread=multi", "-cpu", X86_CPU, "-smp", "2", "-m", "3072"]);
     qemu.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
     qemu.arg("-kernel").arg(system.kernel()).arg("-initrd").arg(system.initramfs());
     qemu.args(["-append", "console=ttyS0 quiet panic=-1 oops=panic mitigations=off"]);
