@@ -68,7 +68,7 @@ impl Architecture {
 pub enum Build {
     /// As they ship.
     Release,
-    /// The agent as it ships; the others from what was compiled for the lab itself, which is there already.
+    /// The controller from what was compiled for the lab itself, which is there already; the others, which are small, as they ship.
     Dev,
 }
 
@@ -78,12 +78,12 @@ pub enum Build {
 ///
 /// If a tool is missing or a build fails.
 pub(super) fn build_for_cluster(images: &[Image], how: Build) -> Result<Vec<PathBuf>> {
-    let (dev, release): (Vec<Image>, Vec<Image>) = images.iter().partition(|image| how == Build::Dev && **image != Image::Agent);
-    let mut archives = if release.is_empty() { Vec::new() } else { build(&release, &[Architecture::Amd64])? };
-    if !dev.is_empty() {
-        let options = ["--dev"].into_iter().chain(dev.iter().flat_map(|image| ["--only", image.name()]));
-        images_build(&dev, options)?;
-        archives.extend(dev.iter().map(|image| archive(*image, "dev")));
+    let is_dev = |image: &Image| how == Build::Dev && *image == Image::Controller;
+    let release: Vec<Image> = images.iter().copied().filter(|image| !is_dev(image)).collect();
+    let mut archives = build(&release, &[Architecture::Amd64])?;
+    if let Some(controller) = images.iter().copied().find(is_dev) {
+        images_build(&[controller], ["--dev"].into_iter())?;
+        archives.push(archive(controller, "dev"));
     }
     Ok(archives)
 }

@@ -101,6 +101,13 @@ pub async fn apply(client: &Client, object: &DynamicObject) -> Result<()> {
     Ok(())
 }
 
+/// Wants one controller, for a node on which starting a second one takes longer than it is good for. Other objects stay as they are.
+pub fn set_one_replica(object: &mut DynamicObject) {
+    if kind(object) == "Deployment" {
+        object.data["spec"]["replicas"] = 1.into();
+    }
+}
+
 /// Puts in other images: the controller's into its Deployment, and the one that it is to put into pods into its ConfigMap. Other objects
 /// stay as they are.
 pub fn set_images(object: &mut DynamicObject, controller: &str, agent: &str) {

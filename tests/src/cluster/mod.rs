@@ -12,11 +12,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::FutureExt;
-use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
 pub use self::images::{Architecture, Build, Image, build as build_images};
-pub use self::manifests::{apply, default_objects, install_netloss, parse, set_images};
+pub use self::manifests::{apply, default_objects, install_netloss, parse, set_images, set_one_replica};
 use crate::controlplane::{self, ControlPlane, Extent, Tool};
 use crate::host::process::{Lifetime, Record};
 use crate::host::progress;
@@ -35,23 +34,29 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster that all tests of one test binary share, with these images in its node's store; the first that asks starts it, so
-    /// all ask for the same ones. It ends with the binary. There is no netloss in it yet: [`install_netloss`] puts it there.
-    ///
-    /// # Errors
-    ///
-    /// If it does not come up.
-    pub async fn shared_with(images: &[Image]) -> Result<&'static Self> {
-        static SHARED: OnceCell<Cluster> = OnceCell::const_new();
-        SHARED.get_or_try_init(async || Self::start(images, Build::Release, Lifetime::WithLab, StateDir::temporary()?).await).await
-    }
-
     /// Builds what is missing, starts a control plane and a node that has `images`, and waits until the node is Ready.
     ///
     /// # Errors
     ///
     /// If something cannot be built or does not come up.
     pub async fn start(images: &[Image], how: Build, lifetime: Lifetime, state: StateDir) -> Result<Self> {
+        let (cluster, ()) = Self::start_and(images, how, lifetime, state, async |_| ()).await?;
+        Ok(cluster)
+    }
+
+    /// The same, and `meanwhile` works on the API server while the node boots: what it creates is there when the node comes. Its result is
+    /// the caller's to judge, who has the cluster to look into then.
+    ///
+    /// # Errors
+    ///
+    /// If something cannot be built or does not come up.
+    pub async fn start_and<T>(
+        images: &[Image],
+        how: Build,
+        lifetime: Lifetime,
+        state: StateDir,
+        meanwhile: impl AsyncFnOnce(kube::Client) -> T,
+    ) -> Result<(Self, T)> {
         if spawn_blocking(|| Tool::are_built(&Tool::OF_A_CLUSTER)).await?? {
             progress::note("Starting a one-node Kubernetes: about a minute.");
         } else {
@@ -65,8 +70,10 @@ impl Cluster {
         let archives = spawn_blocking(move || images::build_for_cluster(&wanted, how));
         let control_plane = ControlPlane::start(Extent::Full, lifetime, state);
         let (control_plane, parts, archives) = tokio::try_join!(control_plane, async { parts.await? }, async { archives.await? })?;
-        let node = Node::start(&parts, &control_plane, &archives, lifetime).await?;
-        Ok(Self { node, control_plane })
+        let client = control_plane.client().await?;
+        let node = Node::start(&parts, &control_plane, &archives, lifetime);
+        let (node, done) = tokio::try_join!(node, async { Ok(meanwhile(client).await) })?;
+        Ok((Self { node, control_plane }, done))
     }
 
     /// A client with an administrator's rights. It belongs to the calling runtime: every test makes its own.

@@ -7,8 +7,8 @@ use kube::Client;
 use kube::config::KubeConfigOptions;
 
 use super::up;
-use crate::cluster::{Build, Cluster, Image, install_netloss, set_images};
-use crate::demo;
+use crate::cluster::{Build, Cluster, Image, install_netloss, set_images, set_one_replica};
+use crate::demo::{self, Stage};
 use crate::host::process::Lifetime;
 use crate::host::runtime;
 use crate::host::state::StateDir;
@@ -54,8 +54,8 @@ impl Run {
         runtime::run(async {
             match (&self.context, self.images()) {
                 (Some(context), Some(images)) => on_context(context, &images).await,
-                _ if self.keep => up::kept(async |cluster| demonstrate(cluster).await).await,
-                _ => demonstrate(&Cluster::start(&Image::ALL, Build::Dev, Lifetime::WithLab, StateDir::temporary()?).await?).await,
+                _ if self.keep => up::kept(prepare, async |stage| demo::run(&stage).await).await,
+                _ => on_own_cluster().await,
             }
         })?;
         if !self.keep && self.context.is_none() {
@@ -76,12 +76,14 @@ struct Images {
     traffic: String,
 }
 
-async fn demonstrate(cluster: &Cluster) -> Result<()> {
-    let work = async {
-        let client = cluster.client().await?;
-        demo::run(&client, &Image::Traffic.reference(), install_netloss(&client, |_| {})).await
-    };
-    cluster.check("run", work).await
+/// Puts everything into the lab's cluster, which may have no node yet.
+async fn prepare(client: Client) -> Result<Stage> {
+    demo::prepare(&client, &Image::Traffic.reference(), install_netloss(&client, set_one_replica)).await
+}
+
+async fn on_own_cluster() -> Result<()> {
+    let (cluster, stage) = Cluster::start_and(&Image::ALL, Build::Dev, Lifetime::WithLab, StateDir::temporary()?, prepare).await?;
+    cluster.check("run", async { demo::run(&stage?).await }).await
 }
 
 async fn on_context(context: &str, images: &Images) -> Result<()> {
@@ -92,5 +94,6 @@ async fn on_context(context: &str, images: &Images) -> Result<()> {
     let minor: u32 = version.minor.trim_end_matches('+').parse().unwrap_or(0);
     ensure!(minor >= 30, "{context} runs Kubernetes {}: netloss needs 1.30 at least", version.git_version);
     let installed = install_netloss(&client, |object| set_images(object, &images.controller, &images.agent));
-    demo::run(&client, &images.traffic, installed).await
+    let stage = demo::prepare(&client, &images.traffic, installed).await?;
+    demo::run(&stage).await
 }

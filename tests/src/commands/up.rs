@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
+use kube::Client;
 use tokio::task::spawn_blocking;
 
-use crate::cluster::{self, Build, Cluster, Image, install_netloss};
+use crate::cluster::{self, Build, Cluster, Image, install_netloss, set_one_replica};
 use crate::controlplane::Tool;
 use crate::host::process::Lifetime;
 use crate::host::runtime;
@@ -37,11 +38,12 @@ impl Up {
     pub fn run(self) -> Result<ExitCode> {
         runtime::run(async {
             if self.keep {
-                return kept(install).await;
+                return kept(install, async |()| Ok(())).await;
             }
             let interrupted = runtime::interrupted()?;
-            let cluster = Cluster::start(&Image::ALL, Build::Dev, Lifetime::WithLab, StateDir::temporary()?).await?;
-            install(&cluster).await?;
+            let (cluster, installed) =
+                Cluster::start_and(&Image::ALL, Build::Dev, Lifetime::WithLab, StateDir::temporary()?, install).await?;
+            installed?;
             explain(&cluster).await?;
             println!("\nCtrl-C ends it.");
             interrupted.await;
@@ -69,13 +71,13 @@ impl Down {
     }
 }
 
-/// Starts a cluster, does something with it, leaves it running and says how to use it.
-pub(super) async fn kept(work: impl AsyncFnOnce(&Cluster) -> Result<()>) -> Result<()> {
+/// Starts a cluster, prepares it while its node boots, does something with what was prepared, leaves it running and says how to use it.
+pub(super) async fn kept<T>(prepare: impl AsyncFnOnce(Client) -> Result<T>, work: impl AsyncFnOnce(T) -> Result<()>) -> Result<()> {
     if let Some(kubeconfig) = cluster::find_kept(KEPT) {
         anyhow::bail!("a cluster is running already: use it with KUBECONFIG={}, or end it with `cargo lab down`", kubeconfig.display());
     }
-    let cluster = Cluster::start(&Image::ALL, Build::Dev, Lifetime::Detached, StateDir::named(KEPT)?).await?;
-    let outcome = work(&cluster).await;
+    let (cluster, prepared) = Cluster::start_and(&Image::ALL, Build::Dev, Lifetime::Detached, StateDir::named(KEPT)?, prepare).await?;
+    let outcome = async { work(prepared?).await }.await;
     // A demonstration that went wrong is looked into in the cluster that it went wrong in.
     explain(&cluster).await?;
     cluster.keep()?;
@@ -83,8 +85,8 @@ pub(super) async fn kept(work: impl AsyncFnOnce(&Cluster) -> Result<()>) -> Resu
     outcome
 }
 
-async fn install(cluster: &Cluster) -> Result<()> {
-    install_netloss(&cluster.client().await?, |_| {}).await
+async fn install(client: Client) -> Result<()> {
+    install_netloss(&client, set_one_replica).await
 }
 
 async fn explain(cluster: &Cluster) -> Result<()> {

@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::{Stream, TryStreamExt};
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client};
+use kube::Client;
 use tokio::time::{Instant, interval, timeout};
 
 use self::experiment::Experiment;
 use self::screen::Screen;
-use self::stage::Stage;
+pub(crate) use self::stage::Stage;
 use self::view::{Totals, View};
 use crate::cluster::traffic;
 use crate::traffic::Line;
@@ -31,16 +30,24 @@ const SPARE: Duration = Duration::from_mins(4);
 /// A line comes every second; a log that is silent for so long is broken.
 const SILENCE: Duration = Duration::from_mins(1);
 
-/// Runs the demonstration, with pods of the traffic program's `image`, once `installed` has put netloss into the cluster.
+/// What the demonstration needs in a cluster, all of it there: netloss, and pods of the traffic program's `image` that exchange packets.
 ///
 /// # Errors
 ///
-/// If something does not come up, no loss is seen, or it does not end.
-pub async fn run(client: &Client, image: &str, installed: impl Future<Output = Result<()>>) -> Result<()> {
+/// If something does not come up.
+pub(crate) async fn prepare(client: &Client, image: &str, installed: impl Future<Output = Result<()>>) -> Result<Stage> {
     // The pods need no netloss to exchange packets.
     let (stage, ()) = tokio::try_join!(Box::pin(Stage::set(client, image)), Box::pin(installed))?;
-    let pods: Api<Pod> = Api::namespaced(client.clone(), stage.namespace());
-    let mut lines = traffic::lines(&pods, stage::PEER).await?;
+    Ok(stage)
+}
+
+/// Runs the demonstration.
+///
+/// # Errors
+///
+/// If no loss is seen, or it does not end.
+pub(crate) async fn run(stage: &Stage) -> Result<()> {
+    let mut lines = traffic::lines(&stage.pods(), stage::PEER).await?;
     let mut view = View::new(stage.experiment())?;
     let mut screen = Screen::new();
     for _ in 0..BEFORE {
@@ -48,7 +55,7 @@ pub async fn run(client: &Client, image: &str, installed: impl Future<Output = R
         screen.show(&view);
     }
     stage.apply().await?;
-    let outcome = watch(&stage, &mut lines, &mut view, &mut screen).await;
+    let outcome = watch(stage, &mut lines, &mut view, &mut screen).await;
     screen.leave();
     outcome?;
     println!("\n{}", view.summary());

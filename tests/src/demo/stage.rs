@@ -25,7 +25,7 @@ const INTERVAL: Duration = Duration::from_millis(5);
 const GONE_LIMIT: Duration = Duration::from_mins(1);
 
 /// The two pods, exchanging packets, and the sample that is about to be applied.
-pub(super) struct Stage {
+pub(crate) struct Stage {
     client: Client,
     sample: DynamicObject,
     experiment: Experiment,
@@ -57,8 +57,9 @@ impl Stage {
         &self.experiment
     }
 
-    pub(super) fn namespace(&self) -> &str {
-        &self.namespace
+    /// The pods of its namespace.
+    pub(super) fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     /// Applies the sample.
@@ -73,7 +74,7 @@ impl Stage {
 
     /// Nothing of an earlier run may be left: its pods carry its agents, and its experiment would not run again.
     async fn clear(&self) -> Result<()> {
-        let (experiments, pods) = (self.experiments()?, Api::<Pod>::namespaced(self.client.clone(), &self.namespace));
+        let (experiments, pods) = (self.experiments()?, self.pods());
         let now = DeleteParams::default();
         let name = self.sample.name_any();
         let deadline = Instant::now() + GONE_LIMIT;

@@ -7,7 +7,9 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
-use netloss_lab::cluster::{Cluster, Image, install_netloss};
+use netloss_lab::cluster::{Build, Cluster, Image, install_netloss, set_one_replica};
+use netloss_lab::host::process::Lifetime;
+use netloss_lab::host::state::StateDir;
 use serde_json::json;
 use tokio::sync::{OnceCell, RwLock};
 use tokio::time::{Instant, sleep};
@@ -19,11 +21,14 @@ const NAMESPACE: &str = "netloss-system";
 
 /// The cluster of all tests, with netloss in it.
 pub(crate) async fn cluster() -> &'static Cluster {
-    static INSTALLED: OnceCell<()> = OnceCell::const_new();
-    let cluster = Cluster::shared_with(&[Image::Traffic, Image::Agent, Image::Controller]).await.unwrap();
-    let install = async || install_netloss(&cluster.client().await?, |_| {}).await;
-    INSTALLED.get_or_try_init(install).await.unwrap();
-    cluster
+    static SHARED: OnceCell<Cluster> = OnceCell::const_new();
+    let start = async || {
+        let install = async |client| install_netloss(&client, set_one_replica).await;
+        let (cluster, installed) = Cluster::start_and(&Image::ALL, Build::Dev, Lifetime::WithLab, StateDir::temporary()?, install).await?;
+        cluster.check("install", async { installed }).await?;
+        anyhow::Ok(cluster)
+    };
+    SHARED.get_or_try_init(start).await.unwrap()
 }
 
 /// Kills the controller, and keeps it away by having none wanted. In this order: one that is no longer wanted ends by itself.
