@@ -13,24 +13,31 @@ use crate::kernel::{Kernel, matrix};
 /// The version of cargo-deny that the deny stage installs.
 const CARGO_DENY: &str = "0.20.2";
 
-/// One stage: what is cheap and breaks often comes first.
+/// One stage.
 pub(crate) struct Stage {
     pub(crate) name: &'static str,
     what: &'static str,
     run: fn() -> Result<Tally>,
 }
 
-pub(crate) const STAGES: &[Stage] = &[
+/// What runs without arguments: what is cheap and breaks often comes first.
+pub(crate) const SHORT: &[Stage] = &[
     Stage { name: "format", what: "rustfmt has nothing to change", run: format },
     Stage { name: "lint", what: "clippy has nothing to say, with warnings as errors", run: lint },
-    Stage { name: "deny", what: "licences, banned crates and sources of all dependencies", run: deny },
     Stage { name: "unit", what: "unit tests of all crates, on this machine", run: unit },
-    Stage { name: "setup", what: "tests/setup gives a fresh Debian all that the stages use", run: setup },
-    Stage { name: "kernel", what: "the agent on Debian's kernels, in QEMU", run: kernel },
-    Stage { name: "bench", what: "speed and weight, against what is no noise any more", run: bench },
+    Stage { name: "kernel", what: "the agent on Linux 6.1 (x86_64), in QEMU", run: kernel },
     Stage { name: "controlplane", what: "the controller on a real API server", run: controlplane },
-    Stage { name: "images", what: "the images for amd64 and arm64, what is in them, and the bill of that", run: images },
     Stage { name: "cluster", what: "all of it on a real node, in QEMU", run: cluster },
+];
+
+/// What continuous integration adds.
+const LONG: &[Stage] = &[
+    Stage { name: "deny", what: "licences, banned crates and sources of all dependencies", run: deny },
+    Stage { name: "setup", what: "tests/setup gives a fresh Debian all that the stages use", run: setup },
+    Stage { name: "kernels", what: "the agent on Linux 5.10 (x86_64) and 6.12 (aarch64)", run: kernels },
+    Stage { name: "bench", what: "speed and weight, against what is no noise any more", run: bench },
+    Stage { name: "floor", what: "the controller on the API server of the oldest supported release", run: floor },
+    Stage { name: "images", what: "the images for amd64 and arm64, what is in them, and the bill of that", run: images },
     Stage { name: "faults", what: "a few schedules of the fault campaign, on a node of their own", run: faults },
     Stage { name: "run", what: "what `tests/lab run` shows", run: demonstration },
     Stage {
@@ -40,12 +47,19 @@ pub(crate) const STAGES: &[Stage] = &[
     },
 ];
 
-/// Run every check, or only some stages of them
+pub(crate) fn stages() -> impl Iterator<Item = &'static Stage> {
+    SHORT.iter().chain(LONG)
+}
+
+/// Run the checks: those of every change, those that continuous integration adds, or some stages
 #[derive(Debug, clap::Args)]
 #[command(after_help = help())]
 pub struct Test {
-    /// The stages to run, by name; all if none is given
-    #[arg(value_name = "STAGE", value_parser = clap::builder::PossibleValuesParser::new(STAGES.iter().map(|stage| stage.name)))]
+    /// Run the long stages in place of the others
+    #[arg(long, conflicts_with = "stages")]
+    long: bool,
+    /// The stages to run, by name
+    #[arg(value_name = "STAGE", value_parser = clap::builder::PossibleValuesParser::new(stages().map(|stage| stage.name)))]
     stages: Vec<String>,
 }
 
@@ -57,14 +71,17 @@ struct Report {
 }
 
 impl Test {
-    /// Runs the command: all stages, also when an early one fails, so that one run shows everything.
+    /// Runs the command: all of its stages, also when an early one fails, so that one run shows everything.
     ///
     /// # Errors
     ///
     /// Never by itself; the failures of stages are reported and make the exit code.
     pub fn run(self) -> Result<ExitCode> {
-        let wanted = |stage: &&Stage| self.stages.is_empty() || self.stages.iter().any(|name| name == stage.name);
-        let reports: Vec<Report> = STAGES.iter().filter(wanted).map(Stage::report).collect();
+        let reports: Vec<Report> = match (self.stages.as_slice(), self.long) {
+            ([], false) => SHORT.iter().map(Stage::report).collect(),
+            ([], true) => LONG.iter().map(Stage::report).collect(),
+            (names, _) => stages().filter(|stage| names.iter().any(|name| name == stage.name)).map(Stage::report).collect(),
+        };
         println!();
         let mut total = Tally::default();
         for report in &reports {
@@ -104,8 +121,11 @@ impl Report {
 }
 
 fn help() -> String {
-    let lines = STAGES.iter().map(|stage| format!("  {:<12} {}", stage.name, stage.what));
-    format!("Stages:\n{}", lines.collect::<Vec<_>>().join("\n"))
+    let lines = |stages: &[Stage]| {
+        let lines = stages.iter().map(|stage| format!("  {:<12} {}", stage.name, stage.what));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    format!("Stages:\n{}\n\nLong stages:\n{}", lines(SHORT), lines(LONG))
 }
 
 fn format() -> Result<Tally> {
@@ -144,7 +164,15 @@ fn setup() -> Result<Tally> {
 }
 
 fn kernel() -> Result<Tally> {
-    let reports = matrix::run(&Kernel::MATRIX, &[])?;
+    on_kernels(&Kernel::ONE)
+}
+
+fn kernels() -> Result<Tally> {
+    on_kernels(&Kernel::MORE)
+}
+
+fn on_kernels(kernels: &[Kernel]) -> Result<Tally> {
+    let reports = matrix::run(kernels, &[])?;
     let mut tally = Tally::default();
     for report in &reports {
         println!("{}", report.summary());
@@ -162,20 +190,23 @@ fn bench() -> Result<Tally> {
 }
 
 fn controlplane() -> Result<Tally> {
-    lab_tests(&["lab_controlplane", "controlplane"])
+    lab_tests(&["lab_controlplane", "controlplane"], &["--skip=floor::", MANY_THREADS])
+}
+
+fn floor() -> Result<Tally> {
+    lab_tests(&["controlplane"], &["floor::"])
 }
 
 fn images() -> Result<Tally> {
-    lab_tests(&["images"])
+    lab_tests(&["images"], &[])
 }
 
 fn cluster() -> Result<Tally> {
-    // Most of their time is waiting for the node.
-    cargo::test(cargo().args(["test", "--package", "netloss-lab", "--test", "cluster", "--", "--test-threads=16"]))
+    lab_tests(&["cluster"], &[MANY_THREADS])
 }
 
 fn faults() -> Result<Tally> {
-    cargo::test(cargo().args(["test", "--package", "netloss-lab", "--test", "campaign", "--", "--nocapture"]))
+    lab_tests(&["campaign"], &["--nocapture"])
 }
 
 fn demonstration() -> Result<Tally> {
@@ -184,10 +215,13 @@ fn demonstration() -> Result<Tally> {
 }
 
 fn install() -> Result<Tally> {
-    lab_tests(&["install"])
+    lab_tests(&["install"], &[])
 }
 
-fn lab_tests(names: &[&str]) -> Result<Tally> {
+/// Most of these tests' time is waiting for a kubelet, a controller or a node.
+const MANY_THREADS: &str = "--test-threads=16";
+
+fn lab_tests(names: &[&str], arguments: &[&str]) -> Result<Tally> {
     let names = names.iter().flat_map(|name| ["--test", name]);
-    cargo::test(cargo().args(["test", "--package", "netloss-lab", "--no-fail-fast"]).args(names))
+    cargo::test(cargo().args(["test", "--package", "netloss-lab", "--no-fail-fast"]).args(names).arg("--").args(arguments))
 }

@@ -73,7 +73,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::commands::test::STAGES;
+    use crate::commands::test::{SHORT, stages};
 
     /// All files below `tests` whose names end in `suffix`, by name.
     fn files(suffix: &str) -> BTreeMap<String, String> {
@@ -108,9 +108,12 @@ mod tests {
         let rows: BTreeMap<&str, &str> =
             table.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(": ")).collect();
         let only_cargo = BTreeSet::from(["format", "lint", "deny", "unit"]);
-        for stage in STAGES.iter().filter(|stage| !only_cargo.contains(stage.name)) {
-            assert!(rows.contains_key(format!("test {}", stage.name).as_str()), "tests/needs has no row for the stage {}", stage.name);
+        let row = |name: &str| -> BTreeSet<&str> { rows.get(name).into_iter().flat_map(|parts| parts.split_whitespace()).collect() };
+        for stage in stages().filter(|stage| !only_cargo.contains(stage.name)) {
+            assert!(!row(&format!("test {}", stage.name)).is_empty(), "tests/needs has no row for the stage {}", stage.name);
         }
+        let short: BTreeSet<&str> = SHORT.iter().flat_map(|stage| row(&format!("test {}", stage.name))).collect();
+        assert_eq!(row("test"), short, "the row `test` has the parts of the stages that run without arguments");
         let parts: BTreeSet<String> =
             files(".needs").keys().map(|path| Path::new(path).file_stem().unwrap().to_string_lossy().into_owned()).collect();
         let mut used: BTreeSet<String> = rows.values().flat_map(|parts| parts.split_whitespace()).map(str::to_owned).collect();

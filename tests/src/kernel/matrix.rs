@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::num::NonZero;
+use std::path::Path;
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use super::{Arch, Guest, Kernel, Outcome, Payload, agent, forwarded_environment};
 use crate::host::progress;
@@ -47,36 +49,64 @@ impl Report {
 /// A guest has one processor, and its tests wait for a ttl or a lease half of their time.
 const THREADS: &str = "--test-threads=3";
 
-/// Builds what is needed and runs the kernel tests, with the harness's arguments, on each of the kernels.
+/// Builds what is needed and runs the kernel tests, with the harness's arguments, on each of the kernels. Where there are more
+/// processors than kernels, each kernel's tests are dealt out to several guests.
 ///
 /// # Errors
 ///
 /// If something cannot be built or prepared. What goes wrong in a guest is in its report.
 pub fn run(kernels: &[Kernel], arguments: &[OsString]) -> Result<Vec<Report>> {
-    let mut arguments = arguments.to_vec();
-    let has_threads = |argument: &OsString| argument.to_string_lossy().starts_with("--test-threads");
-    if !arguments.iter().any(has_threads) {
-        arguments.push(THREADS.into());
-    }
-    let mut payloads: Vec<(Arch, Payload)> = Vec::new();
+    let guests_per_kernel = processors() / kernels.len().max(1);
+    let mut payloads: Vec<(Arch, Vec<Payload>)> = Vec::new();
     let mut work = VecDeque::new();
     for kernel in kernels {
         let guest = kernel.prepare()?;
-        let built = payloads.iter().find(|(arch, _)| *arch == kernel.arch);
-        let payload = if let Some((_, payload)) = built {
-            payload.clone()
-        } else {
-            let payload = Payload { arguments: arguments.clone(), environment: forwarded_environment(), ..agent::build(kernel.arch)? };
-            payloads.push((kernel.arch, payload.clone()));
-            payload
-        };
-        work.push_back((*kernel, guest, payload));
+        if payloads.iter().all(|(arch, _)| *arch != kernel.arch) {
+            payloads.push((kernel.arch, payloads_of(kernel.arch, arguments, guests_per_kernel)?));
+        }
+        let of_arch = payloads.iter().filter(|(arch, _)| *arch == kernel.arch).flat_map(|(_, payloads)| payloads);
+        work.extend(of_arch.map(|payload| (*kernel, guest.clone(), payload.clone())));
     }
     Ok(run_all(work))
 }
 
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// The tests, as one payload or dealt out to several.
+fn payloads_of(arch: Arch, arguments: &[OsString], guests: usize) -> Result<Vec<Payload>> {
+    let mut payload = Payload { arguments: arguments.to_vec(), environment: forwarded_environment(), ..agent::build(arch)? };
+    let has_threads = |argument: &OsString| argument.to_string_lossy().starts_with("--test-threads");
+    if !arguments.iter().any(has_threads) {
+        payload.arguments.push(THREADS.into());
+    }
+    // What is asked for by name is little; and the names come from the tests themselves, which run here if they are of this machine.
+    if guests < 2 || !arguments.is_empty() || arch.to_string() != std::env::consts::ARCH {
+        return Ok(vec![payload]);
+    }
+    let names = names(&payload.binary)?;
+    let dealt = |hand: usize| {
+        let mut payload = payload.clone();
+        payload.arguments.push("--exact".into());
+        // Tests of one module are much alike: neighbours go to different guests.
+        payload.arguments.extend(names.iter().skip(hand).step_by(guests).map(OsString::from));
+        payload
+    };
+    Ok((0..guests.min(names.len())).map(dealt).collect())
+}
+
+/// The names of the tests in a binary.
+fn names(binary: &Path) -> Result<Vec<String>> {
+    let output = Command::new(binary).args(["--list", "--format", "terse"]).output().context("cannot start the kernel tests")?;
+    let text = String::from_utf8(output.stdout).context("the names of the kernel tests")?;
+    let names: Vec<String> = text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect();
+    ensure!(output.status.success() && !names.is_empty(), "{} names no tests: {}", binary.display(), output.status);
+    Ok(names)
+}
+
 fn run_all(work: VecDeque<(Kernel, Guest, Payload)>) -> Vec<Report> {
-    let workers = thread::available_parallelism().map_or(1, NonZero::get).min(work.len());
+    let workers = processors().min(work.len());
     let queue = Mutex::new(work);
     let reports = Mutex::new(Vec::new());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();

@@ -161,8 +161,11 @@ impl Kernel {
         Self { suite: Suite::Backports, arch: Arch::Aarch64 },
     ];
 
-    /// Those that the whole test suite runs on, one for each processor of a small machine. The node of the cluster tests has 6.12 on x86_64.
-    pub const MATRIX: [Self; 2] = [Self { suite: Suite::Bookworm, arch: Arch::X86_64 }, Self { suite: Suite::Trixie, arch: Arch::Aarch64 }];
+    /// What `tests/lab test` runs on. The node of the cluster tests has 6.12 on x86_64.
+    pub const ONE: [Self; 1] = [Self { suite: Suite::Bookworm, arch: Arch::X86_64 }];
+
+    /// What continuous integration adds: the oldest that netloss supports, and another architecture.
+    pub const MORE: [Self; 2] = [Self { suite: Suite::Trixie, arch: Arch::Aarch64 }, Self { suite: Suite::Bullseye, arch: Arch::X86_64 }];
 
     /// Makes everything that a guest of this kernel needs, unless it is there: kernel, initramfs.
     ///

@@ -3,6 +3,7 @@
 use crate::leader::program;
 use crate::pods::run_of;
 use crate::world::{AGENT_IMAGE, World, install_definitions, spec};
+use futures::future::join_all;
 use netloss_controller::api::{Outcome, Phase, PodState};
 use netloss_lab::controlplane::ControlPlane;
 use netloss_lab::controlplane::proxy::{Proxy, Weather};
@@ -24,6 +25,9 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         sleep(Duration::from_millis(100)).await;
     }
 }
+
+/// Experiments that are under way together.
+const AT_A_TIME: usize = 4;
 
 /// Shows what the controller has logged last, if the test fails.
 struct Tail<'a>(&'a Daemon);
@@ -53,6 +57,12 @@ async fn life(world: &World, name: &str) {
     assert_eq!(agents.len(), 1, "{agents:?}");
 }
 
+/// Lives that are lived at the same time: most of one is waiting.
+async fn lives(world: &World, name: &str, count: usize) {
+    let names: Vec<String> = (0..count).map(|number| format!("{name}-{number}")).collect();
+    join_all(names.iter().map(|name| life(world, name))).await;
+}
+
 #[tokio::test]
 async fn whatever_the_api_server_does_each_run_ends_once_and_nothing_piles_up() {
     let mut control_plane = ControlPlane::start_for_tests().await.unwrap();
@@ -74,9 +84,7 @@ async fn whatever_the_api_server_does_each_run_ends_once_and_nothing_piles_up() 
     let _tail = Tail(&controller);
     let is_ready = async || get(health, "/readyz").await.starts_with("HTTP/1.1 200");
     until("it is ready", is_ready).await;
-    for n in 0..3 {
-        life(&world, &format!("warm-{n}")).await;
-    }
+    lives(&world, "warm", AT_A_TIME).await;
     // Of experiments and of the freeze; pods are watched only while something is under way.
     until("no pods are watched", async || proxy.watches() == 2).await;
     let before = controller.resident().unwrap();
@@ -89,12 +97,8 @@ async fn whatever_the_api_server_does_each_run_ends_once_and_nothing_piles_up() 
             until("the weather is felt", async || proxy.spoilt() >= spoilt + 12).await;
             proxy.set(Weather::Fair);
         };
-        let lives = async {
-            for life_of in 0..3 {
-                life(&world, &format!("weather-{n}-{life_of}")).await;
-            }
-        };
-        tokio::join!(clears_up, lives);
+        let name = format!("weather-{n}");
+        tokio::join!(clears_up, lives(&world, &name, AT_A_TIME));
     }
     for n in 0..2 {
         let name = format!("restart-{n}");
@@ -112,8 +116,8 @@ async fn whatever_the_api_server_does_each_run_ends_once_and_nothing_piles_up() 
         until("the agent is put in", async || world.agents(&pod).await.len() == 1).await;
         controller.ensure_running().unwrap();
     }
-    for n in 0..10 {
-        life(&world, &format!("fair-{n}")).await;
+    for n in 0..3 {
+        lives(&world, &format!("fair-{n}"), AT_A_TIME).await;
     }
     // The two whose agents were put in and never reported stay under way: one namespace more is watched.
     until("as many watches as before, and one", async || proxy.watches() == 3).await;
