@@ -254,20 +254,22 @@ fn of_rtnetlink(datagram: &[u8]) {
     }
 }
 
-/// Whoever speaks to the socket, in whatever way, is heard at most once, and let go.
+/// Whoever speaks to the socket, in whatever way and pieces, is heard at most once, and let go.
 pub fn control(bytes: &[u8]) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("no runtime");
-    runtime.block_on(async {
-        let (mut client, server) = UnixStream::pair().expect("no sockets");
-        // A socket takes this much without anybody reading.
-        client.write_all(&bytes[..bytes.len().min(16 * 1024)]).expect("not written");
-        client.shutdown(std::net::Shutdown::Write).expect("not shut down");
-        server.set_nonblocking(true).expect("still blocking");
-        let server = tokio::net::UnixStream::from_std(server).expect("no runtime for it");
-        let request = control::request(&server).await.ok();
-        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let known = std::str::from_utf8(line).ok().and_then(Request::from_line);
-        assert_eq!(request, known, "{line:?}");
-        assert!(request.is_none() || line.len() <= REQUEST_LIMIT, "{line:?}");
-    });
+    let (mut client, server) = UnixStream::pair().expect("no sockets");
+    server.set_nonblocking(true).expect("still blocking");
+    // A socket takes this much without anybody reading.
+    let bytes = &bytes[..bytes.len().min(16 * 1024)];
+    let (first, rest) = bytes.split_at(bytes.len() / 2);
+    let mut said = Vec::new();
+    client.write_all(first).expect("not written");
+    let early = control::request(&server, &mut said);
+    client.write_all(rest).expect("not written");
+    client.shutdown(std::net::Shutdown::Write).expect("not shut down");
+    // Who has said all is asked no more, and the end is all that can be said.
+    let request = early.or_else(|| control::request(&server, &mut said)).expect("it may say more").ok();
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let known = std::str::from_utf8(line).ok().and_then(Request::from_line);
+    assert_eq!(request, known, "{line:?}");
+    assert!(request.is_none() || line.len() <= REQUEST_LIMIT, "{line:?}");
 }

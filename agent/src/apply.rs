@@ -88,14 +88,15 @@ impl Kernel {
         self.tables.as_mut()
     }
 
-    /// Executes steps in their order.
+    /// Executes steps in their order, as long as `may` says that it still may, which is asked before each of them.
     ///
     /// # Errors
-    /// The first step that the kernel did not take. Those before it are done; what takes them away is [`Self::remove`].
-    pub fn apply(&self, steps: &[Step]) -> Result<(), StepFailed> {
+    /// Why it may not, or the first step that the kernel did not take. Those before it are done; what takes them away is [`Self::remove`].
+    pub fn apply<E: From<StepFailed>>(&self, steps: &[Step], mut may: impl FnMut() -> Result<(), E>) -> Result<(), E> {
         steps.iter().try_for_each(|step| {
+            may()?;
             debug!(%step, "applying");
-            execute(&self.netlink, step).map_err(|error| StepFailed::new(step, error))
+            execute(&self.netlink, step).map_err(|error| StepFailed::new(step, error).into())
         })
     }
 

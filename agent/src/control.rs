@@ -3,37 +3,39 @@
 //! Such a name belongs to the network namespace, so all containers of a pod share it, and it vanishes with its owner, however that
 //! dies. What is asked and answered stands in [`netloss_contract::Request`]. Anything in the pod may ask, and nobody who asks can delay
 //! the loss's end. A thread of its own listens, which waits neither for the kernel nor for the rest of the agent: a request for the end rings the
-//! bell of [`crate::ending`] as soon as it is read. Each connection has one time limit for its request; of those that have not said what they
-//! want, the oldest make room for new ones.
+//! bell of [`crate::ending`] as soon as it is read. Whoever is about to make or prolong a loss reads what waits in the socket itself, so no request
+//! that was written before is missed, however long the process did not run. Each connection has one time limit for its request; of those that have
+//! not said what they want, the oldest make room for new ones. A client is closed only after its last word was read.
 //!
 //! Anything in the pod may hold the name, too. Whoever asks has one time limit for all of it (a full queue, the request, the answer), and signals
 //! end the waiting.
 
 use crate::{
-    ending::{Bell, Ending},
+    ending::{Bell, Ending, Requests},
     signals::Signals,
 };
 use netloss_contract::{Event, Holder, REQUEST_LIMIT, Record, Request, RunId};
 use nix::{
     errno::Errno,
-    sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket},
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, connect, listen, socket},
+    },
 };
 use std::{
     collections::VecDeque,
-    io::{self, Read, Write},
+    io::{self, PipeWriter, Read, Write},
+    net::Shutdown,
     os::{
         fd::{AsFd, AsRawFd},
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener, UnixStream},
     },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::sync::mpsc;
 use tracing::debug;
 
 /// The socket's name.
@@ -45,19 +47,25 @@ pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Before one that hung up, or whose queue is full, is asked again.
 const REDIAL: Duration = Duration::from_millis(20);
 
-/// How long a client has to ask, and to take an answer.
+/// How long a client has to ask.
 const CLIENT_LIMIT: Duration = Duration::from_secs(2);
 
-/// Clients that have not said yet what they want. Of more, the oldest are let go: whoever wants something says so at once.
+/// Connections that may wait to be accepted (listen(2)). Also the work of one reading: whoever connected before it began is among so many.
+const BACKLOG: u8 = 128;
+
+/// Clients that have not said yet what they want. Of more, the oldest are closed, after what they have said by then was read.
 const SILENT_CLIENTS: usize = 64;
 
-/// Clients whose requests wait, of each kind. More are let go, and ask again.
+/// Clients whose requests wait, of each kind. More are closed, and ask again; a request for the end has rung the bell all the same.
 const WAITING_CLIENTS: usize = 8;
+
+/// Before the next attempt to accept where the system has no descriptor left: not worth a busy loop.
+const NO_DESCRIPTOR: Duration = Duration::from_secs(1);
 
 /// The longest answer that is read: more than a record's line has.
 const ANSWER_LENGTH: usize = 16 * 1024;
 
-/// The lock on this network namespace, held until it is dropped.
+/// The lock on this network namespace, held until it and its [`Ending`] are dropped.
 #[derive(Debug)]
 pub struct Control {
     /// Those who ask for the end of this run.
@@ -65,9 +73,8 @@ pub struct Control {
     /// Those who ask for anything else.
     pub visits: Visits,
     ending: Ending,
-    /// Dropped, it lets the thread end.
-    closing: oneshot::Sender<()>,
-    closed: oneshot::Receiver<()>,
+    /// Closed, it lets the thread end.
+    _open: PipeWriter,
 }
 
 /// Somebody who asked for something.
@@ -75,13 +82,15 @@ pub struct Control {
 pub struct Visit {
     /// What.
     pub request: Request,
-    answers: mpsc::Sender<String>,
+    stream: UnixStream,
 }
 
 impl Visit {
-    /// Answers, and goes on being able to. Never waits: an answer that cannot be taken is dropped.
+    /// Answers, and goes on being able to. Never waits: an answer that the socket does not take at once is dropped. It takes more than the
+    /// two that anybody gets.
     pub fn answer(&self, record: &Record) {
-        drop(self.answers.try_send(record.to_line()).inspect_err(|error| debug!(%error, "not answered")));
+        let line = record.to_line() + "\n";
+        drop((&self.stream).write_all(line.as_bytes()).inspect_err(|error| debug!(%error, "not answered")));
     }
 }
 
@@ -121,36 +130,25 @@ impl Control {
             bound => bound?,
         };
         listener.set_nonblocking(true)?;
-        let (bell, ending) = Ending::new(signals)?;
         let (to_stops, stops) = mpsc::channel(WAITING_CLIENTS);
         let (to_visits, visits) = mpsc::channel(WAITING_CLIENTS);
-        let (closing, until) = oneshot::channel();
-        let (when_closed, closed) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listener = {
-            let _entered = runtime.enter();
-            tokio::net::UnixListener::from_std(listener)?
-        };
-        let door = Door { run: run.cloned(), bell, stops: to_stops, visits: to_visits, silent: JoinSet::new(), answered: JoinSet::new() };
-        thread::Builder::new().name("control".to_owned()).stack_size(256 * 1024).spawn(move || {
-            runtime.block_on(door.listen(listener, until));
-            // Nobody may wait for it.
-            let _ = when_closed.send(());
+        let (bell, rung) = Bell::new()?;
+        let door = Door::new(listener, run.cloned(), bell, (to_stops, to_visits))?;
+        let (until, open) = io::pipe()?;
+        door.epoll.add(&until, readable(CLOSED)).map_err(io::Error::from)?;
+        let door = Arc::new(Mutex::new(door));
+        let ending = Ending::new(signals, rung, Arc::clone(&door) as Arc<dyn Requests>)?;
+        thread::Builder::new().name("control".to_owned()).stack_size(128 * 1024).spawn(move || {
+            let _until = until;
+            wait_for_clients(&door);
         })?;
-        Ok(Self { stops: Visits(stops), visits: Visits(visits), ending, closing, closed })
+        Ok(Self { stops: Visits(stops), visits: Visits(visits), ending, _open: open })
     }
 
     /// Sees when somebody asks for the end of this run, or a signal comes.
     #[must_use]
     pub fn ending(&self) -> &Ending {
         &self.ending
-    }
-
-    /// Waits until everybody has taken their answers, but not for long. For the very end.
-    pub async fn farewell(self) {
-        let Self { stops, visits, closing, closed, .. } = self;
-        drop((stops, visits, closing));
-        drop(timeout(CLIENT_LIMIT, closed).await);
     }
 }
 
@@ -169,108 +167,170 @@ impl Visits {
     }
 }
 
-/// What listens.
+/// Where requests come in.
+#[derive(Debug)]
 struct Door {
+    listener: UnixListener,
+    /// Has the listener and those who have not said what they want.
+    epoll: Arc<Epoll>,
     run: Option<RunId>,
     bell: Bell,
     stops: mpsc::Sender<Visit>,
     visits: mpsc::Sender<Visit>,
-    /// Those who have not said what they want.
-    silent: JoinSet<io::Result<(tokio::net::UnixStream, Request)>>,
-    /// Those who are answered.
-    answered: JoinSet<()>,
+    /// Those who have not said what they want, the oldest first.
+    silent: VecDeque<Client>,
+    /// Whether the last attempt to accept found the system without a descriptor.
+    deaf: bool,
+}
+
+/// Somebody who has not said yet what it wants.
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    /// What it has said so far.
+    said: Vec<u8>,
+    until: Instant,
+}
+
+/// What epoll says of the pipe whose closing ends the thread, and of everything else.
+const CLOSED: u64 = 1;
+const CLIENTS: u64 = 0;
+
+fn readable(data: u64) -> EpollEvent {
+    EpollEvent::new(EpollFlags::EPOLLIN, data)
+}
+
+fn lock(door: &Mutex<Door>) -> MutexGuard<'_, Door> {
+    door.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads requests as they come, until the lock is given back.
+fn wait_for_clients(door: &Mutex<Door>) {
+    let epoll = Arc::clone(&lock(door).epoll);
+    loop {
+        let mut events = [EpollEvent::empty(); 8];
+        let limit = lock(door).pause().map_or(EpollTimeout::NONE, |pause| {
+            // Not less than that, which would be a busy loop.
+            EpollTimeout::try_from(pause + Duration::from_micros(999)).unwrap_or(EpollTimeout::MAX)
+        });
+        let ready = epoll.wait(&mut events, limit).unwrap_or(0);
+        if events[..ready].iter().any(|event| event.data() == CLOSED) {
+            break;
+        }
+        let mut door = lock(door);
+        door.read_all();
+        if door.deaf {
+            drop(door);
+            thread::sleep(NO_DESCRIPTOR);
+        }
+    }
+}
+
+impl Requests for Mutex<Door> {
+    fn read(&self) {
+        lock(self).read_all();
+    }
 }
 
 impl Door {
-    async fn listen(mut self, listener: tokio::net::UnixListener, mut until: oneshot::Receiver<()>) {
-        let mut oldest = VecDeque::new();
-        loop {
-            tokio::select! {
-                biased;
-                _ = &mut until => break,
-                Some(asked) = self.silent.join_next() => match asked {
-                    Ok(Ok((stream, request))) => self.let_in(stream, request),
-                    Ok(Err(error)) => debug!(%error, "a client went away"),
-                    Err(_) => debug!("a client was let go"),
-                },
-                Some(_) = self.answered.join_next() => {}
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        oldest.retain(|client: &tokio::task::AbortHandle| !client.is_finished());
-                        if oldest.len() >= SILENT_CLIENTS && let Some(client) = oldest.pop_front() {
-                            client.abort();
-                        }
-                        oldest.push_back(self.silent.spawn(async move { request(&stream).await.map(|request| (stream, request)) }));
-                    }
-                    Err(error) => {
-                        debug!(%error, "cannot accept");
-                        // Such as EMFILE: not worth a busy loop.
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                    }
+    fn new(
+        listener: UnixListener,
+        run: Option<RunId>,
+        bell: Bell,
+        (stops, visits): (mpsc::Sender<Visit>, mpsc::Sender<Visit>),
+    ) -> io::Result<Self> {
+        listen(&listener, Backlog::new(BACKLOG)?)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&listener, readable(CLIENTS))?;
+        Ok(Self { listener, epoll: Arc::new(epoll), run, bell, stops, visits, silent: VecDeque::new(), deaf: false })
+    }
+
+    /// Until a silent client's time is over.
+    fn pause(&self) -> Option<Duration> {
+        self.silent.front().map(|client| client.until.saturating_duration_since(Instant::now()))
+    }
+
+    /// Reads everything that was written before this began, and waits for nothing. Then lets those go whose time is over.
+    fn read_all(&mut self) {
+        for client in std::mem::take(&mut self.silent) {
+            self.hear(client);
+        }
+        self.deaf = false;
+        for _ in 0..=BACKLOG {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.come_in(stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+                Err(error) => {
+                    debug!(%error, "cannot accept");
+                    self.deaf = true;
+                    break;
                 }
             }
         }
-        drop((listener, self.stops, self.visits, self.silent));
-        drop(timeout(CLIENT_LIMIT, self.answered.join_all()).await);
+        let now = Instant::now();
+        while self.silent.len() > SILENT_CLIENTS || self.silent.front().is_some_and(|client| client.until <= now) {
+            self.dismiss();
+        }
     }
 
-    /// Passes on what was asked, and the answers.
-    fn let_in(&mut self, stream: tokio::net::UnixStream, request: Request) {
+    fn come_in(&mut self, stream: UnixStream) {
+        if let Err(error) = stream.set_nonblocking(true).and_then(|()| Ok(self.epoll.add(&stream, readable(CLIENTS))?)) {
+            debug!(%error, "cannot listen to a client");
+            return;
+        }
+        self.hear(Client { stream, said: Vec::new(), until: Instant::now() + CLIENT_LIMIT });
+    }
+
+    /// Reads what a client says. It is asked again later where it has not said all.
+    fn hear(&mut self, mut client: Client) {
+        match request(&client.stream, &mut client.said) {
+            None => self.silent.push_back(client),
+            Some(Ok(request)) => self.let_in(client.stream, request),
+            Some(Err(error)) => debug!(%error, "a client went away"),
+        }
+    }
+
+    /// Closes the oldest client. What it wrote by then is read, and it can write no more, so none is taken for heard that was not.
+    fn dismiss(&mut self) {
+        let Some(mut client) = self.silent.pop_front() else { return };
+        drop(client.stream.shutdown(Shutdown::Read));
+        match request(&client.stream, &mut client.said) {
+            Some(Ok(request)) => self.let_in(client.stream, request),
+            _ => debug!("a client was let go"),
+        }
+    }
+
+    /// Passes on what was asked.
+    fn let_in(&mut self, stream: UnixStream, request: Request) {
         let stops = request.stops(self.run.as_ref());
         if stops {
             self.bell.ring();
         }
-        let (answers, lines) = mpsc::channel(4);
+        let _ = self.epoll.delete(&stream);
         let visits = if stops { &self.stops } else { &self.visits };
-        if visits.try_send(Visit { request, answers }).is_ok() {
-            self.answered.spawn(async move { drop(pass_on(&stream, lines).await.inspect_err(|error| debug!(%error, "not answered"))) });
-        }
+        drop(visits.try_send(Visit { request, stream }));
     }
 }
 
-/// Hears one client, who says what it wants in one line.
+/// Reads what a client has said by now, which wants something in one line. None while it may say more.
 ///
 /// # Errors
-/// Where it says nothing that is understood, is too slow, or goes away.
-pub async fn request(stream: &tokio::net::UnixStream) -> io::Result<Request> {
-    let line = timeout(CLIENT_LIMIT, read_line(stream)).await??;
-    Request::from_line(&line).ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
-async fn pass_on(stream: &tokio::net::UnixStream, mut lines: mpsc::Receiver<String>) -> io::Result<()> {
-    while let Some(mut line) = lines.recv().await {
-        line.push('\n');
-        timeout(CLIENT_LIMIT, write(stream, line.as_bytes())).await??;
-    }
-    Ok(())
-}
-
-async fn read_line(stream: &tokio::net::UnixStream) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    while !bytes.contains(&b'\n') && bytes.len() <= REQUEST_LIMIT {
-        stream.readable().await?;
-        let mut part = [0; 256];
-        match stream.try_read(&mut part) {
+/// Where it says nothing that is understood, or goes away.
+pub fn request(mut stream: &UnixStream, said: &mut Vec<u8>) -> Option<io::Result<Request>> {
+    let mut part = [0; 256];
+    while !said.contains(&b'\n') && said.len() <= REQUEST_LIMIT {
+        match stream.read(&mut part) {
             Ok(0) => break,
-            Ok(length) => bytes.extend(&part[..length]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+            Ok(length) => said.extend(&part[..length]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Some(Err(error)),
         }
     }
-    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    String::from_utf8(line.to_vec()).map_err(|_| io::ErrorKind::InvalidData.into())
-}
-
-async fn write(stream: &tokio::net::UnixStream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        stream.writable().await?;
-        match stream.try_write(bytes) {
-            Ok(length) => bytes = &bytes[length..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+    let line = said.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let request = std::str::from_utf8(line).ok().and_then(Request::from_line);
+    Some(request.ok_or_else(|| io::ErrorKind::InvalidData.into()))
 }
 
 /// What became of asking the holder of the lock.
@@ -278,7 +338,8 @@ async fn write(stream: &tokio::net::UnixStream, mut bytes: &[u8]) -> io::Result<
 pub enum Asked<'a> {
     /// No agent works here.
     Nobody,
-    /// One does, and does not answer. `told`: whether the request waits in its socket, where it finds it when it runs again.
+    /// One does, and does not answer. `told`: whether the request waits in its socket, where an agent reads it before it makes or prolongs a
+    /// loss.
     NoAnswer {
         /// Whether it does.
         told: bool,
@@ -303,29 +364,27 @@ pub struct Answers<'a> {
 /// Where the system has no socket.
 pub fn ask<'a>(request: &Request, signals: &'a Signals) -> io::Result<Asked<'a>> {
     let until = Instant::now() + ANSWER_LIMIT;
-    let mut told = false;
     loop {
         let stream = match dial(until, signals)? {
             Dialled::Connected(stream) => stream,
             Dialled::Nobody => return Ok(Asked::Nobody),
-            Dialled::NoRoom => break,
+            Dialled::NoRoom => return Ok(Asked::NoAnswer { told: false }),
         };
         // A request fits into an empty socket.
-        told = (&stream).write_all(format!("{}\n", request.to_line()).as_bytes()).is_ok();
+        let told = (&stream).write_all(format!("{}\n", request.to_line()).as_bytes()).is_ok();
         let mut answers = Answers { first: None, stream, signals, rest: Vec::new() };
         match answers.read(until) {
             Ok(Some(record)) => {
                 answers.first = Some(record);
                 return Ok(Asked::Answers(Box::new(answers)));
             }
-            // It hung up, as one does that is just ending, or has too many clients.
-            Ok(None) => {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(Asked::NoAnswer { told }),
+            // It hung up, as one does that is just ending, or has too many clients: with this connection went what was written into it.
+            Ok(None) | Err(_) => {
                 let _ = signals.wait(REDIAL);
             }
-            Err(_) => break,
         }
     }
-    Ok(Asked::NoAnswer { told })
 }
 
 /// What became of connecting.
@@ -391,5 +450,93 @@ fn holder(signals: &Signals) -> Option<Holder> {
     match answers.next(Instant::now())?.event {
         Event::Status(status) => status.holder,
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STOP: &[u8] = b"{\"request\":\"stop\"}\n";
+
+    struct Room {
+        door: Door,
+        address: SocketAddr,
+        rung: io::PipeReader,
+        stops: mpsc::Receiver<Visit>,
+        _visits: mpsc::Receiver<Visit>,
+    }
+
+    fn room(name: &str) -> Room {
+        let address = SocketAddr::from_abstract_name(format!("netloss-test-{}-{name}", std::process::id())).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (to_stops, stops) = mpsc::channel(WAITING_CLIENTS);
+        let (to_visits, visits) = mpsc::channel(WAITING_CLIENTS);
+        let (bell, rung) = Bell::new().unwrap();
+        let door = Door::new(listener, None, bell, (to_stops, to_visits)).unwrap();
+        Room { door, address, rung, stops, _visits: visits }
+    }
+
+    impl Room {
+        fn client(&self) -> UnixStream {
+            UnixStream::connect_addr(&self.address).unwrap()
+        }
+
+        fn has_rung(&self) -> bool {
+            let mut fds = [nix::poll::PollFd::new(self.rung.as_fd(), nix::poll::PollFlags::POLLIN)];
+            nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).unwrap() > 0
+        }
+    }
+
+    #[test]
+    fn reads_a_request_that_waits_before_or_behind_a_crowd() {
+        for before in [0, 1, 63, 64, 65, 120] {
+            let mut room = room(&format!("crowd-{before}"));
+            let crowd: Vec<_> = (0..before).map(|_| room.client()).collect();
+            let mut stop = room.client();
+            stop.write_all(STOP).unwrap();
+            let more: Vec<_> = (before..120).map(|_| room.client()).collect();
+            room.door.read_all();
+            assert!(room.has_rung(), "{before} clients came first");
+            assert_eq!(room.stops.try_recv().unwrap().request, Request::Stop { run: None });
+            assert!(room.door.silent.len() <= SILENT_CLIENTS);
+            drop((crowd, more));
+        }
+    }
+
+    /// It was silent when it was accepted, and has spoken since.
+    #[test]
+    fn reads_a_silent_client_before_it_makes_room() {
+        let mut room = room("room");
+        let mut oldest = room.client();
+        room.door.read_all();
+        assert_eq!(room.door.silent.len(), 1);
+        oldest.write_all(STOP).unwrap();
+        room.door.dismiss();
+        assert!(room.has_rung());
+    }
+
+    /// Whoever can still write is not taken for one that was closed.
+    #[test]
+    fn a_client_that_was_closed_cannot_write() {
+        let mut room = room("closed");
+        let mut silent = room.client();
+        room.door.read_all();
+        room.door.dismiss();
+        assert!(silent.write_all(STOP).is_err());
+        assert!(!room.has_rung());
+    }
+
+    #[test]
+    fn closes_a_client_whose_time_is_over_and_reads_it_first() {
+        let mut room = room("late");
+        let (mut speaks, silent) = (room.client(), room.client());
+        room.door.read_all();
+        room.door.silent.iter_mut().for_each(|client| client.until = Instant::now());
+        speaks.write_all(STOP).unwrap();
+        room.door.read_all();
+        assert!(room.has_rung() && room.door.silent.is_empty());
+        assert_eq!((&silent).read(&mut [0]).unwrap(), 0, "it was closed");
     }
 }

@@ -1,26 +1,28 @@
 //! That the loss is to end: a signal has come, or somebody has asked for it over the control socket. Any thread can see it, whatever the
 //! others wait for.
 
-use crate::{clock::Moment, signals::Signals};
+use crate::signals::Signals;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
+    fmt::Debug,
     io::{self, PipeReader, PipeWriter, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     time::Duration,
 };
 
-/// Who did not run for this long may have been taken for dead: a client gives up after [`crate::control::ANSWER_LIMIT`].
-const ASLEEP: Duration = Duration::from_secs(4);
-
-/// How long requests that came to a sleeper take at most to be read once it runs again.
-const HEARING: Duration = Duration::from_millis(250);
+/// Requests that wait in the control socket.
+pub trait Requests: Debug + Send + Sync {
+    /// Reads what has come by now, without waiting for more, and rings the bell if it is a request for the end of this run.
+    fn read(&self);
+}
 
 /// Sees that the loss is to end.
 #[derive(Debug, Clone)]
 pub struct Ending {
     signals: Arc<OwnedFd>,
     bell: Arc<PipeReader>,
+    requests: Arc<dyn Requests>,
 }
 
 /// Says that the loss is to end. For good: what has rung goes on ringing.
@@ -31,6 +33,15 @@ pub struct Bell {
 }
 
 impl Bell {
+    /// A bell, and what is readable once it has rung.
+    ///
+    /// # Errors
+    /// Where no descriptor is to be had.
+    pub fn new() -> io::Result<(Self, PipeReader)> {
+        let (reader, pipe) = io::pipe()?;
+        Ok((Self { pipe, rung: false }, reader))
+    }
+
     /// Rings it.
     pub fn ring(&mut self) {
         if !self.rung {
@@ -41,14 +52,13 @@ impl Bell {
 }
 
 impl Ending {
-    /// By the signals of this process, or the bell.
+    /// By the signals of this process, or the bell that `requests` ring.
     ///
     /// # Errors
     /// Where no descriptor is to be had.
-    pub fn new(signals: &Signals) -> io::Result<(Bell, Self)> {
-        let (reader, pipe) = io::pipe()?;
+    pub fn new(signals: &Signals, bell: PipeReader, requests: Arc<dyn Requests>) -> io::Result<Self> {
         let signals = Arc::new(signals.as_fd().try_clone_to_owned()?);
-        Ok((Bell { pipe, rung: false }, Self { signals, bell: Arc::new(reader) }))
+        Ok(Self { signals, bell: Arc::new(bell), requests })
     }
 
     /// Waits until the loss is to end or something is to be read from `other`, but not for longer than `limit`. Whether one of them is so.
@@ -64,34 +74,54 @@ impl Ending {
         poll(&mut fds, limit).is_ok_and(|ready| ready > 0)
     }
 
-    /// Whether the loss was to end while this process did not run, as it has not since `last`. Nothing for one that has run.
+    /// Whether the loss is to end, as of now: reads the requests that wait in the control socket first. Whoever asks this before it makes or
+    /// prolongs a loss, after any time in which the process did not run, does nothing against a request that came before.
     #[must_use]
-    pub fn came_in_sleep_since(&self, last: Moment) -> bool {
-        Moment::now().since(last) >= ASLEEP && self.wait(None, HEARING)
+    pub fn has_come(&self) -> bool {
+        self.requests.read();
+        self.wait(None, Duration::ZERO)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
 
-    #[test]
-    fn stays_rung() {
-        let (mut bell, ending) = Ending::new(&Signals::install().unwrap()).unwrap();
-        assert!(!ending.wait(None, Duration::ZERO));
-        bell.ring();
-        bell.ring();
-        let other = ending.clone();
-        assert!(ending.wait(None, Duration::ZERO) && ending.wait(None, Duration::ZERO) && other.wait(None, Duration::from_mins(1)));
+    #[derive(Debug)]
+    struct Waiting(Mutex<(Bell, bool)>);
+
+    impl Requests for Waiting {
+        fn read(&self) {
+            let (bell, asks) = &mut *self.0.lock().unwrap();
+            if *asks {
+                bell.ring();
+            }
+        }
+    }
+
+    fn ending(asks: bool) -> (Arc<Waiting>, Ending) {
+        let (bell, reader) = Bell::new().unwrap();
+        let requests = Arc::new(Waiting(Mutex::new((bell, asks))));
+        let ending = Ending::new(&Signals::install().unwrap(), reader, requests.clone()).unwrap();
+        (requests, ending)
     }
 
     #[test]
-    fn asks_only_after_a_sleep() {
-        let (mut bell, ending) = Ending::new(&Signals::install().unwrap()).unwrap();
-        bell.ring();
-        let now = Moment::now();
-        assert!(!ending.came_in_sleep_since(now));
-        // A machine that was started less than this ago cannot have slept for longer.
-        assert_eq!(ending.came_in_sleep_since(Moment::at(Duration::ZERO)), now.since(Moment::at(Duration::ZERO)) >= ASLEEP);
+    fn stays_rung() {
+        let (requests, ending) = ending(false);
+        assert!(!ending.wait(None, Duration::ZERO) && !ending.has_come());
+        requests.0.lock().unwrap().0.ring();
+        requests.0.lock().unwrap().0.ring();
+        let other = ending.clone();
+        assert!(ending.wait(None, Duration::ZERO) && ending.has_come() && other.wait(None, Duration::from_mins(1)));
+    }
+
+    /// Nobody has to have read it before.
+    #[test]
+    fn a_request_that_waits_in_the_socket_counts() {
+        let (_requests, ending) = ending(true);
+        assert!(!ending.wait(None, Duration::ZERO));
+        assert!(ending.has_come());
     }
 }

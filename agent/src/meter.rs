@@ -27,7 +27,8 @@ pub struct Meter {
 enum Count {
     /// Packets that left the interface behind the netem, plus those that netem dropped.
     Interface,
-    /// Packets that left netem plus those that it dropped. "Left" counts segments and "dropped" packets, so only where each segment is a packet of its own.
+    /// Packets that left netem plus those that it dropped. Of those that left the lesser of two counts, neither of which is too small: the interface's, which has others too
+    /// (with filters, or once the lease has expired), and netem's, which counts the segments of a super-packet ("dropped" counts packets).
     Netem,
     /// What the guard's rules have counted.
     Rules,
@@ -44,7 +45,7 @@ impl Count {
         }
         // On IP's postrouting hook a datagram has not been fragmented yet, and netem drops its fragments one by one. With filters other packets leave the interface too.
         let fragmented = guard.is_some_and(|guard| guard.only_ip_egress) && target.ends == Ends::default();
-        [if fragmented { Self::Interface } else { Self::Rules }, Self::Rules]
+        [if fragmented { Self::Netem } else { Self::Rules }, Self::Rules]
     }
 }
 
@@ -60,8 +61,8 @@ struct Reading {
 enum Met {
     /// As those that passed it, dropped ones left out.
     Passed(u64),
-    /// The same, 32 bits wide.
-    PassedNetem(u32),
+    /// The same, by the interface and, 32 bits wide, by netem.
+    PassedNetem { interface: u64, netem: u32 },
     /// All of them.
     All(u64),
 }
@@ -153,7 +154,9 @@ impl Reading {
         let dropped = u64::from(forward(self.dropped, last.dropped)?);
         let packets = match (self.met, last.met) {
             (Met::Passed(now), Met::Passed(last)) => now.checked_sub(last)? + dropped,
-            (Met::PassedNetem(now), Met::PassedNetem(last)) => u64::from(forward(now, last)?) + dropped,
+            (Met::PassedNetem { interface, netem }, Met::PassedNetem { interface: interface_then, netem: netem_then }) => {
+                interface.checked_sub(interface_then)?.min(forward(netem, netem_then)?.into()) + dropped
+            }
             (Met::All(now), Met::All(last)) => now.checked_sub(last)?,
             // Counted in another way before it was put in place again.
             _ => return None,
@@ -174,15 +177,15 @@ fn netems<'a>(snapshot: &'a Snapshot, target: &Target) -> [Option<&'a Qdisc>; 2]
     [egress, ingress]
 }
 
-/// What the counters show before the first packet has met the loss, of egress and ingress. Those of a guard's rules and of its netems are at
-/// zero when they are made, and need not be asked.
+/// What the counters show when counting begins, of egress and ingress. Those of a guard's rules are at zero when they are made, and need not be
+/// asked.
 fn first(snapshot: &Snapshot, counts: [Count; 2], target: &Target) -> [Option<Reading>; 2] {
-    let interface = readings(snapshot, None, counts, target);
+    let readings = readings(snapshot, None, counts, target);
     let asked = [target.direction.egress(), target.direction.ingress()];
     [0, 1].map(|way| {
         let met = match counts[way] {
-            Count::Interface => return interface[way],
-            Count::Netem => Met::PassedNetem(0),
+            // The interface has counted before, and netem's counters are read with it.
+            Count::Interface | Count::Netem => return readings[way],
             Count::Rules => Met::All(0),
         };
         asked[way].then_some(Reading { met, dropped: 0 })
@@ -198,7 +201,7 @@ fn readings(snapshot: &Snapshot, counted: Option<PerDirection<u64>>, counts: [Co
         let netem = netems[way]?;
         let met = match counts[way] {
             Count::Interface => Met::Passed(snapshot.link(netem.ifindex)?.tx_packets),
-            Count::Netem => Met::PassedNetem(netem.passed),
+            Count::Netem => Met::PassedNetem { interface: snapshot.link(netem.ifindex)?.tx_packets, netem: netem.passed },
             Count::Rules => Met::All(counted[way]?),
         };
         Some(Reading { met, dropped: netem.drops })
@@ -283,12 +286,17 @@ mod tests {
             snapshot.qdiscs[0].passed = passed;
             snapshot
         };
+        let with = |interface, passed, drops| {
+            let mut snapshot = netem(passed, drops);
+            snapshot.links[0].tx_packets = interface;
+            snapshot
+        };
         let mut meter = Meter::start(&snapshot(0, 0), (Backend::Guarded, None), &target, 10.0);
-        meter.update(&netem(900, 100), None);
-        meter.update(&netem(5, 200), None);
+        meter.update(&with(900, 900, 100), None);
+        meter.update(&with(1000, 5, 200), None);
         assert_eq!(meter.traffic().egress, Some(Traffic::new(1000, 100, 10.0)));
-        meter.update(&netem(u32::MAX, 200), None);
-        meter.update(&netem(4, 201), None);
+        meter.update(&with(2000, u32::MAX, 200), None);
+        meter.update(&with(3000, 4, 201), None);
         assert_eq!(meter.traffic().egress, Some(Traffic::new(1006, 101, 10.0)), "a step back is none, and a wrap is one of six packets");
     }
 
@@ -306,13 +314,40 @@ mod tests {
         assert_eq!(meter.traffic().egress, Some(Traffic::new(300, 30, 10.0)));
     }
 
+    /// What the interface has sent, of which so many left netem.
+    fn behind(interface: u64, netem: u32, drops: u32) -> Snapshot {
+        let mut snapshot = snapshot(interface, drops);
+        snapshot.qdiscs[0].passed = netem;
+        snapshot
+    }
+
+    /// On kernels where only IP's postrouting hook is had, the interface counts on when the lease has expired, and nothing meets the loss any more.
+    #[test]
+    fn what_passes_after_the_lease_has_expired_met_no_loss() {
+        let postrouting = Guard { ends_with_agent: true, lease_seconds: 10, only_ip_egress: true };
+        let mut meter = Meter::start(&behind(1000, 0, 0), (Backend::Guarded, Some(postrouting)), &guarded_target(), 10.0);
+        meter.update(&behind(1090, 90, 10), None);
+        meter.update(&behind(9000, 180, 20), None);
+        meter.update(&behind(99_000, 180, 20), None);
+        assert_eq!(meter.traffic().egress, Some(Traffic::new(200, 20, 10.0)));
+    }
+
+    /// On an MTU of 9000 six small segments are one packet to tbf and netem, which drops it as one.
+    #[test]
+    fn super_packets_that_stay_whole_are_counted_as_they_are_dropped() {
+        let target = Target { per_segment: true, ..guarded_target() };
+        let mut meter = Meter::start(&behind(1000, 0, 0), (Backend::Guarded, None), &target, 10.0);
+        meter.update(&behind(1090, 540, 10), None);
+        assert_eq!(meter.traffic().egress, Some(Traffic::new(100, 10, 10.0)));
+    }
+
     /// 8 KiB are six fragments, each of which may be dropped: 100 datagrams lost 60 of them, which is no 60 %.
     #[test]
     fn fragments_are_one_unit_with_what_netem_drops() {
         let postrouting = Guard { ends_with_agent: true, lease_seconds: 10, only_ip_egress: true };
         let counted = Some(PerDirection { egress: Some(100), ingress: None });
         let mut meter = Meter::start(&snapshot(1000, 0), (Backend::Guarded, Some(postrouting)), &guarded_target(), 10.0);
-        meter.update(&snapshot(1540, 60), counted);
+        meter.update(&behind(1540, 540, 60), counted);
         assert_eq!(meter.traffic().egress, Some(Traffic::new(600, 60, 10.0)));
         // With filters the interface has other packets too: the rules' count stands, and a share is never above all.
         let filtered = Target { ends: Ends { spare_neighbour: true, ..Ends::default() }, ..guarded_target() };

@@ -9,20 +9,60 @@ use crate::{
     },
     clock::{Limit, Moment},
     ending::Ending,
-    guard::{self, Account, Guard, NotArmed},
+    guard::{Account, Armable, Guard, LEASE, NotArmed},
     netlink::{self, Changes, Qdisc},
     nft::{self, EgressHook, Ends, Ruleset, Socket},
     snapshot::Snapshot,
 };
 use netloss_contract::{Backend, BackendChoice, PerDirection};
+use std::time::Duration;
 
 /// What is going to be done. Nothing has been changed yet, but for what [`Trial::Creation`] makes.
 #[derive(Debug)]
 pub struct Plan {
     target: Target,
     steps: Vec<Step>,
-    guard: Option<(Socket, Variant)>,
+    guard: Option<Probed>,
     reason: String,
+}
+
+/// What a guard needs, as the kernel has taken it.
+#[derive(Debug)]
+pub struct Probed {
+    /// The owner of the tables, where they were made.
+    socket: Socket,
+    /// What they are like.
+    pub variant: Variant,
+    /// Before they were made.
+    made: Moment,
+}
+
+/// What keeps an agent from putting a loss in place.
+#[derive(Debug)]
+pub struct Terms<'a> {
+    /// That it is to end.
+    pub ending: &'a Ending,
+    /// Since when it has been at it. One that is asked to end soon after that does so when the loss is in place, with the report of it; nobody has
+    /// given it up by then. Without that, at once.
+    pub begun: Option<Moment>,
+    /// From when on it may not any more.
+    pub until: Option<Moment>,
+}
+
+/// Nobody has given up an agent that began less than this ago: a client waits for an answer for longer ([`crate::control::ANSWER_LIMIT`]).
+const SOON: Duration = Duration::from_secs(4);
+
+impl Terms<'_> {
+    fn allow(&self) -> Result<(), NotBrought> {
+        let now = Moment::now();
+        if self.begun.is_none_or(|begun| now.since(begun) >= SOON) && self.ending.has_come() {
+            return Err(NotBrought::Ended);
+        }
+        if self.until.is_some_and(|until| now >= until) {
+            return Err(NotArmed::Slept.into());
+        }
+        Ok(())
+    }
 }
 
 /// How the kernel is asked whether it takes the tables of a guard.
@@ -30,7 +70,7 @@ pub struct Plan {
 pub enum Trial {
     /// By a transaction that it checks and drops, which takes it an RCU grace period.
     Rehearsal,
-    /// By making them, with nothing in their lease: they lose no packet, and go with their socket, or are taken away by
+    /// By making them, ready to be armed for the time of a lease: they lose no packet, and go with their socket, or are taken away by
     /// [`Kernel::remove`] where they have no owner.
     Creation,
 }
@@ -60,7 +100,6 @@ impl From<NotArmed> for NotBrought {
     fn from(error: NotArmed) -> Self {
         match error {
             NotArmed::Over => Self::Over,
-            NotArmed::Ended => Self::Ended,
             NotArmed::Kernel(_) | NotArmed::Slept => Self::Guard(error),
         }
     }
@@ -78,8 +117,8 @@ pub enum NotBrought {
     /// Nothing was left of the time of the loss.
     #[error("its time ended while the loss was put in place")]
     Over,
-    /// The agent was asked to end while it did not run.
-    #[error("the agent did not run for seconds while it put the loss in place, and was asked to end meanwhile")]
+    /// The agent was asked to end.
+    #[error("the agent was asked to end while it put the loss in place")]
     Ended,
     /// The kernel's state could not be read back.
     #[error("cannot read the kernel's state: {0}")]
@@ -103,7 +142,10 @@ impl Plan {
         let (guard, reason) = match choice {
             BackendChoice::Tc => (None, "asked for with --backend tc".to_owned()),
             BackendChoice::Auto | BackendChoice::Guarded => match probe(&target, trial) {
-                Ok((socket, variant)) => (Some((socket, variant)), format!("works here: {}", variant.describe())),
+                Ok(probed) => {
+                    let reason = format!("works here: {}", probed.variant.describe());
+                    (Some(probed), reason)
+                }
                 Err(why) if choice == BackendChoice::Guarded => return Err(NoPlan::NoGuard(why)),
                 Err(why) if target.ends != Ends::default() => return Err(NoPlan::NoFilters(why)),
                 Err(why) if target.per_segment => return Err(NoPlan::NoSegments(why)),
@@ -129,13 +171,13 @@ impl Plan {
     /// What will make the kernel end it, where it does.
     #[must_use]
     pub fn guard(&self) -> Option<netloss_contract::Guard> {
-        self.guard.as_ref().map(|(_, variant)| guard_of(&self.target, *variant))
+        self.guard.as_ref().map(|probed| guard_of(&self.target, probed.variant))
     }
 
     /// The changes to the kernel in their order, in words.
     pub fn describe(&self) -> impl Iterator<Item = String> {
         let guard = self.guard.as_ref().map(|_| {
-            let (interface, lease) = (&self.target.link.name, guard::LEASE.as_secs());
+            let (interface, lease) = (&self.target.link.name, LEASE.as_secs());
             format!("send packets of {interface} to the netem by nftables rules (table {}) with a lease of {lease} s", nft::TABLE)
         });
         self.steps.iter().map(ToString::to_string).chain(guard)
@@ -153,8 +195,9 @@ impl Plan {
         self.steps.iter().any(|step| matches!(step, Step::AddIngress { .. })).then_some(self.target.link.index)
     }
 
-    /// Does it, with the tables of [`Trial::Creation`], and reads it back. `changes` has listened since before. `limit` is asked when the loss
-    /// begins. An agent that has slept since it began with this at `begun` does nothing that is over, or that it was asked to end meanwhile.
+    /// Does it, with the tables of [`Trial::Creation`], and reads it back. `changes` has listened since before. `limit` is asked when the loss may
+    /// begin: with a guard when that is about to be armed, otherwise before the first step. Before each step, and before a guard is armed, the agent
+    /// looks whether it still may: it puts nothing in place that is over, or against the terms.
     ///
     /// # Errors
     /// Where the kernel does not do it. What has been done by then is still there, but for a guard: [`Kernel::remove`] takes it away.
@@ -163,24 +206,28 @@ impl Plan {
         kernel: &Kernel,
         changes: &mut Changes,
         limit: impl Fn() -> Limit,
-        (ending, begun): (&Ending, Moment),
+        terms: &Terms<'_>,
     ) -> Result<(Placement, Limit, Snapshot), NotBrought> {
-        // With plain tc packets are lost from here on, and with a guard once that is armed.
-        if limit().remaining().is_zero() {
-            return Err(NotBrought::Over);
-        }
-        if ending.came_in_sleep_since(begun) {
-            return Err(NotBrought::Ended);
-        }
-        kernel.apply(&self.steps)?;
-        let limit = limit();
-        let guard = match self.guard {
-            None => None,
-            Some((socket, variant)) => {
-                let ruleset = guarded::ruleset(&self.target, variant);
-                let guard = Guard::arm(socket, ruleset.clone(), limit, ending.clone(), begun)?;
-                Some(Guarded { guard, variant, ruleset })
+        // With plain tc a packet may be lost from the first step on.
+        let unguarded = self.guard.is_none().then(&limit);
+        let ruleset = self.guard.as_ref().map(|probed| (probed.variant, guarded::ruleset(&self.target, probed.variant)));
+        let mut armable = self.guard.zip(ruleset).map(|(Probed { socket, made, .. }, (variant, ruleset))| {
+            let tables = Armable::new(socket, ruleset.clone(), made);
+            (tables, variant, ruleset)
+        });
+        let may = |tables: Option<&mut Armable>| -> Result<(), NotBrought> {
+            if unguarded.unwrap_or_else(&limit).remaining().is_zero() {
+                return Err(NotBrought::Over);
             }
+            terms.allow()?;
+            Ok(tables.map_or(Ok(()), Armable::keep)?)
+        };
+        kernel.apply(&self.steps, || may(armable.as_mut().map(|(tables, ..)| tables)))?;
+        may(None)?;
+        let limit = unguarded.unwrap_or_else(&limit);
+        let guard = match armable {
+            None => None,
+            Some((tables, variant, ruleset)) => Some(Guarded { guard: tables.arm(limit, terms.ending.clone())?, variant, ruleset }),
         };
         let placement = Placement { target: self.target, guard };
         match placement.verify(kernel, changes) {
@@ -258,19 +305,25 @@ impl Placement {
         if drift.is_empty() { Ok(after) } else { Err(NotBrought::Different(drift)) }
     }
 
-    /// When the lease ran out because the agent did not run, if it did. The loss is over then.
+    /// When the lease ran out because it was not renewed, if it did. The loss is over then.
     #[must_use]
     pub fn expired(&self) -> Option<Moment> {
         self.guard.as_ref().and_then(|guarded| guarded.guard.expired())
     }
 
-    /// What is not as it was brought, in words.
+    /// What somebody has changed of what was brought, in words.
     #[must_use]
-    pub fn drift(&self, snapshot: &Snapshot) -> Vec<String> {
-        let mut drift = match self.backend() {
+    pub fn changed(&self, snapshot: &Snapshot) -> Vec<String> {
+        match self.backend() {
             Backend::Tc => tc::drift(snapshot, &self.target),
             Backend::Guarded => guarded::drift(snapshot, &self.target),
-        };
+        }
+    }
+
+    /// What is not as it was brought, in words: what somebody has changed, and a lease that could not be renewed.
+    #[must_use]
+    pub fn drift(&self, snapshot: &Snapshot) -> Vec<String> {
+        let mut drift = self.changed(snapshot);
         let trouble = self.account().and_then(|account| account.trouble);
         drift.extend(trouble.map(|trouble| format!("the lease could not be renewed: {trouble}")));
         drift
@@ -295,6 +348,12 @@ impl Placement {
         }
     }
 
+    /// The same for a loss that is to be put in place again: whether that may be, as a guard's lease had not expired by then.
+    #[must_use]
+    pub fn suspend(&self) -> bool {
+        self.guard.as_ref().is_none_or(|guarded| guarded.guard.suspend())
+    }
+
     /// Takes a guard's tables away, with its counters.
     pub fn remove_tables(&self) {
         if let Some(Guarded { guard, .. }) = &self.guard {
@@ -304,7 +363,7 @@ impl Placement {
 }
 
 fn guard_of(target: &Target, variant: Variant) -> netloss_contract::Guard {
-    let lease_seconds = u32::try_from(guard::LEASE.as_secs()).unwrap_or(u32::MAX);
+    let lease_seconds = u32::try_from(LEASE.as_secs()).unwrap_or(u32::MAX);
     let only_ip_egress = target.direction.egress() && variant.hook == EgressHook::Postrouting;
     netloss_contract::Guard { ends_with_agent: variant.owned, lease_seconds, only_ip_egress }
 }
@@ -313,17 +372,18 @@ fn guard_of(target: &Target, variant: Variant) -> netloss_contract::Guard {
 ///
 /// # Errors
 /// Why it takes none, in words.
-pub fn probe(target: &Target, trial: Trial) -> Result<(Socket, Variant), String> {
+pub fn probe(target: &Target, trial: Trial) -> Result<Probed, String> {
     let mut socket = Socket::open().map_err(|error| error.to_string())?;
     let mut refusals = Vec::new();
     for variant in guarded::LADDER {
-        let messages = guarded::ruleset(target, variant).creation();
+        let messages = guarded::ruleset(target, variant).creation(LEASE);
+        let made = Moment::now();
         let taken = match trial {
             Trial::Rehearsal => socket.rehearse(messages),
             Trial::Creation => socket.transact(messages),
         };
         match taken {
-            Ok(()) => return Ok((socket, variant)),
+            Ok(()) => return Ok(Probed { socket, variant, made }),
             Err(error) => refusals.push(format!("{}: {error}", variant.describe())),
         }
     }

@@ -183,7 +183,7 @@ fn removed(removed: &Removed) -> Vec<String> {
         Cause::Stopped => "it was asked to stop",
         Cause::InterfaceLost => "the interface was deleted or renamed",
         Cause::Drift => "somebody changed it, and it could not be brought again",
-        Cause::LeaseExpired => "its lease ran out: the agent did not run for longer than that",
+        Cause::LeaseExpired => "its lease ran out: the agent did not run, or could not renew it",
     };
     let elapsed = span(removed.elapsed_seconds);
     let mut lines = vec![format!("the loss on {} has ended after {elapsed}, because {cause}; nothing of it is left", removed.interface)];

@@ -312,7 +312,8 @@ pub enum Cause {
     InterfaceLost,
     /// Somebody changed the loss so that it was not what was asked for, and it could not be brought again safely.
     Drift,
-    /// The agent did not run for longer than its lease (stopped, frozen, starved), so the kernel had ended the loss. It is not resumed.
+    /// The lease was not renewed in time, so the kernel had ended the loss: the agent did not run for so long (stopped, frozen, starved), its renewals
+    /// failed, or somebody took the lease away. It is not resumed.
     LeaseExpired,
 }
 

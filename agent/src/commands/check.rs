@@ -64,7 +64,7 @@ fn look(named: Option<&str>, signals: &Signals) -> Result<Seen, Failed> {
                 per_segment: false,
                 ends: Ends::default(),
             };
-            placement::probe(&target, Trial::Rehearsal).map(|(_, variant)| variant)
+            placement::probe(&target, Trial::Rehearsal).map(|probed| probed.variant)
         }
         Err(_) => Err("not asked, because there is no interface to ask for".to_owned()),
     };

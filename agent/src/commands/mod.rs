@@ -80,7 +80,7 @@ fn try_stop(meant: &Meant, limit: Duration, signals: &Signals, reporter: &mut Re
     let holder = match answers.next(Instant::now() + LOOK).map(|record| record.event) {
         Some(Event::Status(status)) => status.holder,
         Some(Event::Failed(failure)) => return Err(failure),
-        _ => return Err(unresponsive(true)),
+        _ => return Err(unresponsive(false)),
     };
     let last = answers.next(begun + limit).ok_or_else(|| {
         let message =
@@ -146,7 +146,7 @@ fn try_cleanup(args: &CleanupArgs, signals: &Signals) -> Result<Vec<String>, Fai
 }
 
 fn not_cleaned(left: Vec<String>) -> Failed {
-    let message = "what a dead agent left here cannot be removed: loss may remain; restart the pod";
+    let message = "what a dead agent left here cannot be removed: loss may remain; delete the pod";
     Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) }
 }
 
@@ -163,8 +163,8 @@ enum Silenced {
     },
 }
 
-/// Makes sure that an agent that does not answer brings no loss any more: it is told to end, which it does first when it runs again, and a
-/// guard's lease has to expire, which the kernel does not renew then.
+/// Makes sure that an agent that does not answer brings no loss any more. It is told to end: it reads that before it makes or prolongs a loss. And
+/// tables that go with an agent must have no live element: they can lose no packet then, whether it was told or not.
 ///
 /// # Errors
 /// Where it runs after all and ends otherwise, where it could not be told, or where its lease is renewed all the same.
@@ -173,7 +173,9 @@ fn silence(meant: &Meant, signals: &Signals) -> Result<Silenced, Failed> {
         Asked::Nobody => return Ok(Silenced::Gone),
         Asked::Answers(mut answers) => {
             let until = Instant::now() + LEASE_LIMIT;
+            let mut told = false;
             while let Some(record) = answers.next(until) {
+                told = true;
                 match record.event {
                     Event::Failed(failure) if failure.exit == ExitCode::OtherRun => return Err(failure),
                     event if event.is_final() => {
@@ -183,7 +185,7 @@ fn silence(meant: &Meant, signals: &Signals) -> Result<Silenced, Failed> {
                     _ => {}
                 }
             }
-            true
+            told
         }
         Asked::NoAnswer { told: false } if !has_owned_tables() => return Err(untold()),
         Asked::NoAnswer { told } => told,
@@ -195,7 +197,8 @@ fn silence(meant: &Meant, signals: &Signals) -> Result<Silenced, Failed> {
             return Err(renewing());
         }
     }
-    Ok(Silenced::Hangs { told })
+    // Tables that went while it was not told are no proof: it runs, or has died.
+    if !told && !has_owned_tables() { Err(untold()) } else { Ok(Silenced::Hangs { told }) }
 }
 
 fn has_owned_tables() -> bool {

@@ -160,10 +160,11 @@ mod tests {
         for owned in [true, false] {
             let egress = Some(Egress { hook: EgressHook::Device, class: Handle(0x7a11_0004) });
             let ruleset = Ruleset { owned, interface: "eth0".to_owned(), ingress: Some(7), egress, ends: Ends::default() };
-            let made: Vec<_> = ruleset.creation().into_iter().map(|message| read(&bytes(message))).collect();
+            let made: Vec<_> =
+                ruleset.creation(std::time::Duration::from_secs(1)).into_iter().map(|message| read(&bytes(message))).collect();
             let (table, family) = (Listed::Table { family: NetfilterProtoFamily::NetDev, owned }, Listed::Other);
             let rule = |way| Listed::Rule { way, packets: 0 };
-            assert_eq!(made, [table, family, family, rule(Way::In), family, rule(Way::Out)]);
+            assert_eq!(made, [table, family, Listed::Lease, family, rule(Way::In), family, rule(Way::Out)]);
         }
     }
 
@@ -172,10 +173,11 @@ mod tests {
     fn a_lease_that_is_not_empty_is_listed() {
         let ruleset = Ruleset { owned: true, interface: "eth0".to_owned(), ingress: Some(7), egress: None, ends: Ends::default() };
         let read_all = |messages: Vec<Message>| messages.into_iter().map(|message| read(&bytes(message))).collect::<Vec<_>>();
-        let filled = ruleset.preparation(std::time::Duration::from_secs(1)).pop().into_iter().collect();
-        assert_eq!(read_all(filled), [Listed::Lease]);
-        let filled = ruleset.renewal(Element::Armed, std::time::Duration::from_secs(1)).pop().into_iter().collect();
-        assert_eq!(read_all(filled), [Listed::Lease]);
+        let second = std::time::Duration::from_secs(1);
+        for element in [Element::Armed, Element::Ready, Element::Ticket] {
+            let filled = ruleset.replacement(Element::Armed, element, second).pop().into_iter().collect();
+            assert_eq!(read_all(filled), [Listed::Lease]);
+        }
         assert_eq!(read_all(ruleset.release()), [Listed::Other]);
     }
 

@@ -10,5 +10,5 @@ mod matching;
 mod ruleset;
 mod socket;
 
-pub use ruleset::{Egress, EgressHook, Element, Ends, Ruleset, TABLE};
+pub use ruleset::{Egress, EgressHook, Element, Ends, Message, Ruleset, SHORTEST_LEASE, TABLE};
 pub use socket::{Error, Socket, Told};

@@ -49,7 +49,7 @@ const LAST: u32 = i32::MAX.cast_unsigned();
 
 /// The shortest lease that is asked for. A timeout of 0 would mean that the element never expires, and the kernel rounds down to
 /// jiffies, of up to 10 ms.
-const SHORTEST_LEASE: Duration = Duration::from_millis(20);
+pub const SHORTEST_LEASE: Duration = Duration::from_millis(20);
 
 /// Where egress packets are given their class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,12 +117,18 @@ pub enum Element {
     Armed,
     /// None are, and the guard may be armed.
     Ready,
+    /// Beside one of the others: a renewal that names this one may take effect.
+    Ticket,
 }
 
 impl Element {
-    /// Its key. No interface can be called as that of [`Self::Ready`] (`dev_valid_name`), so no packet finds it.
+    /// Its key. No interface can be called as those of [`Self::Ready`] and [`Self::Ticket`] (`dev_valid_name`), so no packet finds them.
     fn key(self, interface: &str) -> DataAttribute {
-        let name = if self == Self::Armed { interface } else { "netloss/ready" };
+        let name = match self {
+            Self::Armed => interface,
+            Self::Ready => "netloss/ready",
+            Self::Ticket => "netloss/ticket",
+        };
         let mut key = name.as_bytes().to_vec();
         key.resize(IFNAMSIZ as usize, 0);
         DataAttribute::Value(key)
@@ -130,7 +136,7 @@ impl Element {
 }
 
 /// One message of a transaction.
-pub(super) type Message = NetlinkMessage<NetfilterMessage>;
+pub type Message = NetlinkMessage<NetfilterMessage>;
 
 impl Ruleset {
     /// The families in which there is a table.
@@ -141,10 +147,12 @@ impl Ruleset {
         netdev.into_iter().chain(postrouting.then_some(NetfilterProtoFamily::Inet))
     }
 
-    /// Makes everything, with nothing in the lease: no packet is lost yet.
+    /// Makes everything. No packet is lost yet; for `ready` from now the guard may be armed ([`Self::replacement`] of [`Element::Ready`]), and no
+    /// longer: there are no tables of which it is not known when they can lose nothing any more.
     #[must_use]
-    pub fn creation(&self) -> Vec<Message> {
-        let mut messages: Vec<Message> = self.families().flat_map(|family| [self.table(family), lease(family)]).collect();
+    pub fn creation(&self, ready: Duration) -> Vec<Message> {
+        let made = |family| [self.table(family), lease(family), self.fill(family, Element::Ready, ready)];
+        let mut messages: Vec<Message> = self.families().flat_map(made).collect();
         if let Some(ifb) = self.ingress {
             let hook = self.device_hook(DevHookNumber::Ingress);
             let rules = self.ends.rules(Remote::Source, MetaKey::Iifname, &forward_to(ifb));
@@ -164,30 +172,40 @@ impl Ruleset {
         messages
     }
 
-    /// Lets the guard be armed by [`Self::renewal`] within `limit` from now. No packet is lost yet.
-    #[must_use]
-    pub fn preparation(&self, limit: Duration) -> Vec<Message> {
-        self.families().flat_map(|family| [empty(family), self.fill(family, Element::Ready, limit)]).collect()
-    }
-
-    /// Arms the guard where it is [`Element::Ready`], or keeps it armed where it is [`Element::Armed`], for `lease` from now; at once for all
-    /// packets, with none slipping through in between.
+    /// Puts one element in the place of another, for `timeout` from now: [`Element::Ready`] for itself keeps the guard ready, [`Element::Armed`]
+    /// for [`Element::Ready`] arms it, for itself keeps it armed, and the reverse disarms it so that it may be armed again. At once for all packets,
+    /// with none slipping through in between.
     ///
-    /// Refused (ENOENT) where that element is not there any more: a deletion fails where its element has expired, and with it the whole
+    /// Refused (ENOENT) where the element that is replaced is not there any more: a deletion fails where its element has expired, and with it the whole
     /// transaction. So an agent that was stopped cannot bring back a lease that has run out, wherever it was stopped.
     #[must_use]
-    pub fn renewal(&self, now: Element, lease: Duration) -> Vec<Message> {
-        let delete = |family| {
-            let element = ListAttribute::Element(vec![SetElementAttribute::Key(now.key(&self.interface))]);
-            elements(family, NfTablesMessage::DeleteSetElement, Some(SetElementList::Elements(vec![element])), 0)
-        };
-        self.families().flat_map(|family| [delete(family), self.fill(family, Element::Armed, lease)]).collect()
+    pub fn replacement(&self, old: Element, new: Element, timeout: Duration) -> Vec<Message> {
+        self.families().flat_map(|family| [self.delete(family, old), self.fill(family, new, timeout)]).collect()
+    }
+
+    /// Lets a renewal take effect that comes within `timeout` from now.
+    #[must_use]
+    pub fn ticket(&self, timeout: Duration) -> Vec<Message> {
+        self.families().map(|family| self.fill(family, Element::Ticket, timeout)).collect()
+    }
+
+    /// As [`Self::replacement`] by [`Element::Armed`], refused also where the ticket has expired: so the lease ends at the latest that long, and
+    /// the ticket's time, after the ticket was made, wherever the agent was stopped in between.
+    #[must_use]
+    pub fn renewal_in_time(&self, old: Element, lease: Duration) -> Vec<Message> {
+        let renew = |family| [self.delete(family, Element::Ticket), self.delete(family, old), self.fill(family, Element::Armed, lease)];
+        self.families().flat_map(renew).collect()
     }
 
     /// Disarms the guard, in whatever state it is.
     #[must_use]
     pub fn release(&self) -> Vec<Message> {
         self.families().map(empty).collect()
+    }
+
+    fn delete(&self, family: NetfilterProtoFamily, element: Element) -> Message {
+        let element = ListAttribute::Element(vec![SetElementAttribute::Key(element.key(&self.interface))]);
+        elements(family, NfTablesMessage::DeleteSetElement, Some(SetElementList::Elements(vec![element])), 0)
     }
 
     fn fill(&self, family: NetfilterProtoFamily, element: Element, timeout: Duration) -> Message {
@@ -306,17 +324,47 @@ mod tests {
         Ruleset { owned: true, interface: "eth0".to_owned(), ingress: Some(7), egress, ends: Ends::default() }
     }
 
+    const KEYS: [(Element, &str); 3] = [(Element::Armed, "eth0"), (Element::Ready, "netloss/ready"), (Element::Ticket, "netloss/ticket")];
+
+    /// The elements that messages delete and add, in their order.
+    fn changes(messages: &[Message]) -> Vec<(bool, Element)> {
+        let change = |message: &Message| {
+            let NetlinkPayload::InnerMessage(NetfilterMessage { inner, .. }) = &message.payload else { panic!("{message:?}") };
+            let text = format!("{inner:?}");
+            let is_key = |key: &str| {
+                let mut bytes = key.as_bytes().to_vec();
+                bytes.resize(16, 0);
+                text.contains(&format!("Value({bytes:?})"))
+            };
+            let (element, _) = KEYS.iter().find(|(_, key)| is_key(key)).unwrap_or_else(|| panic!("no element: {text}"));
+            (text.contains("NewSetElement"), *element)
+        };
+        messages.iter().map(change).collect()
+    }
+
     /// A renewal is refused where the element that it deletes has expired, so it deletes the very one that it renews, and empties nothing.
     #[test]
     fn a_renewal_needs_the_lease_that_it_renews() {
-        let ruleset = ruleset(EgressHook::Device);
-        for (now, key) in [(Element::Armed, "eth0"), (Element::Ready, "netloss/ready")] {
-            let messages = ruleset.renewal(now, Duration::from_secs(10));
-            let NetlinkPayload::InnerMessage(NetfilterMessage { inner, .. }) = &messages[0].payload else { panic!("{messages:?}") };
-            let text = format!("{inner:?}");
-            let mut bytes = key.as_bytes().to_vec();
-            bytes.resize(16, 0);
-            assert!(text.contains("DeleteSetElement") && text.contains(&format!("Value({bytes:?})")), "{text}");
+        let (ruleset, second) = (ruleset(EgressHook::Device), Duration::from_secs(1));
+        for (old, _) in KEYS {
+            for (new, _) in KEYS {
+                assert_eq!(changes(&ruleset.replacement(old, new, second)), [(false, old), (true, new)]);
+            }
+            let in_time = [(false, Element::Ticket), (false, old), (true, Element::Armed)];
+            assert_eq!(changes(&ruleset.renewal_in_time(old, second)), in_time);
+        }
+        assert_eq!(changes(&ruleset.ticket(second)), [(true, Element::Ticket)]);
+    }
+
+    /// Whoever sees tables without a live element knows that they lose nothing any more, from their first moment on.
+    #[test]
+    fn tables_are_made_with_the_time_until_which_they_may_be_armed() {
+        for (hook, tables) in [(EgressHook::Device, 1), (EgressHook::Postrouting, 2)] {
+            let messages = ruleset(hook).creation(Duration::from_secs(10));
+            assert_eq!(timeouts(&messages), vec![10_000; tables]);
+            for (place, message) in messages.iter().enumerate().filter(|(_, message)| format!("{message:?}").contains("NewTable")) {
+                assert_eq!(changes(&messages[place + 2..place + 3]), [(true, Element::Ready)], "{message:?}");
+            }
         }
     }
 
@@ -329,19 +377,21 @@ mod tests {
     #[test]
     fn a_lease_always_ends() {
         for nanoseconds in [0, 1, 999_999, 1_000_000, 19_999_999] {
-            let renewal = ruleset(EgressHook::Device).renewal(Element::Armed, Duration::from_nanos(nanoseconds));
+            let renewal = ruleset(EgressHook::Device).renewal_in_time(Element::Armed, Duration::from_nanos(nanoseconds));
             assert_eq!(timeouts(&renewal), [20], "{nanoseconds}");
         }
-        assert_eq!(timeouts(&ruleset(EgressHook::Device).renewal(Element::Armed, Duration::from_secs(10))), [10_000]);
+        assert_eq!(timeouts(&ruleset(EgressHook::Device).replacement(Element::Armed, Element::Armed, Duration::from_secs(10))), [10_000]);
     }
 
     #[test]
     fn each_table_has_a_lease_that_is_renewed_and_goes() {
         for (hook, tables) in [(EgressHook::Device, 1), (EgressHook::Postrouting, 2)] {
             let ruleset = ruleset(hook);
-            // For each table: the table, its set; and a chain and a rule for each direction.
-            assert_eq!(ruleset.creation().len(), 2 * tables + 4);
-            assert_eq!(ruleset.renewal(Element::Armed, Duration::from_secs(10)).len(), 2 * tables);
+            let lease = Duration::from_secs(10);
+            // For each table: the table, its set and its element; and a chain and a rule for each direction.
+            assert_eq!(ruleset.creation(lease).len(), 3 * tables + 4);
+            assert_eq!(ruleset.replacement(Element::Armed, Element::Armed, lease).len(), 2 * tables);
+            assert_eq!(ruleset.renewal_in_time(Element::Armed, lease).len(), 3 * tables);
             assert_eq!(ruleset.removal().len(), tables);
         }
     }
@@ -352,6 +402,7 @@ mod tests {
         let ends = Ends { targets: parse(&["10.0.0.0/8", "any:80"]), spares: parse(&["10.1.0.0/16/udp"]), spare_neighbour: true };
         let with = Ruleset { ends, ..ruleset(EgressHook::Device) };
         // Neighbours are two rules, the spared end is one, the targets are one and two; without any of them there is one.
-        assert_eq!(with.creation().len(), ruleset(EgressHook::Device).creation().len() + 2 * (2 + 1 + 3 - 1));
+        let lease = Duration::from_secs(10);
+        assert_eq!(with.creation(lease).len(), ruleset(EgressHook::Device).creation(lease).len() + 2 * (2 + 1 + 3 - 1));
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     guard::{self, Account},
     meter::Meter,
     netlink::Changes,
-    placement::{NotBrought, Placement, Trial},
+    placement::{NotBrought, Placement, Terms, Trial},
     prepare::{self, Prepared, asked, failed, unreadable},
     reporter::Reporter,
     signals::{Signals, Watch},
@@ -42,10 +42,6 @@ async fn whole(args: &RunArgs, signals: &Signals, reporter: &mut Reporter) -> Ex
     let ended = session(args, signals, reporter, &mut door).await;
     let (last, exit) = conclude(ended, reporter);
     door.waiting.iter().for_each(|visit| visit.answer(&last));
-    drop(door.waiting);
-    if let Some(control) = door.control {
-        control.farewell().await;
-    }
     exit
 }
 
@@ -142,10 +138,15 @@ impl<'a> Session<'a> {
         let mut changes = Changes::listen().map_err(|error| unreadable(&error))?;
         let Prepared { plan, interface_reason, filtered } = prepare::prepare(args, &kernel.netlink, &before, Trial::Creation)?;
         let (made_hook, backend_reason) = (plan.made_hook(), plan.reason().to_owned());
-        let brought = plan.bring(&kernel, &mut changes, || Limit::new(Moment::now(), args.ttl, args.deadline), (&ending, begun));
+        let terms = Terms { ending: &ending, begun: Some(begun), until: None };
+        let brought = plan.bring(&kernel, &mut changes, || Limit::new(Moment::now(), args.ttl, args.deadline), &terms);
         let set = brought.map_err(|error| not_brought(&error)).and_then(|(placement, limit, after)| match Alarms::set(&limit) {
             Ok(alarms) => Ok((placement, limit, after, alarms)),
-            Err(error) => Err(failed(Stage::Apply, ExitCode::Failed, format!("cannot set a timer: {error}"))),
+            Err(error) => {
+                placement.disarm();
+                placement.remove_tables();
+                Err(failed(Stage::Apply, ExitCode::Failed, format!("cannot set a timer: {error}")))
+            }
         });
         let (placement, limit, after, alarms) = match set {
             Ok(set) => set,
@@ -340,7 +341,7 @@ impl<'a> Session<'a> {
                 lines_dropped: 0,
             }),
             Err(left) => {
-                let message = format!("the loss on {} could not be removed completely: restart the pod", self.placement.target().link.name);
+                let message = format!("the loss on {} could not be removed completely: delete the pod", self.placement.target().link.name);
                 Err(Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) })
             }
         }

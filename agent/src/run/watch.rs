@@ -5,7 +5,8 @@ use crate::{
     backend,
     clock::Moment,
     control::ANSWER_LIMIT,
-    placement::{NotBrought, Plan, Trial},
+    guard::LEASE,
+    placement::{NotBrought, Plan, Terms, Trial},
     prepare::{self, failed},
 };
 use netloss_contract::{Backend, BackendChoice, Cause, ExitCode, Failed, Stage};
@@ -60,7 +61,8 @@ impl Session<'_> {
         if self.drift.is_empty() {
             return Ok(None);
         }
-        if self.repaired.is_empty() && !self.pulse.hung && self.placement.can_be_brought_again(&snapshot, self.made_hook) {
+        let changed = !self.placement.changed(&snapshot).is_empty();
+        if changed && self.repaired.is_empty() && !self.pulse.hung && self.placement.can_be_brought_again(&snapshot, self.made_hook) {
             self.bring_again().await?;
             return Ok(None);
         }
@@ -69,21 +71,23 @@ impl Session<'_> {
     }
 
     /// Takes away what is left of the loss and puts it in place again, for the time that remains.
+    ///
+    /// Only where a guard's lease has not expired, by the kernel's word, and within the time of a lease from then: whoever saw its tables without a live
+    /// element before is right that the loss is over.
     async fn bring_again(&mut self) -> Result<(), Failed> {
-        let (limit, begun) = (self.limit, Moment::now());
+        let (limit, until) = (self.limit, Moment::now().after(LEASE));
         let choice = match self.placement.backend() {
             Backend::Guarded => BackendChoice::Guarded,
             Backend::Tc => BackendChoice::Tc,
         };
-        self.placement.disarm();
         // It is to end, or has ended: that comes next.
-        if self.placement.expired().is_some() || self.ending.wait(None, Duration::ZERO) {
+        if !self.placement.suspend() || self.ending.has_come() {
             return Ok(());
         }
         let kept = self.account().unwrap_or_default();
         self.placement.remove_tables();
         let (_, before) = self.kernel.remove(self.made_hook).await.map_err(|left| {
-            let message = "somebody changed the loss, and what is left of it cannot be removed: restart the pod";
+            let message = "somebody changed the loss, and what is left of it cannot be removed: delete the pod";
             Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) }
         })?;
         let mut target = self.placement.target().clone();
@@ -91,7 +95,8 @@ impl Session<'_> {
         target.link = before.link(target.link.index).cloned().unwrap_or(target.link);
         let plan = Plan::make(choice, &before, target, Trial::Creation).map_err(|error| prepare::not_planned(&error))?;
         self.made_hook = plan.made_hook();
-        let (placement, _, after) = match plan.bring(&self.kernel, &mut self.changes, || limit, (&self.ending, begun)) {
+        let terms = Terms { ending: &self.ending, begun: None, until: Some(until) };
+        let (placement, _, after) = match plan.bring(&self.kernel, &mut self.changes, || limit, &terms) {
             // The same.
             Err(NotBrought::Over | NotBrought::Ended) => return Ok(()),
             brought => brought.map_err(|error| not_brought(&error))?,
