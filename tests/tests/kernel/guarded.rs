@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use netloss_contract::{Backend, Cause, Guard};
 use netloss_lab::guest::{Agent, NamespaceState, Pod, Way};
+use netloss_lab::statistics::acceptable;
 use nix::sys::signal::Signal;
 
 use crate::{BACKENDS, assert_loss, assert_no_loss, kernel_is_at_least};
@@ -72,6 +73,47 @@ fn a_stopped_agents_loss_ends_with_its_lease() -> Result<()> {
     ensure!(removed.cause == Cause::LeaseExpired, "{removed:?}");
     let kept = removed.kept.context("no account")?;
     ensure!(kept.lapses > 0 && kept.armed_seconds <= removed.elapsed_seconds + 0.001, "{kept:?} of {} s", removed.elapsed_seconds);
+    before.assert_unchanged(&pod.pod)
+}
+
+/// What passes once the kernel has ended the loss is not among the packets that met it, by whatever they are counted.
+#[test]
+fn what_passes_after_the_lease_is_not_counted() -> Result<()> {
+    let pod = Pod::new()?;
+    pod.silence()?;
+    let mut agent = Agent::start(&pod.pod, "run --loss 50 --ttl 1h --heartbeat 1s --direction egress --backend guarded")?;
+    agent.applied()?;
+    pod.send(Way::Out, 500)?;
+    agent.signal(Signal::SIGSTOP)?;
+    wait_for_the_lease(&pod)?;
+    pod.send(Way::Out, 20_000)?;
+    agent.signal(Signal::SIGCONT)?;
+    let removed = agent.finish()?.removed()?;
+    let traffic = removed.traffic.egress.context("no figures")?;
+    let range = acceptable(traffic.packets, 0.5).context("no such probability")?;
+    ensure!(traffic.packets >= 500 && range.contains(&traffic.dropped), "{traffic:?}, expected {range:?}");
+    Ok(())
+}
+
+/// Nobody can take the tables away from the agent that owns them. Without an owner somebody can: then there is no lease that could be renewed, and whoever
+/// took them away may rely on it.
+#[test]
+fn tables_that_somebody_took_away_do_not_come_back() -> Result<()> {
+    let pod = Pod::new()?;
+    let before = NamespaceState::of(&pod.pod)?;
+    let mut agent = start(&pod, 50)?;
+    let taken = pod.pod.nft("delete table netdev netloss").is_ok();
+    ensure!(taken != kernel_is_at_least(5, 12)?, "taken: {taken}");
+    if taken {
+        let removed = agent.finish()?.removed()?;
+        ensure!(removed.cause == Cause::LeaseExpired && removed.repaired.is_empty(), "{removed:?}");
+    } else {
+        assert_loss(pod.send(Way::In, 1000)?, 50.0)?;
+        agent.signal(Signal::SIGTERM)?;
+        agent.finish()?.removed()?;
+    }
+    assert_no_loss(pod.send(Way::Out, 1000)?)?;
+    assert_no_loss(pod.send(Way::In, 1000)?)?;
     before.assert_unchanged(&pod.pod)
 }
 

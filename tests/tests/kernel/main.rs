@@ -10,6 +10,7 @@ mod filters;
 mod foreign;
 mod guarded;
 mod heartbeat;
+mod held_up;
 mod host_network;
 mod interface;
 mod interleaving;

@@ -1,5 +1,7 @@
 //! An agent that was stopped, frozen or starved for any time, and runs again at any moment, never acts on what is over.
 
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,7 +11,8 @@ use netloss_lab::guest::{Agent, Cgroup, NamespaceState, PATIENCE, Pod, Way};
 use nix::sys::signal::Signal;
 
 use crate::commands::{cleaned, command};
-use crate::{BACKENDS, assert_no_loss};
+use crate::sockets::fill;
+use crate::{BACKENDS, assert_no_loss, kernel_is_at_least};
 
 /// How an agent is kept from running, and let run again.
 enum Sleep {
@@ -160,6 +163,92 @@ fn a_stop_is_heard_when_the_agent_runs_again() -> Result<()> {
         before.assert_unchanged(&pod.pod).context(backend)?;
     }
     Ok(())
+}
+
+/// However many others have come to its socket since.
+#[test]
+fn a_stop_is_read_though_the_socket_is_flooded() -> Result<()> {
+    for backend in BACKENDS {
+        let pod = Pod::new()?;
+        let mut agent = Agent::start(&pod.pod, &format!("run --loss 100 --ttl 25s --heartbeat 1s --run R1 --backend {backend}"))?;
+        agent.applied()?;
+        agent.signal(Signal::SIGSTOP)?;
+        let failed = command(&pod, "stop --run R1")?.failed(ExitCode::Unresponsive)?;
+        ensure!(failed.message.contains("told to end"), "{failed:?}");
+        let crowd = pod.pod.run(|| {
+            let address = SocketAddr::from_abstract_name("netloss-agent")?;
+            Ok((0..100).map(|_| UnixStream::connect_addr(&address)).collect::<std::io::Result<Vec<_>>>()?)
+        })?;
+        agent.signal(Signal::SIGCONT)?;
+        let removed = removed(&pod, &mut agent)?;
+        ensure!(removed.cause == Cause::Stopped, "{backend}: {removed:?}");
+        drop(crowd);
+    }
+    Ok(())
+}
+
+/// Starts an agent and stops it as soon as its namespace is as it is to be; with another one, where it has come too far by then.
+fn stopped_while(pod: &Pod, arguments: &str, is_so: impl Fn(&Pod) -> bool) -> Result<Agent> {
+    for attempt in 0..90 {
+        let mut agent = Agent::start(&pod.pod, arguments)?;
+        // Nothing is waited for: this only spreads the moments over what a start takes here.
+        thread::sleep(Duration::from_millis(10) * (attempt % 30));
+        agent.signal(Signal::SIGSTOP)?;
+        if is_so(pod) {
+            return Ok(agent);
+        }
+        agent.signal(Signal::SIGKILL)?;
+        agent.finish()?;
+        cleaned(command(pod, "cleanup")?)?;
+    }
+    anyhow::bail!("no agent was stopped at that point")
+}
+
+/// Whether a guard's tables are there and lose nothing yet.
+fn has_tables_without_a_lease(pod: &Pod) -> bool {
+    pod.pod.words("nft", "list set netdev netloss lease").is_ok_and(|set| !set.contains("\"eth0\""))
+}
+
+/// It was stopped between making its tables and its first lease, and cannot be told to end. Whoever says that it cannot resume its loss is right.
+#[test]
+fn an_agent_that_was_stopped_before_its_first_lease_loses_nothing() -> Result<()> {
+    let pod = Pod::new()?;
+    pod.pod.sysctl("net/core/somaxconn", "4")?;
+    let mut agent = stopped_while(&pod, "run --loss 100 --ttl 30s --run R1 --backend guarded", has_tables_without_a_lease)?;
+    let waiting = fill(&pod)?;
+    let said = command(&pod, "cleanup --force --run R1")?;
+    if kernel_is_at_least(5, 12)? {
+        let what = cleaned(said)?;
+        ensure!(what.iter().any(|words| words.contains("cannot resume") && !words.contains("told")), "{what:?}");
+    } else {
+        said.failed(ExitCode::Unresponsive)?;
+        thread::sleep(Duration::from_secs(11));
+    }
+    wake(&pod, &agent, &Sleep::Stopped)?;
+    let failed = agent.finish()?.failed(ExitCode::Failed)?;
+    ensure!(failed.message.contains("not armed within") && failed.left.is_empty(), "{failed:?}");
+    drop(waiting);
+    assert_no_loss(pod.send(Way::Out, 500)?)?;
+    assert_no_loss(pod.send(Way::In, 500)?)
+}
+
+/// Packets may be lost from the first step on, so the ttl counts from there.
+#[test]
+fn the_ttl_of_plain_tc_begins_before_its_first_step() -> Result<()> {
+    let pod = Pod::new()?;
+    let has_begun = |pod: &Pod| {
+        let begun = pod.pod.words("ip", "link show dev nl-in").is_ok();
+        begun && pod.pod.words("tc", "qdisc show dev eth0").is_ok_and(|qdiscs| !qdiscs.contains("netem"))
+    };
+    let mut agent = stopped_while(&pod, "run --loss 30 --ttl 1h --backend tc", has_begun)?;
+    let stopped = jiff::Timestamp::now();
+    thread::sleep(Duration::from_secs(1));
+    agent.signal(Signal::SIGCONT)?;
+    let applied = agent.applied()?;
+    let latest = stopped.checked_add(jiff::SignedDuration::from_hours(1))?;
+    ensure!(applied.ends_at <= latest, "ends at {}, and had begun by {stopped}", applied.ends_at);
+    agent.signal(Signal::SIGTERM)?;
+    agent.finish()?.removed().map(drop)
 }
 
 /// Stopped at some point of its start, it finds its deadline behind it when it goes on.

@@ -74,7 +74,7 @@ fn hold(pod: &Pod) -> Result<UnixListener> {
 }
 
 /// Fills the queue of whoever holds the name and accepts nobody.
-fn fill(pod: &Pod) -> Result<Vec<std::os::fd::OwnedFd>> {
+pub(crate) fn fill(pod: &Pod) -> Result<Vec<std::os::fd::OwnedFd>> {
     pod.pod.run(|| {
         let mut waiting = Vec::new();
         loop {
@@ -138,6 +138,30 @@ fn answering(pod: &Pod, answer: impl Fn(UnixStream) + Send + Sync + 'static) -> 
             }
         });
     });
+    Ok(())
+}
+
+/// What went with its connection nobody reads, whether it was read or not.
+#[test]
+fn a_request_that_was_hung_up_on_counts_as_told_by_nobody() -> Result<()> {
+    for reads in [true, false] {
+        let pod = Pod::new()?;
+        answering(&pod, move |mut client| {
+            if reads {
+                drop(client.read(&mut [0; 64]));
+            } else {
+                // Until it is there: closing what was not read is a reset.
+                drop(client.set_nonblocking(true));
+                while client.peer_addr().is_ok()
+                    && nix::sys::socket::recv(client.as_raw_fd(), &mut [0; 1], nix::sys::socket::MsgFlags::MSG_PEEK).is_err()
+                {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+        })?;
+        let failed = command(&pod, "stop --run R1")?.failed(ExitCode::Unresponsive)?;
+        ensure!(!failed.message.contains("told to end"), "reads: {reads}: {failed:?}");
+    }
     Ok(())
 }
 
