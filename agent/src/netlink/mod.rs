@@ -22,7 +22,9 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 use std::{cell::RefCell, time::Duration};
 
-/// How long one request may take. rtnetlink's lock is the whole node's: CNI churn elsewhere can hold it for a while.
+/// How long the answer to one request may take. The kernel works on a request within send(2) and waits there, without a limit and without being
+/// interrupted, for rtnetlink's lock, which is the whole node's (`rtnl_lock` in `rtnetlink_rcv_msg`): CNI churn elsewhere can hold it for a while. No
+/// timeout of a socket changes that (`SO_SNDTIMEO` is for room in its buffer), so the end of a guarded loss needs no rtnetlink.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// A dump that the kernel marks as interrupted, or that overran the socket's buffer, is asked for again this often.
@@ -91,7 +93,7 @@ impl Error {
 
 /// A connection to rtnetlink in the network namespace of the thread that opened it.
 ///
-/// Every request asks for its acknowledgment, and takes none for a failure.
+/// Every request asks for its acknowledgment, and takes none within the time limit for a failure.
 #[derive(Debug)]
 pub struct Netlink {
     wire: RefCell<Wire>,

@@ -1,7 +1,7 @@
 //! A netlink socket that is asked and waited for: messages as one datagram, then the answers to them.
 //!
-//! Blocking, with a time limit. The kernel does what a request asks before the send returns, so there is nothing that could be done
-//! meanwhile, and each turn through a runtime would only cost time.
+//! Blocking, with a time limit for each answer. The kernel does what a request asks before the send returns, however long it waits for its own locks
+//! there, so there is nothing that could be done meanwhile, and each turn through a runtime would only cost time.
 
 use super::Error;
 use netlink_packet_core::{NetlinkBuffer, NetlinkDeserializable, NetlinkMessage, NetlinkPayload, NetlinkSerializable};
@@ -54,7 +54,7 @@ impl Wire {
         &self.socket
     }
 
-    /// Sends messages as one datagram; returns the first sequence number.
+    /// Sends messages as one datagram; returns the first sequence number. Takes as long as the kernel works on them, for which there is no limit.
     pub(crate) fn write<I: NetlinkSerializable>(&mut self, messages: impl Iterator<Item = NetlinkMessage<I>>) -> Result<u32, Error> {
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! An nfnetlink socket and transactions over it. Blocking, with a time limit: it is used from a thread of its own, which must not
+//! An nfnetlink socket and transactions over it. Blocking, with a time limit for each answer: it is used from a thread of its own, which must not
 //! wait for rtnetlink, for standard output or for anything else.
 
 use super::listing::{Listed, Way};
@@ -14,7 +14,8 @@ use nix::{
 };
 use std::{io, time::Duration};
 
-/// How long one transaction may take: nf_tables' lock is this namespace's own, so hardly ever any time.
+/// How long the answer to one transaction may take. The kernel works on it within send(2) and waits there for nf_tables' lock, which is this namespace's
+/// own, so hardly ever for any time.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// Room for a transaction with as many filters as there may be, in bytes; the kernel gives twice as much, and this much without asking
