@@ -63,9 +63,9 @@ fn check(arguments: &str, end: impl Fn(&Pod, u32) -> Result<()> + Sync, cause: C
         let mut agent = Agent::start(&pod.pod, &format!("run --loss 100 --heartbeat 1h --run R1 --backend guarded {arguments}"))?;
         agent.applied()?;
         let frozen = Frozen::main_thread(agent.pid())?;
-        let started = Instant::now();
+        let (pid, started) = (agent.pid(), Instant::now());
         let took = thread::scope(|scope| {
-            let ended = scope.spawn(|| end(&pod, agent.pid()));
+            let ended = scope.spawn(|| end(&pod, pid));
             pod.send(Way::Out, 0)?;
             pod.send(Way::In, 0)?;
             let took = started.elapsed();
