@@ -297,7 +297,8 @@ impl Door {
         drop(client.stream.shutdown(Shutdown::Read));
         match request(&client.stream, &mut client.said) {
             Some(Ok(request)) => self.let_in(client.stream, request),
-            _ => debug!("a client was let go"),
+            Some(Err(error)) => debug!(%error, "a client went away"),
+            None => debug!("a client was let go"),
         }
     }
 
@@ -364,6 +365,7 @@ pub struct Answers<'a> {
 /// Where the system has no socket.
 pub fn ask<'a>(request: &Request, signals: &'a Signals) -> io::Result<Asked<'a>> {
     let until = Instant::now() + ANSWER_LIMIT;
+    let mut hung_up = false;
     loop {
         let stream = match dial(until, signals)? {
             Dialled::Connected(stream) => stream,
@@ -378,9 +380,11 @@ pub fn ask<'a>(request: &Request, signals: &'a Signals) -> io::Result<Asked<'a>>
                 answers.first = Some(record);
                 return Ok(Asked::Answers(Box::new(answers)));
             }
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(Asked::NoAnswer { told }),
-            // It hung up, as one does that is just ending, or has too many clients: with this connection went what was written into it.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(Asked::NoAnswer { told: told && !hung_up }),
+            // It hung up, as one does that is just ending, or has too many clients: with this connection went what was written into it, and what
+            // waits in the next one may go the same way.
             Ok(None) | Err(_) => {
+                hung_up = true;
                 let _ = signals.wait(REDIAL);
             }
         }

@@ -196,6 +196,11 @@ fn stopped_while(pod: &Pod, arguments: &str, is_so: impl Fn(&Pod) -> bool) -> Re
         // Nothing is waited for: this only spreads the moments over what a start takes here.
         thread::sleep(Duration::from_millis(10) * (attempt % 30));
         agent.signal(Signal::SIGSTOP)?;
+        // What it asked of the kernel before is done by then.
+        let started = Instant::now();
+        while !std::fs::read_to_string(format!("/proc/{}/status", agent.pid()))?.contains("State:\tT") {
+            ensure!(started.elapsed() < PATIENCE, "it is never stopped");
+        }
         if is_so(pod) {
             return Ok(agent);
         }
