@@ -174,12 +174,14 @@ async fn shop(client: &Client) -> Result<()> {
     let address = pod("web-0", &[("app", "web")]).echo(client).await?;
     pod("client", &[("app", "client")]).probe(client, address, Duration::from_millis(20)).await?;
     let labels = json!({ "app": "web" });
+    // web-0 is not its own, and `kubectl netloss run deploy/web` selects by its labels.
+    let own = json!({ "app": "web", "tier": "front" });
     let deployment = json!({
         "metadata": { "name": "web" },
         "spec": {
-            "selector": { "matchLabels": labels },
+            "selector": { "matchLabels": own },
             "template": {
-                "metadata": { "labels": labels },
+                "metadata": { "labels": own },
                 "spec": { "terminationGracePeriodSeconds": 2, "containers": [{ "name": "web", "image": image, "args": ["echo", "--port=9000"] }] },
             },
         },

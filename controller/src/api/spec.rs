@@ -29,7 +29,13 @@ pub const MAX_LOSS_PERCENTAGE: f64 = 40.0;
     derive = "PartialEq",
     doc = "An experiment on running workloads. netloss serves the action pod-network-loss and leaves objects of every other action alone.",
     printcolumn(name = "Action", type_ = "string", json_path = ".spec.action", priority = 1),
-    printcolumn(name = "Loss", type_ = "number", json_path = ".spec.lossPercentage", description = "asked for, in percent"),
+    // Not spec.lossPercentage: a loss model with probabilities has its default there, which nobody requested.
+    printcolumn(
+        name = "Loss",
+        type_ = "number",
+        json_path = ".status.pods[0].asked.lossPercentage",
+        description = "requested in each direction, in percent; empty until pods are chosen"
+    ),
     printcolumn(name = "Direction", type_ = "string", json_path = ".spec.direction"),
     printcolumn(name = "Duration", type_ = "string", json_path = ".spec.duration"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),

@@ -10,6 +10,9 @@ use kube::ResourceExt;
 use netloss_contract::{CONTAINER_PREFIX, container_name};
 use serde_json::json;
 
+/// The version digit of a direct run's uid (RFC 9562, section 5.8: UUIDs of the application's own making).
+pub(super) const DIRECT: u8 = b'8';
+
 /// An agent's container that has not ended.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Agent {
@@ -56,13 +59,6 @@ pub(super) fn state<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerSt
     statuses.filter(|status| status.name == container).find_map(|status| status.state.as_ref())
 }
 
-/// Those of which no experiment says that they are under way.
-pub(super) fn orphans(agents: Vec<Agent>, experiments: &[ChaosExperiment]) -> Vec<Agent> {
-    let open = || experiments.iter().flat_map(|object| object.status.iter().flat_map(ChaosExperimentStatus::open_pods));
-    let is_known = |agent: &Agent| open().any(|entry| entry.uid == agent.pod_uid && entry.container == agent.container);
-    agents.into_iter().filter(|agent| !is_known(agent)).collect()
-}
-
 impl Agent {
     /// `namespace/pod:container`.
     pub(super) fn words(&self) -> String {
@@ -71,6 +67,21 @@ impl Agent {
 
     fn argument(&self, name: &str) -> Option<&str> {
         self.args.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    /// Uid of the experiment that it was injected for, as its run is named after it; none where a person named the run.
+    pub(super) fn owner(&self) -> Option<&str> {
+        self.argument("--run")?.rsplit_once('/').map(|(uid, _)| uid)
+    }
+
+    /// Whether `run --direct` has injected it: then no experiment has it. The API server's uids are UUIDs of version 4, those of direct runs of version 8.
+    pub(super) fn is_direct(&self) -> bool {
+        self.owner().is_some_and(|uid| uid.len() == 36 && uid.as_bytes()[14] == DIRECT)
+    }
+
+    /// When its loss ends by itself, for a person.
+    pub(super) fn ends(&self) -> String {
+        self.deadline().map_or_else(|| "at its time".to_owned(), |at| format!("at {at} at the latest"))
     }
 
     /// When it ends by itself at the latest, if it was told.
@@ -131,12 +142,29 @@ pub(super) fn is_same(pod: &Pod, entry: &PodStatus) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod fixtures {
     use super::*;
-    use crate::machine::fixtures::{at, spec};
-    use serde_json::Value;
 
-    const UID: &str = "1b4e28ba-2fa1-41d2-883f-0016d3cca427";
+    pub(crate) const UID: &str = "1b4e28ba-2fa1-41d2-883f-0016d3cca427";
+
+    /// An active agent of the first run of this experiment.
+    pub(crate) fn agent(uid: &str) -> Agent {
+        Agent {
+            namespace: "n".to_owned(),
+            pod: "p".to_owned(),
+            pod_uid: "u".to_owned(),
+            container: container_name(uid, 1, 1),
+            image: "agent:1".to_owned(),
+            args: vec!["run".to_owned(), "--loss=10".to_owned(), format!("--run={uid}/1")],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{fixtures::UID, *};
+    use crate::machine::fixtures::at;
+    use serde_json::Value;
 
     fn pod(state: &Value) -> Pod {
         let args = ["run", "--loss=10", "--ttl=2m", &format!("--run={UID}/3"), "--deadline=2027-01-15T08:05:00Z"];
@@ -155,17 +183,15 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_no_experiment_knows_is_an_orphan() {
+    fn an_active_agent_says_whose_it_is() {
         let agents = at_work(&[pod(&json!({ "running": {} }))]);
         assert_eq!(agents.len(), 1);
         assert_eq!((agents[0].words().as_str(), agents[0].deadline()), ("n/p:network-loss-1b4e28ba2fa1-r3-a1", Some(at(300))));
         assert!(at_work(&[pod(&json!({ "terminated": { "exitCode": 0 } }))]).is_empty());
         let object = agents[0].experiment(at(0)).unwrap();
         assert_eq!((object.uid().as_deref(), object.status.as_ref().unwrap().run), (Some(UID), Some(3)));
-        assert!(orphans(agents.clone(), std::slice::from_ref(&object)).is_empty());
-        let mut other = ChaosExperiment::new("x", spec());
-        other.status = Some(ChaosExperimentStatus::default());
-        assert_eq!(orphans(agents, &[other]).len(), 1);
+        assert_eq!((agents[0].owner(), agents[0].is_direct()), (Some(UID), false));
+        assert!(fixtures::agent(&crate::cli::direct::uid()).is_direct());
     }
 
     #[test]

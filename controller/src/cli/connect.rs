@@ -20,7 +20,7 @@ use std::{path::PathBuf, time::Duration};
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// Objects of one page of a list: what kubectl asks for at a time.
-const PAGE: u32 = 500;
+pub(super) const PAGE: u32 = 500;
 
 /// The heading that these flags stand under in help.
 const HEADING: &str = "Connection, as kubectl has it";
@@ -96,8 +96,6 @@ pub(super) struct Cluster {
     pub(super) client: Client,
     /// Where things are, unless said otherwise.
     pub(super) namespace: String,
-    /// Whether the namespace was said on the command line.
-    pub(super) is_namespace_given: bool,
     /// The controller's namespace.
     pub(super) own_namespace: String,
 }
@@ -118,7 +116,7 @@ impl ConnectionArgs {
         }
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).map_err(|error| Error::Failed(format!("the kubeconfig cannot be used: {error}")))?;
-        Ok(Cluster { client, namespace, is_namespace_given: self.namespace.is_some(), own_namespace: self.controller_namespace.clone() })
+        Ok(Cluster { client, namespace, own_namespace: self.controller_namespace.clone() })
     }
 
     async fn config(&self) -> Result<Config, Error> {

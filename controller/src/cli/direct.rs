@@ -1,6 +1,7 @@
 //! `run pod/NAME --direct`: the loss in one pod, with the user's own rights and without any controller.
 
 use super::{
+    agents::DIRECT,
     connect::Cluster,
     error::Error,
     hand::{Hand, agent_image},
@@ -26,7 +27,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Between looks at the agent's figures.
+/// Between looks at the agent's figures, and whether experiments were frozen.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Runs it to its end, shown as it goes.
@@ -66,8 +67,8 @@ pub(super) fn check(target: Option<&Workload>) -> Result<&Workload, Error> {
 
 async fn drive(hand: &mut Hand<'_>, cluster: &Cluster, show: &mut Show) -> Result<(), Error> {
     let mut figures = LiveFigures::new();
-    let mut reading: Option<JoinHandle<LiveFigures>> = None;
-    let mut read_at: Option<Instant> = None;
+    let mut reading: Option<JoinHandle<(LiveFigures, Option<String>)>> = None;
+    let mut read_at = Instant::now();
     // One for all rounds: what comes while a round is under way is not missed.
     let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| Error::Failed(format!("listening to Ctrl-C: {error}")))?;
     let mut is_stopping = false;
@@ -75,12 +76,18 @@ async fn drive(hand: &mut Hand<'_>, cluster: &Cluster, show: &mut Show) -> Resul
         let now = Timestamp::now();
         let wait = hand.step(now).await?;
         if let Some(read) = reading.take_if(|reading| reading.is_finished()) {
-            figures = read.await.unwrap_or_default();
+            let (read, freeze) = read.await.unwrap_or_default();
+            figures = read;
+            if let Some(reason) = freeze.filter(|_| !is_stopping) {
+                is_stopping = true;
+                note(&format!("all experiments are frozen ({reason}): stopping the agent"));
+                hand.set_stopping();
+            }
         }
         let is_applied = hand.object().status.iter().flat_map(|status| &status.pods).any(|pod| pod.state == PodState::Applied);
-        if reading.is_none() && is_applied && read_at.is_none_or(|at| at.elapsed() >= LOOK) {
-            read_at = Some(Instant::now());
-            reading = Some(tokio::spawn(live::figures(cluster.client.clone(), vec![hand.object().clone()])));
+        if reading.is_none() && (read_at.elapsed() >= LOOK || is_applied && figures.is_empty()) {
+            read_at = Instant::now();
+            reading = Some(tokio::spawn(look_around(cluster.clone(), is_applied.then(|| hand.object().clone()))));
         }
         show.show(&ExperimentView::new(hand.object(), &figures, now), now)?;
         if hand.is_over() {
@@ -99,11 +106,26 @@ async fn drive(hand: &mut Hand<'_>, cluster: &Cluster, show: &mut Show) -> Resul
     }
 }
 
-/// Like that of an object: names of containers are made of it.
-fn uid() -> String {
+/// What the agent counts, once its loss is in place, and why everything is frozen, if it is and may be read.
+async fn look_around(cluster: Cluster, object: Option<ChaosExperiment>) -> (LiveFigures, Option<String>) {
+    let objects: Vec<ChaosExperiment> = object.into_iter().collect();
+    let (figures, freeze) = futures::join!(live::figures(cluster.client.clone(), objects), look::freeze(&cluster));
+    (figures, freeze.unwrap_or_default())
+}
+
+/// In the place of an object's uid, as names of containers are made of it; a UUID of another version than the API server's, see [`DIRECT`].
+pub(super) fn uid() -> String {
     let random = || RandomState::new().hash_one(Timestamp::now().as_nanosecond());
     let (high, low) = (random(), random());
-    format!("{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}", high >> 32, (high >> 16) & 0xffff, high & 0xfff, low >> 52, low & 0xffff_ffff_ffff)
+    let version = char::from(DIRECT);
+    format!(
+        "{:08x}-{:04x}-{version}{:03x}-8{:03x}-{:012x}",
+        high >> 32,
+        (high >> 16) & 0xffff,
+        high & 0xfff,
+        low >> 52,
+        low & 0xffff_ffff_ffff
+    )
 }
 
 #[cfg(test)]

@@ -105,7 +105,8 @@ async fn waiting(cluster: &Cluster, object: &ChaosExperiment) -> BTreeMap<String
 /// The sentences for an experiment.
 fn explain(object: &ChaosExperiment, facts: &Facts, now: Timestamp) -> Explanation {
     let mut said = Explanation::default();
-    let name = object.name_any();
+    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+    let target = object.spec.target_namespace(&namespace).to_owned();
     let none = ChaosExperimentStatus::default();
     let status = object.status.as_ref().unwrap_or(&none);
     let is_over = status.phase.is_some_and(Phase::is_final) && !status.is_under_way();
@@ -115,10 +116,10 @@ fn explain(object: &ChaosExperiment, facts: &Facts, now: Timestamp) -> Explanati
     }
     if facts.presence.is_down() && !is_over {
         said.why(format!("netloss's controller is {}: nothing happens to the experiment until it is back.", facts.presence.words()));
-        said.next("`kubectl netloss doctor` says what is wrong with the controller.");
+        said.next(format!("`kubectl netloss doctor -n {namespace}` says what is wrong with the controller."));
         if status.is_under_way() {
             said.next(format!(
-                "`kubectl netloss stop {name}` stops its agents with your own rights meanwhile; their loss ends at its time in any case."
+                "`kubectl netloss stop {name} -n {namespace}` stops its agents with your own rights meanwhile; their loss ends at its time in any case."
             ));
         }
     }
@@ -127,16 +128,16 @@ fn explain(object: &ChaosExperiment, facts: &Facts, now: Timestamp) -> Explanati
     }
     match status.phase {
         None => unseen(&mut said, object, &facts.presence, now),
-        Some(Phase::Pending) => pending(&mut said, status, facts, now),
+        Some(Phase::Pending) => pending(&mut said, status, &target, facts, now),
         Some(Phase::Running) => running(&mut said, status, now),
         Some(Phase::Paused) => {
             said.why(format!("{name} is paused by spec.paused. {}.", status.message.clone().unwrap_or_default()));
             said.next(format!(
-                "set spec.paused to false to go on: kubectl patch chaos {name} --type merge -p '{{\"spec\":{{\"paused\":false}}}}'."
+                "set spec.paused to false to go on: kubectl patch chaos {name} -n {namespace} --type merge -p '{{\"spec\":{{\"paused\":false}}}}'."
             ));
         }
-        Some(Phase::Failed) => failed(&mut said, &name, status),
-        Some(Phase::Completed) => completed(&mut said, &name, status),
+        Some(Phase::Failed) => failed(&mut said, object, &target, status),
+        Some(Phase::Completed) => completed(&mut said, object, status),
     }
     for pod in status.impaired_pods() {
         said.why(format!(
@@ -144,9 +145,9 @@ fn explain(object: &ChaosExperiment, facts: &Facts, now: Timestamp) -> Explanati
             pod.name,
             pod.message.as_deref().unwrap_or("its agent did not say how it ended")
         ));
-        said.next(
-            "`kubectl netloss doctor --fix` removes what may be left; deleting the pod does too (restarting its containers does not).",
-        );
+        said.next(format!(
+            "`kubectl netloss doctor --fix -n {namespace}` removes what may be left; deleting the pod does too (restarting its containers does not)."
+        ));
     }
     said
 }
@@ -165,12 +166,12 @@ fn unseen(said: &mut Explanation, object: &ChaosExperiment, presence: &Presence,
     }
 }
 
-fn pending(said: &mut Explanation, status: &ChaosExperimentStatus, facts: &Facts, now: Timestamp) {
+fn pending(said: &mut Explanation, status: &ChaosExperimentStatus, target: &str, facts: &Facts, now: Timestamp) {
     let message = status.message.clone().unwrap_or_default();
     if let Some(retry) = &status.next_retry_time {
         let error = status.last_error.clone().unwrap_or(message);
         said.why(format!("The last try failed: {error}. It is tried again in {}.", span(retry.0.duration_since(now).as_secs())));
-        way_out(said, &error);
+        way_out(said, target, &error);
         return;
     }
     if let Some(next) = status.next_scheduled_time.as_ref().filter(|_| !status.is_under_way()) {
@@ -183,7 +184,7 @@ fn pending(said: &mut Explanation, status: &ChaosExperimentStatus, facts: &Facts
     }
     if let Some(preflight) = status.condition(PREFLIGHT).filter(|condition| condition.status == "False") {
         said.why(format!("The API server does not admit the agent: {}.", preflight.message));
-        way_out(said, &preflight.message);
+        way_out(said, target, &preflight.message);
     }
     for pod in status.open_pods() {
         match (pod.state, facts.waiting.get(&pod.uid)) {
@@ -226,7 +227,8 @@ fn running(said: &mut Explanation, status: &ChaosExperimentStatus, now: Timestam
     }
 }
 
-fn failed(said: &mut Explanation, name: &str, status: &ChaosExperimentStatus) {
+fn failed(said: &mut Explanation, object: &ChaosExperiment, target: &str, status: &ChaosExperimentStatus) {
+    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     let message = status.message.clone().unwrap_or_default();
     said.why(format!("{name} failed, and no pod is known to have had any loss: {message}."));
     for pod in &status.pods {
@@ -236,23 +238,32 @@ fn failed(said: &mut Explanation, name: &str, status: &ChaosExperimentStatus) {
     match failure_reason(status) {
         FailureReason::PermissionDenied => {
             let words = status.condition(PREFLIGHT).map_or(message, |condition| condition.message.clone());
-            way_out(said, &words);
+            way_out(said, target, &words);
         }
         FailureReason::ResourceNotFound => {
-            said.next("name labels that running pods have: `kubectl get pods --show-labels`; then edit spec.selector, or use `kubectl netloss run TYPE/NAME`.");
+            said.next(format!(
+                "name labels that running pods have: `kubectl get pods -n {target} --show-labels`; then edit spec.selector, or use `kubectl netloss run \
+                 TYPE/NAME -n {target}`."
+            ));
         }
         FailureReason::ValidationError => said.next("change the spec as the message says: a new run begins with the edit."),
         FailureReason::Timeout => {
-            said.next("see why the node did not start the agent in time: `kubectl describe pod` of the pods above, most often an image that it cannot pull.");
+            said.next(format!(
+                "see why the node did not start the agent in time: `kubectl describe pod -n {target}` of the pods above, most often an image that it \
+                 cannot pull."
+            ));
         }
         FailureReason::ExecutionError | FailureReason::Unknown => {
-            said.next("see whether loss can work in that pod at all, as netloss's agent says: its log has more (kubectl logs POD -c CONTAINER; `kubectl netloss \
-                       status NAME -o wide` has the container's name), and docs/AGENT.md has its exit codes.");
+            said.next(format!(
+                "see whether loss can work in that pod at all, as netloss's agent says: its log has more (kubectl logs -n {target} POD -c CONTAINER; \
+                 `kubectl netloss status {name} -n {namespace} -o wide` has the container's name), and docs/AGENT.md has its exit codes."
+            ));
         }
     }
 }
 
-fn completed(said: &mut Explanation, name: &str, status: &ChaosExperimentStatus) {
+fn completed(said: &mut Explanation, object: &ChaosExperiment, status: &ChaosExperimentStatus) {
+    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     match result(status) {
         RunResult::Success if status.pods.is_empty() => said.why(status.message.clone().unwrap_or_default()),
         RunResult::Success => {
@@ -276,9 +287,16 @@ fn completed(said: &mut Explanation, name: &str, status: &ChaosExperimentStatus)
     if let Some(otherwise) = status.condition(AS_REQUESTED).filter(|is| is.status == "False") {
         said.why(format!("The measured loss is not the requested one: {}.", otherwise.message));
         said.next(match otherwise.reason.as_str() {
-            "NoPacketMatched" => "compare the spec's targets with where the pod's packets go: `kubectl netloss report` has its filters; the interface is in status.pods.",
-            "RemovedByOthers" => "find what else configures the pod's interface (a service mesh, a CNI plugin, another chaos tool), and run it again without that.",
-            _ => "compare the loss model and its prediction (`kubectl netloss report`), and tell the maintainers where they do not explain it.",
+            "NoPacketMatched" => format!(
+                "compare the spec's targets with where the pod's packets go: `kubectl netloss report {name} -n {namespace}` has its filters; the interface is in \
+                 status.pods."
+            ),
+            "RemovedByOthers" => {
+                "find what else configures the pod's interface (a service mesh, a CNI plugin, another chaos tool), and run it again without that.".to_owned()
+            }
+            _ => format!(
+                "compare the loss model and its prediction (`kubectl netloss report {name} -n {namespace}`), and tell the maintainers where they do not explain it."
+            ),
         });
     }
     for pod in &status.pods {
@@ -313,13 +331,16 @@ fn missed(pod: &PodStatus) -> Option<String> {
 }
 
 /// What to do about an API server's refusal.
-fn way_out(said: &mut Explanation, words: &str) {
+fn way_out(said: &mut Explanation, target: &str, words: &str) {
     if words.contains("PodSecurity") {
-        said.next("the namespace's Pod Security standard refuses the agent (NET_ADMIN): kubectl label namespace NAMESPACE pod-security.kubernetes.io/enforce=privileged --overwrite.");
+        said.next(format!(
+            "the namespace's Pod Security standard refuses the agent (NET_ADMIN): kubectl label namespace {target} \
+             pod-security.kubernetes.io/enforce=privileged --overwrite."
+        ));
     } else if words.contains("is forbidden") || words.contains("cannot patch") {
         said.next("the controller lacks a right: `kubectl apply -k config/default` installs its roles again.");
     } else if words.starts_with("No eligible pods") {
-        said.next("name labels that running pods have: `kubectl get pods --show-labels`.");
+        said.next(format!("name labels that running pods have: `kubectl get pods -n {target} --show-labels`."));
     }
 }
 
@@ -339,6 +360,7 @@ mod tests {
 
     fn of(status: ChaosExperimentStatus, facts: &Facts) -> String {
         let mut object = ChaosExperiment::new("x", spec());
+        object.metadata.namespace = Some("n".to_owned());
         object.status = Some(status);
         text(&explain(&object, facts, at(10)))
     }
@@ -353,10 +375,14 @@ mod tests {
 
     #[test]
     fn what_the_controller_has_not_seen_is_its_affair() {
-        let object = ChaosExperiment::new("x", spec());
+        let mut object = ChaosExperiment::new("x", spec());
+        object.metadata.namespace = Some("n".to_owned());
         let away = Facts { presence: Presence::Absent, ..facts() };
         let said = text(&explain(&object, &away, at(10)));
-        assert!(said.contains("controller is down: no pod of it is ready") && said.contains("Next: `kubectl netloss doctor`"), "{said}");
+        assert!(
+            said.contains("controller is down: no pod of it is ready") && said.contains("Next: `kubectl netloss doctor -n n`"),
+            "{said}"
+        );
         assert!(text(&explain(&object, &facts(), at(10))).contains("has not written anything about it yet"));
     }
 
@@ -389,8 +415,8 @@ mod tests {
         assert!(of(refused, &facts()).contains("pod-security.kubernetes.io/enforce=privileged"));
         assert!(of(phase(Phase::Failed, vec![]), &facts()).contains("change the spec as the message says"));
         let nobody = ChaosExperimentStatus { message: Some("No eligible pods: none".to_owned()), ..phase(Phase::Failed, vec![]) };
-        assert!(of(nobody, &facts()).contains("--show-labels"));
-        assert!(of(phase(Phase::Failed, vec![ended(Outcome::NeverStarted)]), &facts()).contains("kubectl describe pod"));
+        assert!(of(nobody, &facts()).contains("kubectl get pods -n n --show-labels"));
+        assert!(of(phase(Phase::Failed, vec![ended(Outcome::NeverStarted)]), &facts()).contains("kubectl describe pod -n n`"));
     }
 
     #[test]
@@ -400,7 +426,7 @@ mod tests {
                 .starts_with("x is over, and went as asked in each of 1 pod(s)")
         );
         let unknown = of(phase(Phase::Completed, vec![ended(Outcome::Unknown)]), &facts());
-        assert!(unknown.contains("In pod p loss may remain") && unknown.contains("Next: `kubectl netloss doctor --fix`"), "{unknown}");
+        assert!(unknown.contains("In pod p loss may remain") && unknown.contains("Next: `kubectl netloss doctor --fix -n n`"), "{unknown}");
         let observed = PerDirection { egress: Some(Traffic::new(10_000, 200, 10.0)), ingress: None };
         let other = PodStatus { observed: Some(ObservedLoss::new(observed, 10.0.into())), ..ended(Outcome::Clean) };
         assert!(of(phase(Phase::Completed, vec![other]), &facts()).contains("10 % of egress were asked for, and 2.0% (1.7-2.3) were seen"));

@@ -104,7 +104,10 @@ impl Follow<'_> {
         let status = last.and_then(|object| object.status.as_ref());
         let stands = match status {
             Some(status) => status.message.clone().unwrap_or_default(),
-            None => "netloss's controller has not looked at it yet: `kubectl netloss doctor` says whether it runs".to_owned(),
+            None => format!(
+                "netloss's controller has not looked at it yet: `kubectl netloss doctor -n {}` says whether it runs",
+                self.namespace
+            ),
         };
         format!("{} is not over after {limit} s: {stands}", self.name)
     }

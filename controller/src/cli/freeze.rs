@@ -1,8 +1,10 @@
 //! `freeze` and `unfreeze`: stop everything, and begin nothing.
 
 use super::{
+    agents::Agent,
     connect::{Cluster, Scope},
-    error::{Error, is_missing},
+    error::{Error, is_forbidden, is_missing},
+    orphans,
     output::{note, print},
     run::FIELD_MANAGER,
     status::experiments,
@@ -10,10 +12,10 @@ use super::{
 };
 use crate::observe::{FREEZE, FREEZE_ANNOTATION};
 use clap::Args;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
     Api, ResourceExt,
-    api::{Patch, PatchParams, PostParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
 };
 use netloss_contract::Ttl;
 use serde_json::json;
@@ -69,9 +71,20 @@ async fn change_map(cluster: &Cluster, what: &str, change: serde_json::Value, ma
             let map = serde_json::from_value(map).map_err(|error| Error::Failed(format!("{what}: {error}")))?;
             api.create(&PostParams::default(), &map).await.map(drop).map_err(Error::api(what))
         }
-        // Nothing is frozen.
-        Err(error) if is_missing(&error) => Ok(()),
+        // Another namespace's may be frozen: this is no answer to whether experiments run again.
+        Err(error) if is_missing(&error) => Err(Error::Failed(format!(
+            "{what}: it does not exist, so nothing was changed: name the namespace of netloss's controller with --controller-namespace"
+        ))),
         answer => answer.map(drop).map_err(Error::api(what)),
+    }
+}
+
+/// The active agents of no experiment. A direct run stops by itself where its user may read the freeze.
+async fn direct_agents(cluster: &Cluster) -> Result<Vec<Agent>, Error> {
+    match cluster.api::<Pod>(&Scope::All).list(&ListParams::default()).await {
+        Ok(pods) => Ok(orphans::look(cluster, &pods.items).await?.orphans),
+        Err(error) if is_forbidden(&error) => Ok(Vec::new()),
+        Err(error) => Err(Error::api("listing pods")(error)),
     }
 }
 
@@ -80,6 +93,7 @@ async fn until_quiet(cluster: &Cluster, limit: Duration) -> Result<(), Error> {
     let end = Instant::now() + limit;
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
+        let agents = direct_agents(cluster).await?;
         let objects = match experiments(cluster, &Scope::All).await {
             Err(Error::Forbidden(_)) => {
                 note("what is under way in other namespaces cannot be seen with these rights: not waited for");
@@ -87,20 +101,18 @@ async fn until_quiet(cluster: &Cluster, limit: Duration) -> Result<(), Error> {
             }
             other => other?,
         };
-        let open: Vec<String> = objects
-            .iter()
-            .filter(|object| !verdict::is_at_rest(object))
-            .map(|object| format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any()))
-            .collect();
+        let is_open = |object: &&crate::api::ChaosExperiment| !verdict::is_at_rest(object);
+        let open = objects.iter().filter(is_open).map(|object| format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any()));
+        let open: Vec<String> = open.chain(agents.iter().map(Agent::words)).collect();
         if open.is_empty() {
             for object in &objects {
-                verdict::clean(&object.name_any(), &object.status.clone().unwrap_or_default())?;
+                verdict::clean(object, &object.status.clone().unwrap_or_default())?;
             }
             return print("nothing is under way\n");
         }
         if Instant::now() >= end {
             return Err(Error::TimedOut(format!(
-                "still under way after {} s: {}: `kubectl netloss stop --all` stops agents with your own rights where the controller is down",
+                "still under way after {} s: {}: `kubectl netloss stop -A` stops agents with your own rights where the controller is down, and agents of no experiment",
                 limit.as_secs(),
                 open.join(", ")
             )));

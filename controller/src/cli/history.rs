@@ -7,7 +7,10 @@ use super::{
     show::tone,
     view::{Asked, Seen, span},
 };
-use crate::api::{ChaosExperimentHistory, RunResult};
+use crate::{
+    api::{ChaosExperimentHistory, RunResult},
+    machine::requested_percentage,
+};
 use clap::Args;
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -59,7 +62,7 @@ struct List {
 impl Past {
     fn new(record: &ChaosExperimentHistory) -> Self {
         let spec = &record.spec;
-        let asked = Asked::of(spec.pods.first(), spec.experiment_spec.loss_percentage, spec.experiment_spec.direction, None);
+        let asked = Asked::of(spec.pods.first(), requested_percentage(&spec.experiment_spec), spec.experiment_spec.direction, None);
         let sum = |counts: Vec<(u64, u64)>| {
             let (packets, dropped) =
                 counts.iter().fold((0_u64, 0_u64), |sum, next| (sum.0.saturating_add(next.0), sum.1.saturating_add(next.1)));

@@ -3,7 +3,7 @@
 use super::{
     connect::Cluster,
     error::Error,
-    workload::{Kind, Labels, Workload, labels, parse_labels},
+    workload::{self, Kind, Labels, Selection, Workload, parse_labels},
 };
 use crate::{
     api::{Action, ChaosExperiment, ChaosExperimentSpec, LossModelSpec},
@@ -99,6 +99,10 @@ pub(super) struct LossArgs {
     /// Consent to a loss of more than 40 %
     #[arg(long)]
     allow_high_loss: bool,
+
+    /// Consent to a production namespace: sets spec.allowProduction
+    #[arg(long)]
+    pub(super) allow_production: bool,
 }
 
 /// As clap carries them.
@@ -147,11 +151,14 @@ impl LossArgs {
         }
     }
 
-    /// The labels of the pods. Asks the cluster where a workload is named.
-    pub(super) async fn labels(&self, cluster: &Cluster) -> Result<Labels, Error> {
+    /// The labels of the pods, and whose they are. Asks the cluster where a workload is named.
+    pub(super) async fn selection(&self, cluster: &Cluster) -> Result<Selection, Error> {
         match (&self.target, &self.selector) {
-            (Some(workload), _) => labels(cluster, workload).await,
-            (None, labels) => Ok(labels.clone().map(|LabelArg(labels)| labels).unwrap_or_default()),
+            (Some(workload), _) => workload::select(cluster, workload).await,
+            (None, labels) => {
+                let labels = labels.clone().map(|LabelArg(labels)| labels).unwrap_or_default();
+                Ok(Selection { labels, owners: None })
+            }
         }
     }
 
@@ -200,6 +207,7 @@ impl LossArgs {
             abort: self.abort,
             max_retries: self.retries,
             allow_high_loss: self.allow_high_loss.then_some(true),
+            allow_production: self.allow_production.then_some(true),
             ..smallest
         })
     }
@@ -256,7 +264,16 @@ mod tests {
         for (key, value) in plain.as_object().unwrap() {
             assert!(given.get(key) == Some(value) || defaults.contains(&key.as_str()), "{key}: {value}");
         }
-        let rich = spec(&["--count=all", "--burst=8", "--target-cidr=10.0.0.0/8", "--target-port=443", "--spare=any:53", "--spare-node"]);
+        let rich = spec(&[
+            "--count=all",
+            "--burst=8",
+            "--target-cidr=10.0.0.0/8",
+            "--target-port=443",
+            "--spare=any:53",
+            "--spare-node",
+            "--allow-production",
+        ]);
+        assert_eq!(rich["allowProduction"], json!(true));
         assert_eq!(rich["count"], json!(3));
         assert_eq!(rich["lossModel"], json!({ "type": "gilbert", "meanBurst": 8.0 }));
         assert_eq!((&rich["targetCIDRs"], &rich["targetPorts"]), (&json!(["10.0.0.0/8"]), &json!([443])));

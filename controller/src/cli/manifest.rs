@@ -4,14 +4,20 @@ use super::{
     connect::Cluster,
     error::Error,
     loss::LossArgs,
-    output::{print, yaml},
+    output::{note, print, yaml},
     run::{Prepared, prepare},
 };
 use crate::api::ChaosExperiment;
 use serde_json::Value;
 
 pub(super) async fn run(loss: &LossArgs, cluster: &Cluster) -> Result<(), Error> {
-    let Prepared { spec, .. } = prepare(cluster, loss).await?;
+    let Prepared { spec, namespace, .. } = prepare(cluster, loss).await?;
+    if let Some(why) = namespace.production.filter(|_| !loss.allow_production) {
+        note(&format!(
+            "warning: \"{}\" is a production namespace by {why}: this is refused there without --allow-production",
+            cluster.namespace
+        ));
+    }
     let mut object = loss.experiment(spec, &cluster.namespace);
     // `kubectl apply` takes no generateName.
     object.metadata.generate_name = None;

@@ -19,6 +19,7 @@ mod live;
 mod look;
 mod loss;
 mod manifest;
+mod orphans;
 mod output;
 mod presence;
 mod reference;
@@ -64,7 +65,7 @@ enum Command {
     Watch(watch::WatchArgs),
     /// Show experiments, or one of them with its pods
     Status(status::StatusArgs),
-    /// End runs, and wait until the loss is gone from every pod
+    /// End runs, and wait until the loss is gone from every pod: pauses experiments with a schedule, deletes all others
     #[command(after_help = STOP_EXAMPLES)]
     Stop(stop::StopArgs),
     /// Show the runs that are over, the latest first
@@ -117,8 +118,9 @@ const STOP_EXAMPLES: &str = "\
 Examples:
   One experiment:
       kubectl netloss stop web-loss
-  Everything, in all namespaces:
-      kubectl netloss stop --all";
+  Everything in a namespace, then everything in all of them:
+      kubectl netloss stop --all -n shop
+      kubectl netloss stop -A";
 
 const MANIFEST_EXAMPLES: &str = "\
 Examples:
@@ -130,7 +132,7 @@ Examples:
   Whether experiments can run in a namespace:
       kubectl netloss doctor -n shop
   Stop agents that no experiment knows of, and take away what may be left, in all namespaces:
-      kubectl netloss doctor --fix";
+      kubectl netloss doctor --fix -A";
 
 const REPORT_EXAMPLES: &str = "\
 Examples:
@@ -242,6 +244,10 @@ mod tests {
             "completion zsh",
             "explain web-loss -o json",
             "doctor --fix -n shop",
+            "doctor --fix -A",
+            "run deploy/web --loss 10 --duration 2m --allow-production --yes",
+            "stop -A",
+            "stop --all -A --direct",
             "report web-loss -o html --run 2",
             "run pod/web-0 --loss 10 --duration 1m --direct --agent-image agent:1",
             "stop --all --direct",
@@ -249,7 +255,9 @@ mod tests {
             let words = std::iter::once(PROGRAM).chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
         }
-        for line in ["run deploy/web --duration 2m", "run deploy/web --loss 101 --duration 2m", "stop", "stop x --all", "watch"] {
+        for line in
+            ["run deploy/web --duration 2m", "run deploy/web --loss 101 --duration 2m", "stop", "stop x --all", "stop x -A", "watch"]
+        {
             let words = std::iter::once(PROGRAM).chain(line.split(' '));
             assert_eq!(Cli::try_parse_from(words).unwrap_err().exit_code(), i32::from(Exit::Usage.code()), "{line}");
         }

@@ -118,7 +118,7 @@ mod tests {
             "| `-o, --output FORMAT` | `table` |",
             "| 5 | loss may remain",
             "(`NETLOSS_NAMESPACE`)",
-            "# Everything, in all namespaces\nkubectl netloss stop --all\n",
+            "# Everything in a namespace, then everything in all of them\nkubectl netloss stop --all -n shop\nkubectl netloss stop -A\n",
         ] {
             assert!(page.contains(words), "{words}");
         }

@@ -11,7 +11,7 @@ use super::{
     show::Show,
     verdict,
     view::{ExperimentView, LiveFigures},
-    workload::{Labels, Workload},
+    workload::{self, Labels, Selection, Workload},
 };
 use crate::{
     api::{ChaosExperiment, ChaosExperimentSpec},
@@ -57,12 +57,12 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "DURATION")]
     timeout: Option<Ttl>,
 
-    /// Do not ask: this is also the consent to a production namespace
+    /// Do not ask before a production namespace is affected; the consent itself is --allow-production
     #[arg(long, short)]
     yes: bool,
 
-    /// Put the loss into this one pod from here, with your own rights and without netloss's controller; Ctrl-C stops it
-    #[arg(long, conflicts_with_all = ["dry_run", "selector"])]
+    /// Put the loss into this one pod from here, with your own rights and without netloss's controller; Ctrl-C and a freeze stop it
+    #[arg(long, conflicts_with_all = ["dry_run", "selector", "abort", "timeout"])]
     direct: bool,
 
     /// The agent's image for --direct; left out it is the one that the cluster's ConfigMap netloss-agent names
@@ -82,23 +82,31 @@ pub(super) struct Prepared {
 
 /// Makes the spec, and looks at what it would act on.
 pub(super) async fn prepare(cluster: &Cluster, loss: &LossArgs) -> Result<Prepared, Error> {
-    let labels = loss.labels(cluster).await?;
+    let Selection { labels, owners } = loss.selection(cluster).await?;
     let (pods, namespace) = futures::try_join!(look::pods(cluster, &labels), look::namespace(cluster))?;
     loss.check(&pods)?;
+    if let (Some(workload), Some(owners)) = (&loss.target, &owners) {
+        workload::check_owners(cluster, workload, &labels, owners, &pods).await?;
+    }
     Ok(Prepared { spec: loss.spec(&labels, &pods)?, pods, namespace })
 }
 
 pub(super) async fn run(args: RunArgs, cluster: &Cluster) -> Result<(), Error> {
     let alone = if args.direct { Some(direct::check(args.loss.target.as_ref())?) } else { None };
-    let mut prepared = match alone {
+    let prepared = match alone {
         Some(pod) => prepare_alone(cluster, &args.loss, pod).await?,
         None => prepare(cluster, &args.loss).await?,
     };
     if let Some(why) = prepared.namespace.production.clone() {
+        if !args.loss.allow_production {
+            let namespace = &cluster.namespace;
+            return Err(Error::Failed(format!(
+                "\"{namespace}\" is a production namespace by {why}: nothing was done; give --allow-production if it is meant"
+            )));
+        }
         if !args.yes && !args.dry_run {
             consent(cluster, &args.loss, &prepared, &why)?;
         }
-        prepared.spec.allow_production = Some(true);
     }
     let freeze = look::freeze(cluster).await?;
     let verdict = look::judge(cluster, &prepared.spec, &prepared.pods, &prepared.namespace, freeze.as_deref(), Timestamp::now());
@@ -178,7 +186,9 @@ pub(super) async fn to_its_end(
         End::Reached(object) => object,
         End::Gone(Some(object)) if verdict::is_at_rest(&object) && object.status.is_some() => object,
         End::Gone(_) => {
-            return Err(Error::NotAsAsked(format!("{name} was deleted meanwhile: `kubectl netloss history {name}` has its record")));
+            return Err(Error::NotAsAsked(format!(
+                "{name} was deleted before its end: `kubectl netloss history {name} -n {namespace}` has its record"
+            )));
         }
     };
     if let Show::Silent = show {

@@ -2,7 +2,7 @@
 
 use super::{
     error::Error,
-    output::{Format, Paint, Tone, document_line, print, table},
+    output::{Format, Paint, Tone, document, document_line, print, table},
     view::{ExperimentView, PodLine, Seen, span},
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -15,8 +15,8 @@ pub(super) enum Show {
     Terminal(Terminal),
     /// A line for each change.
     Lines(Lines),
-    /// A document for each change, one a line.
-    Documents(Option<Box<ExperimentView>>),
+    /// A document for each change: JSON one a line, YAML with a separator in front of each.
+    Documents(Format, Option<Box<ExperimentView>>),
     /// Nothing.
     Silent,
 }
@@ -25,7 +25,7 @@ impl Show {
     /// What fits the output's form, and where it goes.
     pub(super) fn new(format: Format) -> Self {
         match format {
-            Format::Json | Format::Yaml => Self::Documents(None),
+            Format::Json | Format::Yaml => Self::Documents(format, None),
             Format::Table | Format::Wide if std::io::stdout().is_terminal() => {
                 Self::Terminal(Terminal::new(ProgressDrawTarget::stdout(), format == Format::Wide))
             }
@@ -38,10 +38,10 @@ impl Show {
         match self {
             Self::Terminal(terminal) => terminal.show(view),
             Self::Lines(lines) => print(&lines.of(view, now))?,
-            Self::Documents(last) => {
+            Self::Documents(format, last) => {
                 let steady = without_clock(view);
                 if last.as_deref() != Some(&steady) {
-                    print(&document_line("Experiment", view)?)?;
+                    print(&next_document(*format, view)?)?;
                     *last = Some(Box::new(steady));
                 }
             }
@@ -55,6 +55,14 @@ impl Show {
         if let Self::Terminal(terminal) = self {
             terminal.bar.abandon();
         }
+    }
+}
+
+/// One document of a stream.
+fn next_document(format: Format, view: &ExperimentView) -> Result<String, Error> {
+    match format {
+        Format::Yaml => Ok(format!("---\n{}", document(format, "Experiment", view)?)),
+        _ => document_line("Experiment", view),
     }
 }
 
@@ -286,6 +294,16 @@ mod tests {
         assert_eq!(lines.len(), 5, "the first picture is gone: {lines:?}");
         assert_eq!(lines[3], "p     applied   10% both   9.8% (8.1-11.8)   no packets   15s");
         assert_eq!(lines[4], "[====================>                   ]  50%  15s left at most");
+    }
+
+    #[test]
+    fn a_stream_of_yaml_is_yaml() {
+        let view = view(vec![applied()], &live(1000, 98), 20);
+        let stream = next_document(Format::Yaml, &view).unwrap() + &next_document(Format::Yaml, &view).unwrap();
+        let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&stream).unwrap();
+        assert_eq!((documents.len(), &documents[1]["kind"]), (2, &serde_json::json!("Experiment")), "{stream}");
+        assert!(stream.starts_with("---\nschema: 1\n"), "{stream}");
+        assert_eq!(next_document(Format::Json, &view).unwrap().lines().count(), 1);
     }
 
     #[test]

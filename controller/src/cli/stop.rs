@@ -1,12 +1,13 @@
 //! `stop`: ends runs, and waits until every pod is known to be free of them.
 
 use super::{
-    agents::{self, Agent},
+    agents::Agent,
     connect::{Cluster, Scope},
     error::{Error, is_forbidden},
     follow::{End, Follow},
     freeze::STOP_LIMIT,
     hand::{self, Hand, agent_image},
+    orphans,
     output::{note, print},
     presence,
     run::FIELD_MANAGER,
@@ -24,7 +25,7 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    ResourceExt,
+    Api, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
 };
 use netloss_contract::Ttl;
@@ -34,19 +35,23 @@ use std::time::Duration;
 /// Experiments that are stopped at a time.
 const CONCURRENCY: usize = 16;
 
-/// End runs, and wait until the loss is gone from every pod
+/// End runs, and wait until the loss is gone from every pod: pauses experiments with a schedule, deletes all others
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // flags of a command line are what they are
 pub(super) struct StopArgs {
     /// Names of experiments
-    #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(value_name = "NAME", required_unless_present_any = ["all", "all_namespaces"], conflicts_with_all = ["all", "all_namespaces"])]
     names: Vec<String>,
 
-    /// All experiments: of all namespaces, or of the one that -n names
+    /// All experiments of the namespace, and agents in its pods that belong to no experiment
     #[arg(long)]
     all: bool,
 
-    /// Pause the experiments in place of deleting them, so that what is left of their time can go on later
+    /// All experiments of all namespaces, and agents that belong to none
+    #[arg(long, short = 'A')]
+    all_namespaces: bool,
+
+    /// Pause every experiment and delete none, so that what is left of their time can go on later
     #[arg(long)]
     pause: bool,
 
@@ -68,23 +73,33 @@ pub(super) struct StopArgs {
 }
 
 pub(super) async fn run(args: StopArgs, cluster: &Cluster) -> Result<(), Error> {
-    let objects = if args.all { everything(cluster).await? } else { named(cluster, &args.names).await? };
+    let is_all = args.all || args.all_namespaces;
+    let scope = cluster.scope(args.all_namespaces);
+    // Before the experiments: see orphans. They are there after a direct run, or when an experiment was deleted by force.
+    let orphans = if is_all { orphans(cluster, &scope).await? } else { orphans::Orphans::default() };
+    let objects = if is_all { experiments(cluster, &scope).await? } else { named(cluster, &args.names).await? };
     let presence = presence::look(cluster, Timestamp::now()).await;
     let by_hand = args.direct || presence.is_down() && !args.pause;
     if by_hand && !args.direct {
         note(&format!("netloss's controller is {}: agents are stopped with your own rights", presence.words()));
     }
-    // Agents of no experiment are there after a direct run, or when an experiment was taken away by force.
-    let orphans = if args.all { orphans(cluster, &objects).await? } else { Vec::new() };
+    for agent in &orphans.unknown {
+        note(&format!(
+            "{} is active, and its experiment may be one of another namespace, which cannot be listed with these rights: not stopped; its loss ends {}",
+            agent.words(),
+            agent.ends()
+        ));
+    }
+    let orphans = orphans.orphans;
     let (to_stop, over): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| !verdict::is_over(object));
     let mut worst = Ok(());
     for object in &over {
-        if !args.all {
+        if !is_all {
             note(&format!("{} is over ({}): nothing to stop", object.name_any(), phase(object)));
         }
-        worst = worse(worst, verdict::clean(&object.name_any(), &object.status.clone().unwrap_or_default()));
+        worst = worse(worst, verdict::clean(object, &object.status.clone().unwrap_or_default()));
     }
-    if to_stop.is_empty() && orphans.is_empty() && args.all {
+    if to_stop.is_empty() && orphans.is_empty() && is_all {
         note("nothing is under way");
     }
     let limit = args.timeout.map_or(STOP_LIMIT, Ttl::duration);
@@ -97,26 +112,31 @@ pub(super) async fn run(args: StopArgs, cluster: &Cluster) -> Result<(), Error> 
     ends.into_iter().chain(gone).fold(worst, worse)
 }
 
-/// The agents of no experiment, as far as pods may be listed.
-async fn orphans(cluster: &Cluster, objects: &[ChaosExperiment]) -> Result<Vec<Agent>, Error> {
-    let scope = cluster.scope(!cluster.is_namespace_given);
-    match cluster.api::<Pod>(&scope).list(&ListParams::default()).await {
-        Ok(list) => Ok(agents::orphans(agents::at_work(&list.items), objects)),
-        Err(error) if is_forbidden(&error) => Ok(Vec::new()),
+/// The agents of no experiment in pods of these namespaces, as far as pods may be listed.
+async fn orphans(cluster: &Cluster, scope: &Scope) -> Result<orphans::Orphans, Error> {
+    match cluster.api::<Pod>(scope).list(&ListParams::default()).await {
+        Ok(list) => orphans::look(cluster, &list.items).await,
+        Err(error) if is_forbidden(&error) => {
+            note("pods cannot be listed with these rights: agents that belong to no experiment are not stopped");
+            Ok(orphans::Orphans::default())
+        }
         Err(error) => Err(Error::api("listing pods")(error)),
     }
 }
 
-/// Stops an agent of no experiment, with the user's rights.
+/// Stops an agent of no experiment, with the user's rights; nothing where it has ended, or an experiment has it, by now.
 pub(super) async fn stop_orphan(cluster: &Cluster, agent: &Agent, image: Option<String>, limit: Duration) -> Result<(), Error> {
     let words = agent.words();
     let Some(object) = agent.experiment(Timestamp::now()) else {
-        let ends = agent.deadline().map_or_else(|| "at its time".to_owned(), |at| format!("at {at} at the latest"));
+        let ends = agent.ends();
         return Err(Error::Failed(format!("{words} was not put in by netloss's controller, and is left alone: its loss ends {ends}")));
     };
+    if !orphans::is_still_orphan(cluster, agent).await? {
+        return Ok(());
+    }
     let mut hand = Hand::stop(cluster, image, object);
     let status = hand::to_the_end(&mut hand, limit).await?;
-    verdict::clean(&words, &status)?;
+    verdict::clean(hand.object(), &status)?;
     print(&format!("{words}, of no experiment: stopped: {}\n", outcomes(&status)))
 }
 
@@ -154,18 +174,34 @@ async fn named(cluster: &Cluster, names: &[String]) -> Result<Vec<ChaosExperimen
     Ok(objects)
 }
 
-/// All experiments that somebody who is in a hurry means.
-async fn everything(cluster: &Cluster) -> Result<Vec<ChaosExperiment>, Error> {
-    if cluster.is_namespace_given {
-        return experiments(cluster, &cluster.scope(false)).await;
+/// What is done about an experiment to stop it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Means {
+    /// It stays, with spec.paused: a schedule is somebody's work, and deleting it would not only end a run.
+    Pause,
+    /// It goes: there is nothing of it but this run.
+    Delete,
+}
+
+impl Means {
+    fn of(object: &ChaosExperiment, pause: bool) -> Self {
+        if pause || object.spec.schedule.is_some() { Self::Pause } else { Self::Delete }
     }
-    match experiments(cluster, &Scope::All).await {
-        Err(Error::Forbidden(_)) => {
-            let namespace = &cluster.namespace;
-            note(&format!("experiments of other namespaces cannot be seen with these rights: only those of \"{namespace}\" are stopped"));
-            experiments(cluster, &cluster.scope(false)).await
+
+    /// As in `shop/nightly: paused`.
+    fn done(self) -> &'static str {
+        match self {
+            Self::Pause => "paused",
+            Self::Delete => "stopped and deleted",
         }
-        other => other,
+    }
+
+    /// As in `shop/nightly: to be paused`, where nobody waits for it.
+    fn requested(self) -> &'static str {
+        match self {
+            Self::Pause => "is being paused",
+            Self::Delete => "is being stopped and deleted",
+        }
     }
 }
 
@@ -182,8 +218,26 @@ async fn stop(
 ) -> Result<(), Error> {
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     let api = cluster.api::<ChaosExperiment>(&Scope::One(namespace.clone()));
+    let means = Means::of(object, args.pause);
     let what = format!("stopping experiment \"{name}\" in namespace \"{namespace}\"");
-    if args.pause {
+    let changed = change(&api, object, means, what).await;
+    if !args.wait {
+        changed?;
+        return print(&format!("{namespace}/{name}: {}\n", means.requested()));
+    }
+    let Some(image) = by_hand else {
+        changed?;
+        return follow_to_the_end(cluster, object, means, limit).await;
+    };
+    // What is in pods is stopped all the same: the webhook, which a pause has to pass, is down with the controller.
+    let stopped = stop_by_hand(cluster, object, image.clone(), changed.is_ok().then_some(means), limit).await;
+    worse(changed, stopped)
+}
+
+/// Pauses or deletes the experiment.
+async fn change(api: &Api<ChaosExperiment>, object: &ChaosExperiment, means: Means, what: String) -> Result<(), Error> {
+    let name = object.name_any();
+    if means == Means::Pause {
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(json!({ "metadata": { "uid": object.uid() }, "spec": { "paused": true } }));
         api.patch(&name, &params, &patch).await.map_err(Error::api(what))?;
@@ -196,43 +250,55 @@ async fn stop(
             answer => drop(answer.map_err(Error::api(what))?),
         }
     }
-    if !args.wait {
-        return print(&format!("{namespace}/{name}: told to stop\n"));
-    }
-    if let Some(image) = by_hand {
-        return stop_by_hand(cluster, object, image.clone(), limit).await;
-    }
+    Ok(())
+}
+
+/// Waits until the controller has stopped it.
+async fn follow_to_the_end(cluster: &Cluster, object: &ChaosExperiment, means: Means, limit: Duration) -> Result<(), Error> {
+    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     let uid = object.uid();
     let follow = Follow { cluster, namespace: &namespace, name: &name, uid: uid.as_deref(), limit: Some(limit) };
     let is_paused = |object: &ChaosExperiment| {
         let phase = object.status.as_ref().and_then(|status| status.phase);
         verdict::is_at_rest(object) && phase.is_some_and(|phase| phase == Phase::Paused || phase.is_final())
     };
-    let pause = args.pause;
-    let end = follow.until(move |object| pause && is_paused(object), &mut Show::Silent).await;
+    let end = follow.until(move |object| means == Means::Pause && is_paused(object), &mut Show::Silent).await;
     let last = match end? {
         End::Reached(object) => Some(object),
         End::Gone(last) => last,
     };
     let status = how_it_ended(cluster, object, last.and_then(|object| object.status)).await;
-    verdict::clean(&name, &status)?;
-    print(&format!("{namespace}/{name}: {}: {}\n", if args.pause { "paused" } else { "stopped" }, outcomes(&status)))
+    verdict::clean(object, &status)?;
+    print(&format!("{namespace}/{name}: {}: {}\n", means.done(), outcomes(&status)))
 }
 
-/// Stops what of an experiment is under way, with the user's rights. The experiment itself goes when the controller is back.
-async fn stop_by_hand(cluster: &Cluster, object: &ChaosExperiment, image: Option<String>, limit: Duration) -> Result<(), Error> {
+/// Stops what of an experiment is under way, with the user's rights. One that is deleted goes when the controller is back.
+async fn stop_by_hand(
+    cluster: &Cluster,
+    object: &ChaosExperiment,
+    image: Option<String>,
+    changed: Option<Means>,
+    limit: Duration,
+) -> Result<(), Error> {
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     let current = cluster.api::<ChaosExperiment>(&Scope::One(namespace.clone())).get_opt(&name).await;
     let current = current.map_err(Error::api(format!("reading experiment \"{name}\"")))?;
     // The controller may have written more before it went.
-    let object = current.filter(|current| current.uid() == object.uid()).unwrap_or_else(|| object.clone());
+    let current = current.filter(|current| current.uid() == object.uid());
+    let left = match (changed, &current) {
+        (None, _) => "and otherwise as it was",
+        (Some(Means::Pause), _) => "and paused",
+        (Some(Means::Delete), Some(_)) => "and to be deleted when the controller is back",
+        (Some(Means::Delete), None) => "and deleted",
+    };
+    let object = current.unwrap_or_else(|| object.clone());
     let status = if verdict::is_at_rest(&object) {
         object.status.clone().unwrap_or_default()
     } else {
-        hand::to_the_end(&mut Hand::stop(cluster, image, object), limit).await?
+        hand::to_the_end(&mut Hand::stop(cluster, image, object.clone()), limit).await?
     };
-    verdict::clean(&name, &status)?;
-    print(&format!("{namespace}/{name}: stopped with your own rights: {}\n", outcomes(&status)))
+    verdict::clean(&object, &status)?;
+    print(&format!("{namespace}/{name}: stopped with your own rights, {left}: {}\n", outcomes(&status)))
 }
 
 /// The status that a run was left with. Where the last change was missed, its record has it.
@@ -269,7 +335,7 @@ mod tests {
     use super::*;
     use crate::{
         api::{PodState, PodStatus},
-        machine::fixtures::entry,
+        machine::fixtures::{entry, spec},
     };
 
     #[test]
@@ -279,6 +345,15 @@ mod tests {
         assert!(matches!(worse(failed(), remains()), Err(Error::LossMayRemain(_))));
         assert!(matches!(worse(remains(), failed()), Err(Error::LossMayRemain(_))));
         assert!(worse(Ok(()), Ok(())).is_ok() && worse(failed(), Ok(())).is_err());
+    }
+
+    #[test]
+    fn a_schedule_is_paused_and_a_single_run_deleted() {
+        let once = ChaosExperiment::new("x", spec());
+        let mut scheduled = once.clone();
+        scheduled.spec.schedule = Some("@hourly".to_owned());
+        assert_eq!((Means::of(&once, false), Means::of(&once, true)), (Means::Delete, Means::Pause));
+        assert_eq!(Means::of(&scheduled, false), Means::Pause);
     }
 
     #[test]

@@ -26,7 +26,8 @@ pub(super) fn of_run(object: &ChaosExperiment) -> Result<(), Error> {
     let name = object.name_any();
     let none = ChaosExperimentStatus::default();
     let status = object.status.as_ref().unwrap_or(&none);
-    clean(&name, status)?;
+    clean(object, status)?;
+    let namespace = object.namespace().unwrap_or_default();
     let words = status.message.clone().unwrap_or_default();
     let otherwise = status.condition(AS_REQUESTED).filter(|is| is.status == "False" && status.stopping.is_none());
     if let (Some(otherwise), Some(Phase::Completed)) = (otherwise, status.phase) {
@@ -35,19 +36,22 @@ pub(super) fn of_run(object: &ChaosExperiment) -> Result<(), Error> {
     match history::result(status) {
         RunResult::Success => Ok(()),
         RunResult::Cancelled => Err(Error::NotAsAsked(format!("{name} was stopped before its time: {words}"))),
-        RunResult::Failure => Err(Error::NotAsAsked(format!("{name} failed: {words}: `kubectl netloss explain {name}` says what to do"))),
+        RunResult::Failure => {
+            Err(Error::NotAsAsked(format!("{name} failed: {words}: `kubectl netloss explain {name} -n {namespace}` says what to do")))
+        }
         RunResult::Partial => Err(Error::NotAsAsked(format!("{name} did not go as asked in every pod: {}", partial(&status.pods)))),
     }
 }
 
 /// Of a run that was stopped: nothing where every pod is known to be free of it.
-pub(super) fn clean(name: &str, status: &ChaosExperimentStatus) -> Result<(), Error> {
+pub(super) fn clean(object: &ChaosExperiment, status: &ChaosExperimentStatus) -> Result<(), Error> {
+    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     let left = some_of(status.impaired_pods().map(PodStatus::display_name));
     if left.is_empty() {
         return Ok(());
     }
     Err(Error::LossMayRemain(format!(
-        "{name}: loss may remain in {left}: `kubectl netloss doctor --fix` removes it, and so does deleting the pod"
+        "{name}: loss may remain in {left}: `kubectl netloss doctor --fix -n {namespace}` removes it, and so does deleting the pod"
     )))
 }
 
@@ -107,7 +111,7 @@ mod tests {
         let mut stopped = object(Phase::Completed, &[Outcome::Shortened]);
         stopped.status.as_mut().unwrap().stopping = Some(Stopping::Deleted);
         assert_eq!(exit(&stopped), Exit::NotAsAsked);
-        assert!(clean("x", stopped.status.as_ref().unwrap()).is_ok(), "who stops it asks for nothing more");
+        assert!(clean(&stopped, stopped.status.as_ref().unwrap()).is_ok(), "who stops it asks for nothing more");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss, Outcome, Phase, PodState, PodStatus},
+    machine::requested_percentage,
     metrics::Live,
     words::brief,
 };
@@ -175,7 +176,7 @@ impl ExperimentView {
         let none = ChaosExperimentStatus::default();
         let status = object.status.as_ref().unwrap_or(&none);
         let pods: Vec<PodLine> = status.pods.iter().map(|pod| PodLine::new(pod, live, now)).collect();
-        let asked = Asked::of(status.pods.first(), object.spec.loss_percentage, object.spec.direction, object.spec.duration.clone());
+        let asked = Asked::of(status.pods.first(), requested_percentage(&object.spec), object.spec.direction, object.spec.duration.clone());
         let sum = |of: fn(&PodLine) -> Option<Seen>| Seen::sum(pods.iter().filter_map(of), asked.expectation());
         let time = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| time.as_ref().map(|time| time.0);
         Self {

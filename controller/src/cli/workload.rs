@@ -1,17 +1,25 @@
 //! From a workload to the labels by which an experiment selects its pods.
 
 use super::{connect::Cluster, error::Error};
+use crate::{
+    targets::{Candidate, EXCLUDE_LABEL, Skip},
+    words::some_of,
+};
 use k8s_openapi::{
     api::{
         apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
         batch::v1::Job,
         core::v1::{Pod, Service},
     },
-    apimachinery::pkg::apis::meta::v1::LabelSelector,
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
-use kube::{Api, core::NamespaceResourceScope};
+use kube::{Api, api::ListParams, core::NamespaceResourceScope};
 use serde::de::DeserializeOwned;
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
 /// Labels, all of which a pod must have.
 pub(super) type Labels = BTreeMap<String, String>;
@@ -139,18 +147,98 @@ fn refused(workload: &Workload, why: &NoLabels) -> String {
     }
 }
 
-/// The labels by which an experiment selects the pods of a workload.
-pub(super) async fn labels(cluster: &Cluster, workload: &Workload) -> Result<Labels, Error> {
-    let found = match workload.kind {
-        Kind::Deployment => of_selector(Some(&read::<Deployment>(cluster, workload).await?.spec.unwrap_or_default().selector)),
-        Kind::StatefulSet => of_selector(Some(&read::<StatefulSet>(cluster, workload).await?.spec.unwrap_or_default().selector)),
-        Kind::DaemonSet => of_selector(Some(&read::<DaemonSet>(cluster, workload).await?.spec.unwrap_or_default().selector)),
-        Kind::ReplicaSet => of_selector(Some(&read::<ReplicaSet>(cluster, workload).await?.spec.unwrap_or_default().selector)),
-        Kind::Job => of_selector(read::<Job>(cluster, workload).await?.spec.unwrap_or_default().selector.as_ref()),
-        Kind::Service => plain(read::<Service>(cluster, workload).await?.spec.unwrap_or_default().selector),
-        Kind::Pod => plain(read::<Pod>(cluster, workload).await?.metadata.labels),
+/// How an experiment selects the pods of a workload.
+pub(super) struct Selection {
+    /// Labels that they have.
+    pub(super) labels: Labels,
+    /// Uids of the controllers whose pods are meant; none where labels are all that was named.
+    pub(super) owners: Option<BTreeSet<String>>,
+}
+
+/// The labels by which an experiment selects the pods of a workload, and who owns these.
+pub(super) async fn select(cluster: &Cluster, workload: &Workload) -> Result<Selection, Error> {
+    let (labels, uid) = match workload.kind {
+        Kind::Deployment => {
+            let object = read::<Deployment>(cluster, workload).await?;
+            (of_selector(Some(&object.spec.unwrap_or_default().selector)), object.metadata.uid)
+        }
+        Kind::StatefulSet => {
+            let object = read::<StatefulSet>(cluster, workload).await?;
+            (of_selector(Some(&object.spec.unwrap_or_default().selector)), object.metadata.uid)
+        }
+        Kind::DaemonSet => {
+            let object = read::<DaemonSet>(cluster, workload).await?;
+            (of_selector(Some(&object.spec.unwrap_or_default().selector)), object.metadata.uid)
+        }
+        Kind::ReplicaSet => {
+            let object = read::<ReplicaSet>(cluster, workload).await?;
+            (of_selector(Some(&object.spec.unwrap_or_default().selector)), object.metadata.uid)
+        }
+        Kind::Job => {
+            let object = read::<Job>(cluster, workload).await?;
+            (of_selector(object.spec.unwrap_or_default().selector.as_ref()), object.metadata.uid)
+        }
+        // A Service's pods are those with its labels, whoever owns them; a pod is compared by name.
+        Kind::Service => (plain(read::<Service>(cluster, workload).await?.spec.unwrap_or_default().selector), None),
+        Kind::Pod => (plain(read::<Pod>(cluster, workload).await?.metadata.labels), None),
     };
-    found.map_err(|why| Error::Failed(refused(workload, &why)))
+    let labels = labels.map_err(|why| Error::Failed(refused(workload, &why)))?;
+    let owners = match uid {
+        Some(uid) if workload.kind == Kind::Deployment => Some(replica_sets(cluster, &labels, &uid).await?),
+        uid => uid.map(|uid| BTreeSet::from([uid])),
+    };
+    Ok(Selection { labels, owners })
+}
+
+/// A Deployment's pods are owned by its ReplicaSets, which have its labels: it adopts no others.
+async fn replica_sets(cluster: &Cluster, labels: &Labels, deployment: &str) -> Result<BTreeSet<String>, Error> {
+    let list = cluster.here::<ReplicaSet>().list_metadata(&with(labels)).await;
+    let list = list.map_err(Error::api(format!("listing replicasets in namespace \"{}\"", cluster.namespace)))?;
+    let owned = list.items.into_iter().filter(|set| controller(&set.metadata) == Some(deployment));
+    Ok(owned.filter_map(|set| set.metadata.uid).collect())
+}
+
+/// Refuses where an experiment that selects by these labels could affect pods that are not the workload's own.
+pub(super) async fn check_owners(
+    cluster: &Cluster,
+    workload: &Workload,
+    labels: &Labels,
+    owners: &BTreeSet<String>,
+    pods: &[Candidate],
+) -> Result<(), Error> {
+    let list = cluster.here::<Pod>().list_metadata(&with(labels)).await;
+    let list = list.map_err(Error::api(format!("listing pods in namespace \"{}\"", cluster.namespace)))?;
+    let metadata: Vec<ObjectMeta> = list.items.into_iter().map(|pod| pod.metadata).collect();
+    let others = foreign(owners, &metadata, pods);
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Failed(format!(
+        "{} pod(s) with the labels of {workload} are not its own: {}: an experiment selects by labels and could affect them: give labels that only its pods have \
+         with -l, label the others {EXCLUDE_LABEL}=true, or put the loss into one pod with --direct",
+        others.len(),
+        some_of(others.into_iter())
+    )))
+}
+
+/// The names of pods that no owner has and an experiment may choose, now or when they run.
+fn foreign(owners: &BTreeSet<String>, metadata: &[ObjectMeta], pods: &[Candidate]) -> Vec<String> {
+    let is_never_chosen = |uid: Option<&str>| {
+        let skip = pods.iter().find(|pod| uid == Some(&pod.target.uid)).and_then(|pod| pod.skip.as_ref());
+        matches!(skip, Some(Skip::Finished | Skip::Terminating | Skip::HostNetwork | Skip::Mirror | Skip::Windows | Skip::Excluded))
+    };
+    let is_foreign = |pod: &&ObjectMeta| !controller(pod).is_some_and(|uid| owners.contains(uid)) && !is_never_chosen(pod.uid.as_deref());
+    metadata.iter().filter(is_foreign).filter_map(|pod| pod.name.clone()).collect()
+}
+
+/// The uid of the object that controls this one.
+fn controller(metadata: &ObjectMeta) -> Option<&str> {
+    metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
+}
+
+fn with(labels: &Labels) -> ListParams {
+    let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    ListParams::default().labels(&labels.join(","))
 }
 
 fn plain(labels: Option<Labels>) -> Result<Labels, NoLabels> {
@@ -176,6 +264,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
     use serde_json::json;
 
     #[test]
@@ -206,6 +295,27 @@ mod tests {
         for text in ["app", "", "app!=web", "app in (web)", "=web"] {
             assert!(parse_labels(text).unwrap_err().contains("equal labels alone"), "{text}");
         }
+    }
+
+    #[test]
+    fn pods_of_another_owner_are_foreign_unless_they_are_never_chosen() {
+        let owned = |name: &str, owner: Option<&str>| ObjectMeta {
+            name: Some(name.to_owned()),
+            uid: Some(format!("uid-{name}")),
+            owner_references: owner
+                .map(|uid| vec![OwnerReference { controller: Some(true), uid: uid.to_owned(), ..OwnerReference::default() }]),
+            ..ObjectMeta::default()
+        };
+        let metadata = [owned("own", Some("new")), owned("old", Some("old")), owned("other", Some("canary")), owned("bare", None)];
+        let owners = BTreeSet::from(["old".to_owned(), "new".to_owned()]);
+        assert_eq!(foreign(&owners, &metadata, &[]), ["other", "bare"]);
+        let with_skip = |skip| {
+            let mut pods = crate::machine::fixtures::candidates(1);
+            (pods[0].target.uid, pods[0].skip) = ("uid-other".to_owned(), Some(skip));
+            foreign(&owners, &metadata, &pods)
+        };
+        assert_eq!(with_skip(Skip::Finished), ["bare"]);
+        assert_eq!(with_skip(Skip::NotRunning), ["other", "bare"], "it may run by the time that pods are chosen");
     }
 
     #[test]

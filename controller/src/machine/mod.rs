@@ -39,7 +39,7 @@ mod tests;
 pub(crate) use events::unreadable;
 pub use events::{About, EventRecord, Severity};
 pub(crate) use plan::too_large_a_share;
-pub use request::{Request, check};
+pub use request::{Request, check, requested_percentage};
 
 use crate::{
     api::{ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodStatus},

@@ -199,6 +199,13 @@ fn model(spec: &ChaosExperimentSpec) -> Result<LossModel, String> {
     Ok(model)
 }
 
+/// The loss that a spec requests in each direction, in percent: of a model with probabilities what these say, and not lossPercentage, which the API server has
+/// filled in with its default. A spec that is refused requests what it says.
+#[must_use]
+pub fn requested_percentage(spec: &ChaosExperimentSpec) -> f64 {
+    model(spec).map_or(spec.loss_percentage, |model| model.asked_percentage())
+}
+
 fn of_spec(asked: &LossModelSpec, loss_percentage: LossPercentage, correlation: Correlation) -> Result<LossModel, String> {
     let LossModelSpec { kind, mean_burst, probabilities } = asked;
     let probabilities = probabilities.as_deref().unwrap_or_default();

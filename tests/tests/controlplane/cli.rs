@@ -3,7 +3,7 @@
 use crate::leader::{built, program};
 use crate::pods::run_of;
 use crate::world::{AGENT_IMAGE, World, spec};
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::Api;
@@ -120,6 +120,31 @@ pub(crate) async fn stage(name: &str) -> World {
     world
 }
 
+/// A running pod of the Deployment web, as its ReplicaSet makes it, and with more of metadata.
+pub(crate) async fn own_pod(world: &World, name: &str, metadata: Value) {
+    let deployments = Api::<Deployment>::namespaced(world.client.clone(), &world.namespace);
+    let owner = |kind: &str, name: &str, uid: Option<String>| json!([{ "apiVersion": "apps/v1", "kind": kind, "name": name, "uid": uid, "controller": true }]);
+    let sets = Api::<ReplicaSet>::namespaced(world.client.clone(), &world.namespace);
+    let set = match sets.get_opt("web-1").await.unwrap() {
+        Some(set) => set,
+        None => {
+            let labels = json!({ "app": "web", "pod-template-hash": "1" });
+            let uid = deployments.get("web").await.unwrap().metadata.uid;
+            let object = json!({
+                "metadata": { "name": "web-1", "labels": labels, "ownerReferences": owner("Deployment", "web", uid) },
+                "spec": {
+                    "selector": { "matchLabels": labels },
+                    "template": { "metadata": { "labels": labels }, "spec": { "containers": [{ "name": "app", "image": "app" }] } },
+                },
+            });
+            sets.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap()
+        }
+    };
+    let mut all = json!({ "ownerReferences": owner("ReplicaSet", "web-1", set.metadata.uid) });
+    all.as_object_mut().unwrap().extend(metadata.as_object().unwrap().clone());
+    world.pod_with(name, all, json!({})).await;
+}
+
 async fn deployment(world: &World, name: &str, selector: Value) {
     let object = json!({
         "metadata": { "name": name },
@@ -208,7 +233,7 @@ pub(crate) async fn stopped(world: &World, entry: &PodStatus) {
 #[tokio::test]
 async fn a_run_is_shown_in_a_pipe_and_stopped() {
     let world = stage("cli-run").await;
-    world.pod("a").await;
+    own_pod(&world, "a", json!({})).await;
     let _controller = controller(&world).await;
     let run = netloss(&world, &["run", "deploy/web", "--loss", "10", "--duration", "30s", "--name", "x"]).await;
     assert_eq!((run.code, run.stdout.as_str()), (0, "chaosexperiment.chaos.gushchin.dev/x created\n"), "{run:?}");
@@ -232,7 +257,7 @@ async fn a_run_is_shown_in_a_pipe_and_stopped() {
     let stop = Running::start(&world, &["stop", "x"]).await;
     stopped(&world, &entry).await;
     let stop = stop.end().await;
-    assert_eq!((stop.code, stop.stdout.as_str()), (0, "cli-run/x: stopped: a (the loss is verified to be gone)\n"), "{stop:?}");
+    assert_eq!((stop.code, stop.stdout.as_str()), (0, "cli-run/x: stopped and deleted: a (the loss is verified to be gone)\n"), "{stop:?}");
     assert!(world.experiments().get_opt("x").await.unwrap().is_none());
     let watch = watch.end().await;
     assert_eq!(watch.code, 3, "a run that is cut short did not go as asked: {watch:?}");
@@ -248,7 +273,7 @@ async fn a_run_is_shown_in_a_pipe_and_stopped() {
 #[tokio::test]
 async fn who_waits_hears_how_it_went_by_the_exit_code() {
     let world = stage("cli-wait").await;
-    world.pod("a").await;
+    own_pod(&world, "a", json!({})).await;
     let _controller = controller(&world).await;
     let args = ["run", "deploy/web", "--loss=10", "--duration=30s", "--wait", "-o", "json"];
     let good = Running::start(&world, &[&args[..], &["--name=good"]].concat()).await;
@@ -297,8 +322,8 @@ async fn errors_name_the_thing_and_the_way_out() {
     refused(&["deploy/odd"], 1, "deployment/odd selects its pods by matchExpressions").await;
     refused(&["deploy/web"], 1, "deployment/web: No eligible pods: none in the namespace \"cli-errors\" has the labels app=web").await;
     refused(&["web"], 2, "give TYPE/NAME, such as deploy/web").await;
-    world.pod("a").await;
-    world.pod("b").await;
+    own_pod(&world, "a", json!({})).await;
+    own_pod(&world, "b", json!({})).await;
     refused(&["pod/a"], 1, "2 pods have the labels of pod/a").await;
     refused(&["deploy/web", "--count=2", "--max-percentage=50"], 1, "2 of the 2 eligible pods are 100 %").await;
     refused(&["deploy/web", "--loss=50"], 2, "cannot be used multiple times").await;
@@ -313,11 +338,23 @@ async fn errors_name_the_thing_and_the_way_out() {
     let production = Patch::Merge(json!({ "metadata": { "labels": { "env": "prod" } } }));
     let namespaces = Api::<Namespace>::all(world.client.clone());
     namespaces.patch(&world.namespace, &PatchParams::default(), &production).await.unwrap();
-    let words =
-        "\"cli-errors\" is a production namespace by its label env: prod, and there is no terminal to ask on: nothing was done; give --yes";
-    refused(&["deploy/web"], 1, words).await;
+    let production = "\"cli-errors\" is a production namespace by its label env: prod";
+    let consent = format!("{production}: nothing was done; give --allow-production if it is meant");
+    refused(&["deploy/web"], 1, &consent).await;
+    refused(&["deploy/web", "--yes"], 1, &consent).await;
+    refused(&["deploy/web", "--dry-run"], 1, &consent).await;
+    let prompt = format!("{production}, and there is no terminal to ask on: nothing was done; give --yes");
+    refused(&["deploy/web", "--allow-production"], 1, &prompt).await;
+    let manifest = async |more: &[&str]| {
+        let ended = netloss(&world, &[&["manifest", "deploy/web"], more, &loss[..]].concat()).await;
+        let read: Value = serde_saphyr::from_str(&ended.stdout).unwrap();
+        (read["spec"]["allowProduction"].clone(), ended.stderr)
+    };
+    let (allowed, warning) = manifest(&[]).await;
+    assert!(allowed.is_null() && warning.contains(production) && warning.contains("without --allow-production"), "{warning}");
+    assert_eq!(manifest(&["--allow-production"]).await, (json!(true), String::new()));
     assert!(world.experiments().list(&kube::api::ListParams::default()).await.unwrap().items.is_empty());
-    let meant = run(&["deploy/web", "--yes", "-o", "json"]).await;
+    let meant = run(&["deploy/web", "--allow-production", "--yes", "-o", "json"]).await;
     assert_eq!(meant.code, 0, "{meant:?}");
     let name = meant.json()["name"].as_str().unwrap().to_owned();
     assert!(name.starts_with("web-loss-"), "{name}");
@@ -327,8 +364,8 @@ async fn errors_name_the_thing_and_the_way_out() {
 #[tokio::test]
 async fn a_dry_run_and_a_manifest_change_nothing() {
     let world = stage("cli-dry").await;
-    world.pod("a").await;
-    world.pod_with("b", json!({ "labels": { "chaos.gushchin.dev/exclude": "true" } }), json!({})).await;
+    own_pod(&world, "a", json!({})).await;
+    own_pod(&world, "b", json!({ "labels": { "chaos.gushchin.dev/exclude": "true" } })).await;
     let loss = ["deploy/web", "--loss=10", "--duration=2m", "--count=all"];
     let dry = netloss(&world, &[&["run", "--dry-run"], &loss[..]].concat()).await;
     assert_eq!(dry.code, 0, "{dry:?}");
@@ -351,7 +388,7 @@ async fn a_dry_run_and_a_manifest_change_nothing() {
 #[tokio::test]
 async fn a_freeze_stops_everything_until_it_is_lifted() {
     let world = stage("cli-freeze").await;
-    world.pod("a").await;
+    own_pod(&world, "a", json!({})).await;
     let _controller = controller(&world).await;
     world.apply("x", spec(json!({}))).await.unwrap();
     let entry = brought(&world, "x").await;
@@ -370,6 +407,10 @@ async fn a_freeze_stops_everything_until_it_is_lifted() {
     assert_eq!(map.metadata.annotations.unwrap_or_default().get("chaos.gushchin.dev/freeze"), None);
     let again = netloss(&world, &["run", "deploy/web", "--loss=10", "--duration=30s", "--name=y"]).await;
     assert_eq!(again.code, 0, "{again:?}");
+    let maps = Api::<ConfigMap>::namespaced(world.client.clone(), &own(&world));
+    maps.delete("netloss-freeze", &kube::api::DeleteParams::default()).await.unwrap();
+    let missing = netloss(&world, &["unfreeze"]).await;
+    assert!(missing.code == 1 && missing.stdout.is_empty() && missing.stderr.contains("--controller-namespace"), "{missing:?}");
     let jane = netloss(&world, &["freeze", "--as=jane"]).await;
     assert!(jane.code == 1 && jane.stderr.contains("freezing (ConfigMap cli-freeze-own/netloss-freeze): not allowed"), "{jane:?}");
 }

@@ -37,7 +37,7 @@ async fn explain_says_why_and_the_next_step() {
     assert_eq!(alone.code, 0, "{alone:?}");
     assert!(
         alone.stdout.contains("netloss's controller is down: no pod of it is ready")
-            && alone.stdout.contains("Next: `kubectl netloss doctor`"),
+            && alone.stdout.contains("Next: `kubectl netloss doctor -n cli-explain`"),
         "{alone:?}"
     );
     let _controller = controller(&world).await;
@@ -129,7 +129,10 @@ async fn where_loss_may_remain_that_is_said_and_can_be_put_right() {
     let failed = json!({ "terminated": { "exitCode": 7 } });
     world.set_states("a", &[(entry.container.as_str(), killed.clone()), (repair.as_str(), failed.clone())]).await;
     let watch = netloss(&world, &["watch", "x"]).await;
-    assert!(watch.code == 5 && watch.stderr.contains("x: loss may remain in cli-remains/a: `kubectl netloss doctor --fix`"), "{watch:?}");
+    assert!(
+        watch.code == 5 && watch.stderr.contains("x: loss may remain in cli-remains/a: `kubectl netloss doctor --fix -n cli-remains`"),
+        "{watch:?}"
+    );
     let list = netloss(&world, &["status"]).await;
     assert!(list.stdout.contains("Completed, loss may remain"), "{list:?}");
     let explained = netloss(&world, &["explain", "x"]).await;
@@ -250,7 +253,9 @@ async fn everything_can_be_stopped_with_the_controller_down() {
     let stop = stop.end().await;
     assert_eq!(stop.code, 0, "{stop:?}");
     assert!(stop.stderr.contains("down: controller has not renewed its lease"), "{stop:?}");
-    assert_eq!(stop.stdout, "cli-down/x: stopped with your own rights: a (the loss is verified to be gone)\n");
+    let words =
+        "cli-down/x: stopped with your own rights, and to be deleted when the controller is back: a (the loss is verified to be gone)\n";
+    assert_eq!(stop.stdout, words);
     let left = world.experiments().get("x").await.unwrap();
     assert!(left.metadata.deletion_timestamp.is_some(), "it goes when the controller is back");
 

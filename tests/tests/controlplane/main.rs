@@ -9,6 +9,7 @@
 mod beside;
 mod cli;
 mod cli_care;
+mod cli_scope;
 mod crash;
 mod dashboard;
 mod ending;

@@ -47,7 +47,7 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     findings.extend([controller(facts), agent(facts), webhook(facts), frozen(facts)]);
     findings.extend(rights(facts));
     findings.extend(namespace(facts));
-    findings.extend(orphans(&facts.orphans));
+    findings.extend(orphans(&facts.orphans, &facts.unknown));
     findings.extend(remains(facts));
     findings.extend(stuck(facts));
     if let Some(words) = &facts.unseen {
@@ -125,7 +125,7 @@ fn controller(facts: &Facts) -> Finding {
             words,
             format!(
                 "see why: kubectl -n {0} get pods; kubectl -n {0} logs deploy/netloss-controller. Not installed at all: kubectl apply -k config/default. What is \
-                 under way ends at its time without it, and at once with `kubectl netloss stop --all`",
+                 under way ends at its time without it, and at once with `kubectl netloss stop -A`",
                 facts.own_namespace
             ),
         ),
@@ -241,26 +241,33 @@ fn namespace(facts: &Facts) -> Vec<Finding> {
             Verdict::Warning,
             "namespace",
             format!("\"{name}\" is a production namespace by {why}"),
-            "experiments in it need spec.allowProduction: true; `kubectl netloss run` asks",
+            "experiments in it need spec.allowProduction: true (`kubectl netloss run --allow-production`)",
         ));
     }
     findings
 }
 
-fn orphans(agents: &[Agent]) -> Vec<Finding> {
-    if agents.is_empty() {
+fn orphans(agents: &[Agent], unknown: &[Agent]) -> Vec<Finding> {
+    if agents.is_empty() && unknown.is_empty() {
         return vec![Finding::ok("agents", "each one that works belongs to an experiment")];
     }
-    let of = |agent: &Agent| {
-        let ends = agent.deadline().map_or_else(|| "at its time".to_owned(), |at| format!("at {at} at the latest"));
+    let orphan = |agent: &Agent| {
         Finding::new(
             Verdict::Problem,
             "agents",
-            format!("{} works, and no experiment knows of it; its loss ends {ends}", agent.words()),
-            "a run with --direct has such an agent; `kubectl netloss doctor --fix` stops it now",
+            format!("{} works, and no experiment knows of it; its loss ends {}", agent.words(), agent.ends()),
+            format!("a run with --direct has such an agent; `kubectl netloss doctor --fix -n {}` stops it now", agent.namespace),
         )
     };
-    agents.iter().map(of).collect()
+    let unknown_owner = |agent: &Agent| {
+        Finding::new(
+            Verdict::Warning,
+            "agents",
+            format!("{} works, and its experiment is in no namespace that could be read; its loss ends {}", agent.words(), agent.ends()),
+            "--fix leaves it alone; have somebody run doctor who may list experiments of all namespaces",
+        )
+    };
+    agents.iter().map(orphan).chain(unknown.iter().map(unknown_owner)).collect()
 }
 
 fn remains(facts: &Facts) -> Vec<Finding> {
@@ -274,24 +281,28 @@ fn remains(facts: &Facts) -> Vec<Finding> {
                 remains.experiment,
                 remains.entry.message.as_deref().unwrap_or_default()
             ),
-            "`kubectl netloss doctor --fix` removes it; deleting the pod does too",
+            format!("`kubectl netloss doctor --fix -n {}` removes it; deleting the pod does too", remains.namespace()),
         )
     };
     if facts.remains.is_empty() { vec![Finding::ok("leftovers", "none are known of")] } else { facts.remains.iter().map(of).collect() }
 }
 
 fn stuck(facts: &Facts) -> Vec<Finding> {
-    let of = |name: &str| {
+    let of = |stuck: &super::facts::Stuck| {
+        let name = stuck.name();
         Finding::new(
             Verdict::Problem,
             "deletion",
             format!(
                 "{name} is to be deleted, nothing of it is under way, and its finalizer is there: the controller that takes it away is down"
             ),
-            "it goes when the controller is back; `kubectl netloss doctor --fix` takes the finalizer away now",
+            format!(
+                "it goes when the controller is back; `kubectl netloss doctor --fix -n {}` takes the finalizer away now",
+                stuck.0.metadata.namespace.as_deref().unwrap_or_default()
+            ),
         )
     };
-    facts.stuck.iter().map(|stuck| of(&stuck.name())).collect()
+    facts.stuck.iter().map(of).collect()
 }
 
 #[cfg(test)]
@@ -317,6 +328,7 @@ mod tests {
             excluded: false,
             production: None,
             orphans: Vec::new(),
+            unknown: Vec::new(),
             remains: Vec::new(),
             stuck: Vec::new(),
             unseen: None,

@@ -7,7 +7,7 @@ use crate::{
         connect::{Cluster, Scope},
         error::{Error, is_forbidden},
         hand::agent_image,
-        look,
+        look, orphans,
         presence::{self, Presence},
         status::experiments,
     },
@@ -30,6 +30,7 @@ use kube::{
     Api, ResourceExt,
     api::{ListParams, PostParams},
 };
+use std::collections::BTreeSet;
 
 /// What the namespace's Pod Security standard refuses, as a label of it says.
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
@@ -54,6 +55,8 @@ pub(super) struct Facts {
     pub(super) excluded: bool,
     pub(super) production: Option<String>,
     pub(super) orphans: Vec<Agent>,
+    /// Active agents whose experiment may be one that could not be read.
+    pub(super) unknown: Vec<Agent>,
     pub(super) remains: Vec<Remains>,
     pub(super) stuck: Vec<Stuck>,
     /// What could not be looked at.
@@ -93,6 +96,13 @@ pub(super) struct Remains {
     pub(super) entry: PodStatus,
 }
 
+impl Remains {
+    /// The experiment's, in which `doctor` finds it.
+    pub(super) fn namespace(&self) -> &str {
+        self.experiment.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+}
+
 /// An experiment that is to go and does not.
 pub(super) struct Stuck(pub(super) ChaosExperiment);
 
@@ -102,8 +112,8 @@ impl Stuck {
     }
 }
 
-/// Looks at all of it.
-pub(super) async fn look(cluster: &Cluster, now: Timestamp) -> Result<Facts, Error> {
+/// Looks at all of it; at pods and experiments in these namespaces.
+pub(super) async fn look(cluster: &Cluster, scope: &Scope, now: Timestamp) -> Result<Facts, Error> {
     let client = &cluster.client;
     let (server, definitions, presence, deployment, agent_image, freeze) = futures::join!(
         client.apiserver_version(),
@@ -120,7 +130,7 @@ pub(super) async fn look(cluster: &Cluster, now: Timestamp) -> Result<Facts, Err
     let (webhook, yours, controllers, namespace) =
         futures::join!(webhook(cluster), yours(cluster), controllers(cluster), namespace(cluster));
     let (metadata, facts) = namespace?;
-    let in_pods = InPods::look(cluster, &presence).await?;
+    let in_pods = InPods::look(cluster, scope, &presence).await?;
     Ok(Facts {
         own_namespace: cluster.own_namespace.clone(),
         namespace: cluster.namespace.clone(),
@@ -137,6 +147,7 @@ pub(super) async fn look(cluster: &Cluster, now: Timestamp) -> Result<Facts, Err
         excluded: facts.excluded,
         production: facts.production,
         orphans: in_pods.orphans,
+        unknown: in_pods.unknown,
         remains: in_pods.remains,
         stuck: in_pods.stuck,
         unseen: in_pods.unseen,
@@ -307,17 +318,16 @@ async fn controllers(cluster: &Cluster) -> Option<Vec<Right>> {
 #[derive(Default)]
 struct InPods {
     orphans: Vec<Agent>,
+    unknown: Vec<Agent>,
     remains: Vec<Remains>,
     stuck: Vec<Stuck>,
     unseen: Option<String>,
 }
 
 impl InPods {
-    /// In all namespaces, or in the one that was named.
-    async fn look(cluster: &Cluster, presence: &Presence) -> Result<Self, Error> {
-        let scope = cluster.scope(!cluster.is_namespace_given);
-        match Self::of(cluster, &scope, presence).await {
-            Err(Error::Forbidden(words)) if scope == Scope::All => {
+    async fn look(cluster: &Cluster, scope: &Scope, presence: &Presence) -> Result<Self, Error> {
+        match Self::of(cluster, scope, presence).await {
+            Err(Error::Forbidden(words)) if *scope == Scope::All => {
                 let own = cluster.scope(false);
                 let unseen = Some(format!("only namespace \"{}\" was looked at: {words}", cluster.namespace));
                 match Self::of(cluster, &own, presence).await {
@@ -333,30 +343,54 @@ impl InPods {
     }
 
     async fn of(cluster: &Cluster, scope: &Scope, presence: &Presence) -> Result<Self, Error> {
+        // Before the experiments: see orphans.
+        let mut pods = cluster.api::<Pod>(scope).list(&ListParams::default()).await.map_err(Error::api("listing pods"))?.items;
+        let found = orphans::look(cluster, &pods).await?;
         let objects = experiments(cluster, scope).await?;
-        let pods = cluster.api::<Pod>(scope).list(&ListParams::default()).await.map_err(Error::api("listing pods"))?.items;
         let records = match cluster.list::<ChaosExperimentHistory>(scope, &ListParams::default()).await {
             Ok(records) => records,
             Err(error) if is_forbidden(&error) => Vec::new(),
             Err(error) => return Err(Error::api("listing history records")(error)),
         };
-        let of_objects = objects.iter().flat_map(|object| {
-            let name = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
-            object
-                .status
-                .iter()
-                .flat_map(|status| status.pods.iter().chain(&status.unresolved_pods))
-                .map(move |entry| (name.clone(), entry.clone()))
-        });
-        let of_records = records.iter().flat_map(|record| {
-            let name = format!("{}/{}", record.namespace().unwrap_or_default(), record.spec.experiment_ref.name);
-            record.spec.pods.iter().map(move |entry| (name.clone(), entry.clone()))
-        });
+        let suspects = entries(&objects, &records);
+        pods.extend(pods_elsewhere(cluster, scope, &suspects).await?);
         let is_down = presence.is_down();
         let stuck = objects.iter().filter(|object| is_down && is_stuck(object)).cloned().map(Stuck).collect();
-        let remains = remains(of_objects.chain(of_records), &pods);
-        Ok(Self { orphans: agents::orphans(agents::at_work(&pods), &objects), remains, stuck, unseen: None })
+        let remains = remains(suspects.into_iter(), &pods);
+        Ok(Self { orphans: found.orphans, unknown: found.unknown, remains, stuck, unseen: None })
     }
+}
+
+/// All pods of these experiments and runs, each with its experiment.
+fn entries(objects: &[ChaosExperiment], records: &[ChaosExperimentHistory]) -> Vec<(String, PodStatus)> {
+    let of_objects = objects.iter().flat_map(|object| {
+        let name = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
+        object
+            .status
+            .iter()
+            .flat_map(|status| status.pods.iter().chain(&status.unresolved_pods))
+            .map(move |entry| (name.clone(), entry.clone()))
+    });
+    let of_records = records.iter().flat_map(|record| {
+        let name = format!("{}/{}", record.namespace().unwrap_or_default(), record.spec.experiment_ref.name);
+        record.spec.pods.iter().map(move |entry| (name.clone(), entry.clone()))
+    });
+    of_objects.chain(of_records).collect()
+}
+
+/// Pods of other namespaces than those that were listed, in which experiments of these may have left loss.
+async fn pods_elsewhere(cluster: &Cluster, scope: &Scope, suspects: &[(String, PodStatus)]) -> Result<Vec<Pod>, Error> {
+    let Scope::One(namespace) = scope else { return Ok(Vec::new()) };
+    let elsewhere = suspects.iter().map(|(_, entry)| entry).filter(|entry| entry.may_keep_loss() && entry.namespace != *namespace);
+    let mut pods = Vec::new();
+    for (namespace, name) in elsewhere.map(|entry| (&entry.namespace, &entry.name)).collect::<BTreeSet<_>>() {
+        match cluster.api::<Pod>(&Scope::One(namespace.clone())).get_opt(name).await {
+            Ok(pod) => pods.extend(pod),
+            Err(error) if is_forbidden(&error) => {}
+            Err(error) => return Err(Error::api(format!("reading pod {namespace}/{name}"))(error)),
+        }
+    }
+    Ok(pods)
 }
 
 /// Where loss may be left: the pod is still the same, and nobody has cleaned up since.
@@ -374,7 +408,7 @@ fn remains(entries: impl Iterator<Item = (String, PodStatus)>, pods: &[Pod]) -> 
 }
 
 /// Where nobody is there to take the finalizer away.
-fn is_stuck(object: &ChaosExperiment) -> bool {
+pub(super) fn is_stuck(object: &ChaosExperiment) -> bool {
     object.metadata.deletion_timestamp.is_some() && object.finalizers().iter().any(|name| name == FINALIZER)
 }
 

@@ -1,6 +1,6 @@
 //! What can be put right from here, with the user's rights.
 
-use super::facts::{Facts, Remains, Stuck};
+use super::facts::{Facts, Remains, Stuck, is_stuck};
 use crate::{
     api::{ChaosExperiment, SentContainer},
     cli::{
@@ -62,7 +62,9 @@ async fn clean(cluster: &Cluster, remains: &Remains, ours: Option<&str>) -> Resu
     let name = entry.display_name();
     let pods = Api::<Pod>::namespaced(cluster.client.clone(), &entry.namespace);
     let pod = pods.get_opt(&entry.name).await.map_err(Error::api(format!("reading pod {name}")))?;
-    let Some(pod) = pod.filter(|pod| agents::is_same(pod, entry)) else { return Ok(()) };
+    let since = entry.ended_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
+    let is_meant = |pod: &Pod| agents::is_same(pod, entry) && !agents::is_cleaned_since(pod, since);
+    let Some(pod) = pod.filter(is_meant) else { return Ok(()) };
     let image = ours.map(|ours| image_to_send(&entry.image, ours).to_owned()).or_else(|| image_in(&pod, &entry.container));
     let image = image.ok_or_else(|| Error::Failed(format!("pod {name}: the agent's image is not known: delete the pod instead")))?;
     let now = Timestamp::now();
@@ -120,15 +122,17 @@ async fn wait(pods: &Api<Pod>, name: &str, container: &str) -> Result<String, Er
 /// Stops what is left of an experiment that is to go, and takes the finalizer away when its pods are clean.
 async fn release(cluster: &Cluster, Stuck(object): &Stuck, image: Option<String>) -> Result<(), Error> {
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
-    if !verdict::is_at_rest(object) {
+    let api = cluster.api::<ChaosExperiment>(&Scope::One(namespace.clone()));
+    let current = api.get_opt(&name).await.map_err(Error::api(format!("reading experiment {namespace}/{name}")))?;
+    let Some(object) = current.filter(|current| current.uid() == object.uid() && is_stuck(current)) else { return Ok(()) };
+    if !verdict::is_at_rest(&object) {
         let status = hand::to_the_end(&mut Hand::stop(cluster, image, object.clone()), STOP_LIMIT).await?;
-        verdict::clean(&name, &status)?;
+        verdict::clean(&object, &status)?;
     }
     let finalizers: Vec<&String> = object.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();
     // Of this version: whatever happens to it meanwhile makes this fail.
     let metadata = json!({ "uid": object.uid(), "resourceVersion": object.resource_version(), "finalizers": finalizers });
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let api = cluster.api::<ChaosExperiment>(&Scope::One(namespace.clone()));
     let what = format!("taking the finalizer from {namespace}/{name}");
     api.patch(&name, &params, &Patch::Merge(json!({ "metadata": metadata }))).await.map_err(Error::api(what))?;
     print(&format!("{namespace}/{name}: released: it is deleted now\n"))

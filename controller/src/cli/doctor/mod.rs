@@ -21,6 +21,10 @@ pub(super) struct DoctorArgs {
     #[arg(long)]
     fix: bool,
 
+    /// Look at the pods and experiments of all namespaces; with --fix, change them
+    #[arg(long, short = 'A')]
+    all_namespaces: bool,
+
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -31,11 +35,12 @@ struct Checkup {
 }
 
 pub(super) async fn run(args: DoctorArgs, cluster: &Cluster) -> Result<(), Error> {
-    let mut facts = facts::look(cluster, Timestamp::now()).await?;
+    let scope = cluster.scope(args.all_namespaces);
+    let mut facts = facts::look(cluster, &scope, Timestamp::now()).await?;
     if args.fix {
         fix::fix(cluster, &facts).await?;
         // What was put right is no longer found.
-        facts = facts::look(cluster, Timestamp::now()).await?;
+        facts = facts::look(cluster, &scope, Timestamp::now()).await?;
     }
     let checkup = Checkup { findings: check(&facts) };
     let format = args.output.output;

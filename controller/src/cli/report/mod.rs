@@ -14,7 +14,7 @@ use super::{
     view::{Asked, ExperimentView, LiveFigures, PodLine, Seen},
 };
 use crate::api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, RunResult};
-use crate::{history, words::plain};
+use crate::{history, machine::requested_percentage, words::plain};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
@@ -139,7 +139,7 @@ fn of_record(record: &ChaosExperimentHistory, now: Timestamp) -> Report {
         phase: spec.execution.phase.map(|phase| format!("{phase:?}")).unwrap_or_default(),
         asked: Asked::of(
             spec.pods.first(),
-            spec.experiment_spec.loss_percentage,
+            requested_percentage(&spec.experiment_spec),
             spec.experiment_spec.direction,
             spec.experiment_spec.duration.clone(),
         ),
