@@ -4,18 +4,20 @@
 //! may run beside one: each status write carries the version that it was decided from, and what is in a pod is adopted.
 
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus},
+    api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, PodStatus},
     listing::{self, Unreadable},
-    observe::{FREEZE, FREEZE_ANNOTATION},
+    observe::{FREEZE, FREEZE_ANNOTATION, is_cleaned_since},
     reconcile::{Context, FINALIZER, reconcile},
+    targets,
     words::some_of,
 };
 use futures::{StreamExt, stream};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{ListParams, Patch, PatchParams},
-    core::DeserializeGuard,
+    core::{DeserializeGuard, NamespaceResourceScope},
 };
 use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -41,7 +43,8 @@ pub enum Error {
     },
     /// Something is still under way.
     #[error(
-        "after {} s something is still under way in pods of {experiments}: run it again, or delete these pods; the loss ends at its deadline at the latest",
+        "after {} s something is still under way in pods of {experiments}: run it again, or delete these pods; the loss ends at its deadline at the \
+         latest",
         limit.as_secs()
     )]
     TimedOut {
@@ -74,7 +77,8 @@ impl Error {
     }
 }
 
-/// Freezes all experiments and ends those of these namespaces, or of all if none is named. Returns how many had something under way.
+/// Freezes all experiments and ends those of these namespaces, or of all if none is named. Agents that belong to no experiment (of direct runs, or of
+/// experiments that were deleted by force) are waited for. Returns how many experiments had something under way.
 ///
 /// # Errors
 /// When the API server refuses something, not everything ends within `limit`, or loss may remain in a pod.
@@ -83,8 +87,10 @@ pub async fn drain(client: &Client, context: &Arc<Context>, namespaces: &[String
     freeze(client, &context.settings().own_namespace).await?;
     let mut stopped = BTreeSet::new();
     loop {
+        // Before the experiments: an agent that is injected in between is in a status by then.
+        let agents = active_agents(client, namespaces).await?;
         let (open, _) = experiments(client, namespaces, has_something).await?;
-        if open.is_empty() {
+        if open.is_empty() && agents.is_empty() {
             break;
         }
         if Instant::now() >= deadline {
@@ -92,7 +98,12 @@ pub async fn drain(client: &Client, context: &Arc<Context>, namespaces: &[String
                 let message = object.status.as_ref().and_then(|status| status.message.as_deref()).unwrap_or("nothing is known of it");
                 format!("{} ({message})", display_name(object))
             });
-            return Err(Error::TimedOut { limit, experiments: some_of(waits) });
+            let waits: Vec<String> = if open.is_empty() {
+                agents.iter().map(|agent| format!("{agent} (of no experiment: `kubectl netloss stop -A` stops it)")).collect()
+            } else {
+                waits.collect()
+            };
+            return Err(Error::TimedOut { limit, experiments: some_of(waits.into_iter()) });
         }
         for object in &open {
             if stopped.insert(object.uid().unwrap_or_default()) {
@@ -109,6 +120,9 @@ pub async fn drain(client: &Client, context: &Arc<Context>, namespaces: &[String
         sleep(AGAIN.min(deadline.saturating_duration_since(Instant::now()))).await;
     }
     let (suspects, unreadable) = experiments(client, namespaces, may_keep_loss).await?;
+    let mut suspects: Vec<PodStatus> =
+        suspects.iter().flat_map(|object| object.status.iter().flat_map(ChaosExperimentStatus::impaired_pods)).cloned().collect();
+    suspects.extend(recorded(client, namespaces).await?);
     let left = left_with_loss(client, &suspects).await?;
     if !left.is_empty() {
         return Err(Error::LossMayRemain { pods: left.join(", ") });
@@ -130,13 +144,8 @@ async fn experiments(
     namespaces: &[String],
     wanted: impl Fn(&ChaosExperiment) -> bool,
 ) -> Result<(Vec<ChaosExperiment>, Vec<String>), Error> {
-    let scopes: Vec<Api<DeserializeGuard<ChaosExperiment>>> = if namespaces.is_empty() {
-        vec![Api::all(client.clone())]
-    } else {
-        namespaces.iter().map(|namespace| Api::namespaced(client.clone(), namespace)).collect()
-    };
     let (mut found, mut unreadable) = (Vec::new(), Vec::new());
-    for api in scopes {
+    for api in scopes::<ChaosExperiment>(client, namespaces) {
         let keep = |object: Result<ChaosExperiment, Unreadable>| match object {
             Ok(object) => (object.spec.action.is_served() && wanted(&object)).then_some(object),
             Err(Unreadable { metadata, error }) => {
@@ -152,6 +161,49 @@ async fn experiments(
     Ok((found, unreadable))
 }
 
+fn scopes<K>(client: &Client, namespaces: &[String]) -> Vec<Api<DeserializeGuard<K>>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    if namespaces.is_empty() {
+        vec![Api::all(client.clone())]
+    } else {
+        namespaces.iter().map(|namespace| Api::namespaced(client.clone(), namespace)).collect()
+    }
+}
+
+/// The containers of netloss that are active in pods, as `namespace/pod:container`.
+async fn active_agents(client: &Client, namespaces: &[String]) -> Result<Vec<String>, Error> {
+    /// Pods of one page: some ten KiB each.
+    const PAGE: u32 = 100;
+    let now = Timestamp::now();
+    let keep = |pod: Result<Pod, Unreadable>| {
+        let pod = pod
+            .ok()
+            .filter(|pod| !matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed")))?;
+        let container = targets::active_agent(&pod, now)?;
+        Some(format!("{}/{}:{container}", pod.namespace().unwrap_or_default(), pod.name_any()))
+    };
+    let mut found = Vec::new();
+    for api in scopes::<Pod>(client, namespaces) {
+        found.extend(listing::list(&api, &ListParams::default(), PAGE, keep).await.map_err(Error::api("listing pods"))?);
+    }
+    Ok(found)
+}
+
+/// The pods in which runs may have left loss by their records, which outlive their experiments.
+async fn recorded(client: &Client, namespaces: &[String]) -> Result<Vec<PodStatus>, Error> {
+    let mut found = Vec::new();
+    for api in scopes::<ChaosExperimentHistory>(client, namespaces) {
+        let keep = |record: Result<ChaosExperimentHistory, Unreadable>| {
+            found.extend(record.into_iter().flat_map(|record| record.spec.pods).filter(PodStatus::may_keep_loss));
+            None::<()>
+        };
+        listing::list(&api, &ListParams::default(), listing::PAGE, keep).await.map_err(Error::api("listing records"))?;
+    }
+    Ok(found)
+}
+
 /// Whether something of it is under way in a pod, or it waits for us to let it go.
 fn has_something(object: &ChaosExperiment) -> bool {
     object.finalizers().iter().any(|name| name == FINALIZER) || object.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way)
@@ -162,15 +214,15 @@ fn may_keep_loss(object: &ChaosExperiment) -> bool {
     object.status.iter().any(|status| status.impaired_pods().next().is_some())
 }
 
-/// The pods in which loss may be left, of those that are still there.
-async fn left_with_loss(client: &Client, experiments: &[ChaosExperiment]) -> Result<Vec<String>, Error> {
-    let suspects = experiments.iter().flat_map(|object| object.status.iter().flat_map(ChaosExperimentStatus::impaired_pods));
+/// The pods in which loss may be left, of those that are still there and were not cleaned up since.
+async fn left_with_loss(client: &Client, suspects: &[PodStatus]) -> Result<Vec<String>, Error> {
     let mut left = Vec::new();
     for suspect in suspects {
         let name = suspect.display_name();
+        let since = suspect.ended_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
         let pod = Api::<Pod>::namespaced(client.clone(), &suspect.namespace).get_opt(&suspect.name).await;
         let pod = pod.map_err(Error::api(format!("looking at pod {name}")))?;
-        if pod.is_some_and(|pod| pod.uid().as_deref() == Some(&suspect.uid)) {
+        if pod.is_some_and(|pod| pod.uid().as_deref() == Some(&suspect.uid) && !is_cleaned_since(&pod, since)) && !left.contains(&name) {
             left.push(name);
         }
     }

@@ -5,22 +5,30 @@ use crate::{
         AS_REQUESTED, AffectedResource, Audit, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentStatus,
         ErrorDetails, Execution, ExperimentRef, FailureReason, Outcome, PREFLIGHT, Phase, PodStatus, RunResult,
     },
+    listing,
     metrics::Metrics,
+    observe::is_cleaned_since,
     order::rank,
     words::brief,
 };
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams},
-    core::ObjectMeta,
+    core::{DeserializeGuard, ObjectMeta},
 };
 use std::collections::{BTreeMap, HashMap};
 use tracing::{info, warn};
 
 /// Names the experiment's uid on its records.
 pub const EXPERIMENT_LABEL: &str = "chaos.gushchin.dev/experiment-uid";
+
+/// Marks the record of a run that may have left loss in a pod, for those who list these alone.
+const REMAINS_LABEL: &str = "chaos.gushchin.dev/loss-may-remain";
+
+/// Pods that one look at such records reads at most: who may write records may make them up.
+const REMNANTS: usize = 50;
 
 /// Names the experiment on its records, as k8s-chaos does; a name of more than 63 characters is cut.
 const NAME_LABEL: &str = "chaos.gushchin.dev/experiment";
@@ -133,8 +141,54 @@ pub fn record(object: &ChaosExperiment, status: &ChaosExperimentStatus, now: Tim
         labels: Some(labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<BTreeMap<_, _>>()),
         ..ObjectMeta::default()
     };
+    if status.pods.iter().any(PodStatus::may_keep_loss) {
+        record.metadata.labels.get_or_insert_default().insert(REMAINS_LABEL.to_owned(), "true".to_owned());
+    }
     fit(&mut record);
     record
+}
+
+/// Loss that a run may have left, by its record, which outlives its experiment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Remnant {
+    /// Which experiment.
+    pub experiment: ExperimentRef,
+    /// In how many pods.
+    pub pods: usize,
+}
+
+/// What runs may have left by their records: in pods that are still there, and in which nobody has cleaned up since.
+///
+/// # Errors
+/// When the API server does not list records, or a pod cannot be read.
+pub async fn remnants(client: &Client, namespace: Option<&str>) -> kube::Result<Vec<Remnant>> {
+    let api: Api<DeserializeGuard<ChaosExperimentHistory>> = match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let marked = ListParams::default().labels(&format!("{REMAINS_LABEL}=true"));
+    let mut suspects = Vec::new();
+    let keep = |record: Result<ChaosExperimentHistory, listing::Unreadable>| {
+        let record = record.ok()?.spec;
+        let room = REMNANTS - suspects.len();
+        let pods = record.pods.into_iter().filter(PodStatus::may_keep_loss).take(room);
+        suspects.extend(pods.map(|pod| (record.experiment_ref.clone(), pod)));
+        None::<()>
+    };
+    listing::list(&api, &marked, listing::PAGE, keep).await?;
+    let mut found: Vec<Remnant> = Vec::new();
+    for (experiment, entry) in suspects {
+        let since = entry.ended_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
+        let pod = Api::<Pod>::namespaced(client.clone(), &entry.namespace).get_opt(&entry.name).await?;
+        if !pod.is_some_and(|pod| pod.uid().as_deref() == Some(&entry.uid) && !is_cleaned_since(&pod, since)) {
+            continue;
+        }
+        match found.iter_mut().find(|known| known.experiment == experiment) {
+            Some(known) => known.pods += 1,
+            None => found.push(Remnant { experiment, pods: 1 }),
+        }
+    }
+    Ok(found)
 }
 
 /// Sorts by experiment and run for a person, and is another for a later experiment of the same name. `again` counts names that another object has.
@@ -349,6 +403,17 @@ mod tests {
         assert!(pod(Some(Time(at(0))), Outcome::Clean));
         assert!(pod(None, Outcome::Unknown));
         assert!(!pod(None, Outcome::NeverStarted) && !pod(None, Outcome::Failed));
+    }
+
+    #[test]
+    fn the_record_of_loss_that_may_remain_is_marked() {
+        let marked = |outcome| {
+            let object = ChaosExperiment::new("x", crate::machine::fixtures::spec());
+            let pods = vec![PodStatus { state: crate::api::PodState::Ended, outcome: Some(outcome), ..entry() }];
+            let status = ChaosExperimentStatus { pods, ..ChaosExperimentStatus::default() };
+            record(&object, &status, at(0)).metadata.labels.unwrap().contains_key(REMAINS_LABEL)
+        };
+        assert!(marked(Outcome::Unknown) && !marked(Outcome::Clean));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::{
     api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, ObservedLoss, ObservedTraffic, PodStatus},
+    history,
     listing::PAGE,
     observe::FREEZE,
     pods::{Changed, PodWatches},
@@ -33,6 +34,9 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 
 /// Between looks at which history records are kept.
 const SWEEP: Duration = Duration::from_hours(1);
+
+/// Between looks at what runs of deleted experiments may have left.
+const REMNANTS: Duration = Duration::from_mins(1);
 
 /// Changes of pods that wait to be looked at.
 const CHANGES: usize = 256;
@@ -71,8 +75,10 @@ pub async fn run(client: Client, context: Arc<Context>, namespaces: &[String], s
         () = ending => {}
         () = synced => {}
         () = sweep(&context, &scopes) => {}
+        () = watch_remnants(&client, &context, &scopes) => {}
     }
     context.metrics().set_experiments(None);
+    context.metrics().set_remnants(Vec::new());
     context.metrics().set_watches(0);
     info!("stopped");
 }
@@ -86,6 +92,21 @@ async fn sweep(context: &Context, scopes: &[Option<&str>]) {
         context.metrics().forget_history_counts();
         for scope in scopes {
             context.prune(*scope, None).await;
+        }
+    }
+}
+
+/// Looks now and then for what runs may have left whose experiments are deleted.
+async fn watch_remnants(client: &Client, context: &Context, scopes: &[Option<&str>]) {
+    let mut ticks = interval(REMNANTS);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let found = stream::iter(scopes).then(|scope| history::remnants(client, *scope)).collect::<Vec<_>>().await;
+        match found.into_iter().collect::<Result<Vec<_>, _>>() {
+            Ok(found) => context.metrics().set_remnants(found.concat()),
+            // What was known stays.
+            Err(error) => warn!(%error, "records of loss that may remain could not be read"),
         }
     }
 }

@@ -311,7 +311,7 @@ const LATE_START: SignedDuration = SignedDuration::from_mins(1);
 
 /// The name of an agent's container that has not ended. One without a state yet is about to start, unless its deadline has passed: then it
 /// changes nothing if it does (an image that cannot be pulled, a kubelet that created it and never started it).
-fn active_agent(pod: &Pod, now: Timestamp) -> Option<String> {
+pub(crate) fn active_agent(pod: &Pod, now: Timestamp) -> Option<String> {
     let state = |name: &str| {
         let mut statuses = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
         statuses.find(|status| status.name == name).and_then(|status| status.state.as_ref())

@@ -1,7 +1,10 @@
 //! What is the case at present, for each experiment.
 
 use super::{ACTION, Live};
-use crate::api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss};
+use crate::{
+    api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss},
+    history::Remnant,
+};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use prometheus::{Gauge, GaugeVec, Opts, core::Collector, proto::MetricFamily};
@@ -13,6 +16,7 @@ pub(super) const SHOWN: usize = 200;
 /// The families of these experiments.
 pub(super) fn gather(
     experiments: &[Arc<ChaosExperiment>],
+    remnants: &[Remnant],
     live: &HashMap<String, Live>,
     now: Timestamp,
 ) -> prometheus::Result<Vec<MetricFamily>> {
@@ -71,6 +75,11 @@ pub(super) fn gather(
         let oldest = heard.filter_map(|pod| live.get(&pod.uid).map(|live| now.duration_since(live.at).as_secs_f64())).reduce(f64::max);
         if let Some(oldest) = oldest {
             age.with_label_values(&[&namespace, &name]).set(oldest.max(0.0));
+        }
+    }
+    for Remnant { experiment, pods } in remnants {
+        if !experiments.iter().any(|object| object.metadata.uid == experiment.uid) {
+            remains.with_label_values(&[&experiment.namespace, &experiment.name]).add(*pods as f64);
         }
     }
     let families = [active, affected, asked, observed, age, remains].into_iter().flat_map(|gauge| gauge.collect());

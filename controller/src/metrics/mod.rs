@@ -9,7 +9,7 @@ pub mod server;
 
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus, Outcome, Phase, PodStatus},
-    history,
+    history::{self, Remnant},
     machine::EventRecord,
     targets::Safety,
 };
@@ -62,6 +62,7 @@ pub struct Metrics {
     watches: IntGauge,
     live: Mutex<HashMap<String, Live>>,
     experiments: Mutex<Option<Experiments>>,
+    remnants: Mutex<Vec<Remnant>>,
 }
 
 impl Default for Metrics {
@@ -129,6 +130,7 @@ impl Default for Metrics {
             watches: add(&registry, IntGauge::new("netloss_pod_watches", "Namespaces whose pods are watched at present.")),
             live: Mutex::default(),
             experiments: Mutex::default(),
+            remnants: Mutex::default(),
             registry,
         }
     }
@@ -146,6 +148,11 @@ impl Metrics {
     /// Makes known where the experiments of this replica can be listed; `None` when it does not run any.
     pub fn set_experiments(&self, list: Option<Experiments>) {
         *self.experiments.lock().unwrap_or_else(PoisonError::into_inner) = list;
+    }
+
+    /// Makes known what runs may have left by their records.
+    pub fn set_remnants(&self, found: Vec<Remnant>) {
+        *self.remnants.lock().unwrap_or_else(PoisonError::into_inner) = found;
     }
 
     /// Counts what has become of an experiment by a status that was just written, and by what was told with it.
@@ -276,7 +283,8 @@ impl Metrics {
             |uid: &String| experiments.iter().flat_map(|object| &object.status).any(|status| status.open_pods().any(|pod| pod.uid == *uid));
         live.retain(|uid, _| open(uid));
         let mut families = self.registry.gather();
-        families.extend(gauges::gather(&experiments, &live, now)?);
+        let remnants = self.remnants.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        families.extend(gauges::gather(&experiments, &remnants, &live, now)?);
         TextEncoder::new().encode_to_string(&families)
     }
 }
@@ -365,6 +373,30 @@ mod tests {
         }
         let expected: BTreeMap<&str, Vec<&str>> = INHERITED.iter().map(|(name, labels)| (*name, labels.to_vec())).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn loss_that_may_remain_is_counted_after_its_experiment_was_deleted() {
+        let metrics = Metrics::default();
+        let gauge = |metrics: &Metrics| {
+            let text = metrics.text(at(0)).unwrap();
+            let mut lines = text.lines().filter_map(|line| line.strip_prefix("netloss_loss_may_remain_pods"));
+            lines.next().map(str::to_owned)
+        };
+        let experiment = crate::api::ExperimentRef { name: "x".to_owned(), namespace: "n".to_owned(), uid: Some("uid".to_owned()) };
+        metrics.set_remnants(vec![Remnant { experiment, pods: 2 }]);
+        let series = r#"{experiment="x",namespace="n"}"#;
+        assert_eq!(gauge(&metrics), Some(format!("{series} 2")));
+        // While it is there, its status tells.
+        let mut object = ChaosExperiment::new("x", crate::machine::fixtures::spec());
+        (object.metadata.namespace, object.metadata.uid) = (Some("n".to_owned()), Some("uid".to_owned()));
+        object.status = Some(ChaosExperimentStatus::default());
+        let list = vec![Arc::new(object)];
+        metrics.set_experiments(Some(Box::new(move || list.clone())));
+        assert_eq!(gauge(&metrics), Some(format!("{series} 0")));
+        metrics.set_experiments(None);
+        metrics.set_remnants(Vec::new());
+        assert_eq!(gauge(&metrics), None);
     }
 
     #[test]

@@ -5,9 +5,9 @@ use crate::leader::program;
 use crate::lifecycle::eventually;
 use crate::world::{AGENT_IMAGE, World, install_definitions, spec};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
-use netloss_controller::api::{Phase, Stopping};
+use netloss_controller::api::{ChaosExperimentHistory, Outcome, Phase, PodState, Stopping};
 use netloss_lab::cluster::{apply, parse};
 use netloss_lab::controlplane::ControlPlane;
 use netloss_lab::host::http::get;
@@ -102,6 +102,54 @@ async fn a_pod_in_which_loss_may_remain_is_named_as_long_as_it_is_there() {
     world.experiments().patch_status("x", &PatchParams::default(), &patch).await.unwrap();
     let (drained, said) = drain(&world, "1m").await;
     assert!(!drained && said.contains("loss may remain in the pods leaving-loss/a: delete them"), "{said}");
+    world.delete_at_once("a").await;
+    let (drained, said) = drain(&world, "1m").await;
+    assert!(drained, "{said}");
+}
+
+/// Deletes an experiment without its controller, as somebody who takes the finalizer away.
+async fn delete_by_force(world: &World, name: &str) {
+    let finalizers = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    world.experiments().patch(name, &PatchParams::default(), &finalizers).await.unwrap();
+    world.experiments().delete(name, &DeleteParams::default()).await.unwrap();
+    assert!(world.experiments().get_opt(name).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn an_agent_that_belongs_to_no_experiment_is_named_as_long_as_it_is_active() {
+    let world = world("leaving-orphan").await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({ "duration": "1h" }))).await.unwrap();
+    let entry = world.running("x", "a").await;
+    delete_by_force(&world, "x").await;
+    let (drained, said) = drain(&world, "3s").await;
+    let agent = format!("leaving-orphan/a:{} (of no experiment: `kubectl netloss stop -A` stops it)", entry.container);
+    assert!(!drained && said.contains(&agent), "{said}");
+    let played = async {
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        world.set_state(&entry, json!({ "terminated": { "exitCode": 0 } })).await;
+    };
+    let ((drained, said), ()) = tokio::join!(drain(&world, "2m"), played);
+    assert!(drained, "{said}");
+}
+
+#[tokio::test]
+async fn loss_that_may_remain_of_an_experiment_that_was_deleted_is_named() {
+    let world = world("leaving-record").await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    let entry = world.running("x", "a").await;
+    let object = world.experiments().get("x").await.unwrap();
+    let mut status = object.status.clone().unwrap();
+    let pod = &mut status.pods[0];
+    (pod.state, pod.outcome) = (PodState::Ended, Some(Outcome::Unknown));
+    let record = netloss_controller::history::record(&object, &status, world.at(60));
+    let records = Api::<ChaosExperimentHistory>::namespaced(world.client.clone(), &world.namespace);
+    records.create(&PostParams::default(), &record).await.unwrap();
+    world.set_state(&entry, json!({ "terminated": { "exitCode": 137 } })).await;
+    delete_by_force(&world, "x").await;
+    let (drained, said) = drain(&world, "1m").await;
+    assert!(!drained && said.contains("loss may remain in the pods leaving-record/a: delete them"), "{said}");
     world.delete_at_once("a").await;
     let (drained, said) = drain(&world, "1m").await;
     assert!(drained, "{said}");
