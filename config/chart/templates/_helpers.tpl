@@ -4,8 +4,9 @@
 {{ .root.Files.Get .path | replace ": netloss-system\n" ": QUOTED_NAMESPACE\n" | replace "netloss-system" "PLAIN_NAMESPACE" | replace "QUOTED_NAMESPACE" (printf "%q" .root.Release.Namespace) | replace "PLAIN_NAMESPACE" .root.Release.Namespace }}
 {{- end }}
 
+{{/* Left empty, the tag is that of the chart's release: a release is tagged v<version>. */}}
 {{- define "netloss.image" -}}
-{{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ .tag | default .version }}{{ end }}
+{{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ .tag | default (printf "v%s" .version) }}{{ end }}
 {{- end }}
 
 {{- define "netloss.controllerImage" -}}

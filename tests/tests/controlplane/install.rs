@@ -178,7 +178,12 @@ async fn the_chart_installs_what_kustomize_does() {
     kustomized.retain(|name, _| !name.starts_with("Namespace ") && !name.contains("netloss-definitions"));
     // A Job of each revision, as one that is there cannot be changed.
     let job = kustomized.remove("Job netloss-system/netloss-webhook-ca").unwrap();
-    assert_eq!(essence(&rendered["Job netloss-system/netloss-webhook-ca-1"]), essence(&job));
+    let (mut ours, mut kustomizes) = (essence(&rendered["Job netloss-system/netloss-webhook-ca-1"]), essence(&job));
+    // kubectl does not wait for the Job, and applies it again; Helm waits for five minutes or longer, and for one that is deleted meanwhile in vain.
+    let lives = [&mut ours, &mut kustomizes]
+        .map(|job| job["spec"].as_object_mut().unwrap().remove("ttlSecondsAfterFinished").unwrap().as_f64().unwrap());
+    assert!(lives[0] >= 3600.0 && lives[1] <= 60.0, "{lives:?}");
+    assert_eq!(ours, kustomizes);
     assert_same(&rendered, &kustomized);
     assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/crd"]).await.unwrap()));
     assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/drain"]).await.unwrap()));
@@ -187,6 +192,7 @@ async fn the_chart_installs_what_kustomize_does() {
         template.iter().copied().chain(["--set", "watchNamespaces={shop}", "--set", "crds.install=false"]).collect();
     let rendered = by_name(&helm(&control_plane, &namespaced).await.unwrap());
     assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/namespaced"]).await.unwrap()));
+    assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/namespaced-drain"]).await.unwrap()));
     let cluster_wide: Vec<&String> = rendered
         .keys()
         .filter(|name| name.starts_with("Cluster") || name.starts_with("Validating") || name.contains("Definition"))
@@ -204,6 +210,8 @@ async fn the_chart_installs_what_kustomize_does() {
         (&["--set", "podLabels.app\\.kubernetes\\.io/name=other"], "podLabels"),
         (&["--set", "podAnnotations.netloss/agent-image=other"], "podAnnotations"),
         (&["--set", "watchNamespaces={netloss-system},crds.install=false"], "the release's own namespace"),
+        (&["--set", "networkPolicy.apiServerPorts={0}"], "apiServerPorts"),
+        (&["--set-json", r#"{"networkPolicy":{"apiServerPorts":[]}}"#], "apiServerPorts"),
     ] {
         let arguments: Vec<&str> = template.iter().chain(values).copied().collect();
         let refused = helm(&control_plane, &arguments).await.expect_err(words);
@@ -226,9 +234,26 @@ async fn the_chart_installs_what_kustomize_does() {
     let rendered = by_name(&helm(&control_plane, &closed).await.unwrap());
     let policy = &rendered["NetworkPolicy netloss-system/netloss-controller"].data["spec"]["ingress"];
     assert_eq!(policy[0]["from"][0]["ipBlock"]["cidr"], "192.0.2.1/32", "{policy}");
+    let verify = &rendered["Pod netloss-system/netloss-verify"].labels()["app.kubernetes.io/name"];
+    assert_eq!(
+        policy[0]["from"][1]["podSelector"]["matchLabels"]["app.kubernetes.io/name"],
+        json!(verify),
+        "helm test asks the webhook: {policy}"
+    );
     assert!(!policy.to_string().contains("8081"), "probes come from the node, which no policy keeps out: {policy}");
     let deployment = rendered["Deployment netloss-system/netloss-controller"].data.to_string();
     assert!(deployment.contains("--k8s-chaos-namespace=chaos"), "{deployment}");
+    let api_server = r#"{"networkPolicy":{"apiServerPorts":[8443],"apiServerTo":[{"ipBlock":{"cidr":"192.0.2.2/32"}}]}}"#;
+    let elsewhere: Vec<&str> = template.iter().copied().chain(["--set-json", api_server, "--set", "image.tag=,agent.image.tag="]).collect();
+    let rendered = by_name(&helm(&control_plane, &elsewhere).await.unwrap());
+    let egress = &rendered["NetworkPolicy netloss-system/netloss-controller"].data["spec"]["egress"];
+    assert_eq!(egress, &json!([{ "ports": [{ "protocol": "TCP", "port": 8443 }], "to": [{ "ipBlock": { "cidr": "192.0.2.2/32" } }] }]));
+    // As images/push is called for a release, by its tag: v and the version.
+    let release = format!(":v{}", env!("CARGO_PKG_VERSION"));
+    let agent = rendered["ConfigMap netloss-system/netloss-agent"].data["data"]["image"].as_str().unwrap();
+    let controller =
+        rendered["Deployment netloss-system/netloss-controller"].data["spec"]["template"]["spec"]["containers"][0]["image"].as_str();
+    assert!(agent.ends_with(&release) && controller.unwrap().ends_with(&release), "{agent} {controller:?}");
     let all = [
         "--set",
         "metrics.authenticated=true,metrics.serviceMonitor.enabled=true,metrics.rules.enabled=true,dashboards.enabled=true",
@@ -288,10 +313,82 @@ async fn helm_installs_upgrades_and_refuses_to_stand_beside_k8s_chaos() {
     assert_eq!(own.get("netloss-controller").await.unwrap().spec.unwrap().replicas, Some(2));
     helm(&control_plane, &["upgrade", "netloss", chart, "--namespace", "netloss-system", "--set", "replicas=3"]).await.unwrap();
     assert_eq!(own.get("netloss-controller").await.unwrap().spec.unwrap().replicas, Some(3));
+    // Fewer namespaces, where one that is left out has a run under way: nobody would take its finalizer away.
+    let shop = World::on(&control_plane, "shop").await;
+    let world = World::on(&control_plane, "elsewhere").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    let finalizer = |value: Value| Patch::Merge(json!({ "metadata": { "finalizers": value } }));
+    world.experiments().patch("x", &PatchParams::default(), &finalizer(json!(["chaos.gushchin.dev/netloss"]))).await.unwrap();
+    let narrow = async |namespaces: &str| {
+        let watched = format!("watchNamespaces={{{namespaces}}}");
+        helm(
+            &control_plane,
+            &["upgrade", "netloss", chart, "--namespace", "netloss-system", "--set", "crds.install=false", "--set", &watched],
+        )
+        .await
+    };
+    let refused = narrow(&shop.namespace).await.unwrap_err();
+    assert!(
+        refused.contains("experiment elsewhere/x is under way") && refused.contains("kubectl netloss stop x -n elsewhere"),
+        "{refused}"
+    );
+    narrow("shop,elsewhere").await.unwrap();
+    let refused = narrow(&shop.namespace).await.unwrap_err();
+    assert!(refused.contains("experiment elsewhere/x is under way"), "{refused}");
+    world.experiments().patch("x", &PatchParams::default(), &finalizer(json!([]))).await.unwrap();
+    narrow(&shop.namespace).await.unwrap();
     helm(&control_plane, &["uninstall", "netloss", "--namespace", "netloss-system", "--no-hooks"]).await.unwrap();
     assert!(definition(&client).await.is_some(), "definitions stay, with all that was recorded");
     // Again, over the definitions of the release before.
     helm(&control_plane, &install).await.unwrap();
+}
+
+/// The account of the Job, on a cluster that has none of the definitions.
+#[tokio::test]
+async fn the_definitions_job_may_create_its_own_definitions_and_no_others() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    let client = control_plane.client().await.unwrap();
+    kubectl(&control_plane, &["apply", "-k", "config/default"]).await.unwrap();
+    let kubeconfig = as_account(&control_plane, "netloss-definitions");
+    let mut command = Command::new(program().await);
+    command.arg("definitions").env("KUBECONFIG", &kubeconfig);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let own = definition(&client).await.unwrap();
+
+    let config = kube::config::Kubeconfig::read_from(&kubeconfig).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await.unwrap();
+    let account = Api::<CustomResourceDefinition>::all(Client::try_from(config).unwrap());
+    let mut other = (DEFINITIONS[0].make)();
+    other.metadata.name = Some("others.example.com".to_owned());
+    let refused = |answer: kube::Result<CustomResourceDefinition>| match answer {
+        Err(kube::Error::Api(status)) if status.code == 403 => status.message,
+        answer => panic!("{answer:?}"),
+    };
+    refused(account.create(&PostParams::default(), &other).await);
+    refused(account.patch("others.example.com", &PatchParams::apply("other").force(), &Patch::Apply(&other)).await);
+    // Nor by a request that names nothing.
+    refused(account.create(&PostParams::default(), &own).await);
+}
+
+/// A kubeconfig of this service account of netloss.
+fn as_account(control_plane: &ControlPlane, name: &str) -> std::path::PathBuf {
+    let kubeconfig = control_plane.dir().join(format!("as-{name}"));
+    let admin = std::fs::read_to_string(control_plane.kubeconfig_path()).unwrap();
+    let account = format!("system:serviceaccount:netloss-system:{name}");
+    std::fs::write(&kubeconfig, admin.replace("  user:\n", &format!("  user:\n    as: {account}\n"))).unwrap();
+    kubeconfig
+}
+
+/// One line is changed, and the policies hold the controller of that namespace.
+#[tokio::test]
+async fn an_overlay_puts_everything_into_another_namespace() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    let text = kubectl(&control_plane, &["kustomize", "config/other-namespace"]).await.unwrap();
+    assert!(!text.contains("netloss-system"), "{:?}", text.lines().filter(|line| line.contains("netloss-system")).collect::<Vec<_>>());
+    let held = text.matches("'system:serviceaccount:chaos-system:netloss-controller'").count();
+    assert_eq!(held, 2, "both policies");
+    kubectl(&control_plane, &["apply", "-k", "config/other-namespace"]).await.unwrap();
 }
 
 /// What an administrator prepares, and what the namespace's owner then applies, is enough.
@@ -308,10 +405,7 @@ async fn a_controller_of_one_namespace_needs_no_right_beyond_it() {
     follow(&control_plane, "install for one namespace").await;
     let world = World::of(&control_plane, "shop").await;
 
-    let kubeconfig = control_plane.dir().join("as-controller");
-    let admin = std::fs::read_to_string(control_plane.kubeconfig_path()).unwrap();
-    let account = "system:serviceaccount:netloss-system:netloss-controller";
-    std::fs::write(&kubeconfig, admin.replace("  user:\n", &format!("  user:\n    as: {account}\n"))).unwrap();
+    let kubeconfig = as_account(&control_plane, "netloss-controller");
     let mut command = Command::new(program().await);
     command.env("KUBECONFIG", &kubeconfig).args(["run", "--watch-namespace=shop", "--leader-elect"]);
     command.arg(format!("--agent-image={AGENT_IMAGE}"));
@@ -327,4 +421,18 @@ async fn a_controller_of_one_namespace_needs_no_right_beyond_it() {
     controller.ensure_running().unwrap();
     let said = std::fs::read_to_string(&log).unwrap();
     assert!(!said.contains("is forbidden"), "{said}");
+
+    // And what stops its runs before it is uninstalled, with what its Job is given.
+    kubectl(&control_plane, &["apply", "-k", "config/namespaced-drain"]).await.unwrap();
+    let jobs = Api::<k8s_openapi::api::batch::v1::Job>::namespaced(client.clone(), "netloss-system");
+    let container = jobs.get("netloss-drain").await.unwrap().spec.unwrap().template.spec.unwrap().containers.remove(0);
+    let mut command = Command::new(program().await);
+    command.env("KUBECONFIG", &kubeconfig).env("NETLOSS_NAMESPACE", "netloss-system").args(container.args.unwrap());
+    command.args(["--timeout=1m", &format!("--agent-image={AGENT_IMAGE}")]);
+    drop(controller);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    follow(&control_plane, "uninstall for one namespace").await;
+    let accounts = Api::<k8s_openapi::api::core::v1::ServiceAccount>::namespaced(client.clone(), "netloss-system");
+    assert!(accounts.get_opt("netloss-controller").await.unwrap().is_none());
 }

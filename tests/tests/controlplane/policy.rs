@@ -160,7 +160,7 @@ async fn no_container_comes_into_the_clusters_own_pods() {
     for (namespace, spec, words) in [
         (world.namespace.as_str(), on_the_host, "on the node's own network"),
         ("kube-system", spec.clone(), "in the cluster's own namespaces"),
-        ("netloss-system", spec, "in netloss-system"),
+        ("netloss-system", spec, "and in netloss's"),
     ] {
         let pods = Api::<Pod>::namespaced(world.client.clone(), namespace);
         let name = format!("{}-place", world.namespace);
@@ -202,9 +202,12 @@ async fn a_token_stolen_from_a_job_is_refused_all_but_its_one_thing() {
         ("netloss-webhook-ca", "validatingwebhookconfigurations/netloss"),
         ("netloss-definitions", "customresourcedefinitions/chaosexperiments.chaos.gushchin.dev"),
     ] {
+        let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        let others = [("POST", definitions.to_owned()), ("PATCH", format!("{definitions}/others.example.com"))];
         let cases = all_else(&world)
             .into_iter()
             .chain(of_the_controller.clone())
+            .chain(others)
             .filter(|(method, path)| *method != "PATCH" || !path.ends_with(its_own));
         refused(&client_of(&world, account), cases.collect()).await;
     }
