@@ -88,8 +88,13 @@ pub async fn drain(client: &Client, context: &Arc<Context>, namespaces: &[String
     let mut stopped = BTreeSet::new();
     loop {
         // Before the experiments: an agent that is injected in between is in a status by then.
-        let agents = active_agents(client, namespaces).await?;
+        let mut agents = active_agents(client, namespaces).await?;
         let (open, _) = experiments(client, namespaces, has_something).await?;
+        if open.is_empty() && !agents.is_empty() {
+            // Nobody stops these any more: they are named below as pods in which loss may remain.
+            let (suspects, _) = suspects(client, namespaces).await?;
+            agents.retain(|agent| !suspects.iter().any(|entry| entry.uid == agent.pod_uid && entry.container == agent.container));
+        }
         if open.is_empty() && agents.is_empty() {
             break;
         }
@@ -99,11 +104,11 @@ pub async fn drain(client: &Client, context: &Arc<Context>, namespaces: &[String
                 format!("{} ({message})", display_name(object))
             });
             let waits: Vec<String> = if open.is_empty() {
-                agents.iter().map(|agent| format!("{agent} (of no experiment: `kubectl netloss stop -A` stops it)")).collect()
+                agents.iter().map(|agent| format!("{} (of no experiment: `kubectl netloss stop -A` stops it)", agent.words())).collect()
             } else {
                 waits.collect()
             };
-            return Err(Error::TimedOut { limit, experiments: some_of(waits.into_iter()) });
+            return Err(Error::TimedOut { limit, experiments: some_of(waits) });
         }
         for object in &open {
             if stopped.insert(object.uid().unwrap_or_default()) {
@@ -119,10 +124,7 @@ pub async fn drain(client: &Client, context: &Arc<Context>, namespaces: &[String
         passes.buffer_unordered(CONCURRENT).collect::<()>().await;
         sleep(AGAIN.min(deadline.saturating_duration_since(Instant::now()))).await;
     }
-    let (suspects, unreadable) = experiments(client, namespaces, may_keep_loss).await?;
-    let mut suspects: Vec<PodStatus> =
-        suspects.iter().flat_map(|object| object.status.iter().flat_map(ChaosExperimentStatus::impaired_pods)).cloned().collect();
-    suspects.extend(recorded(client, namespaces).await?);
+    let (suspects, unreadable) = suspects(client, namespaces).await?;
     let left = left_with_loss(client, &suspects).await?;
     if !left.is_empty() {
         return Err(Error::LossMayRemain { pods: left.join(", ") });
@@ -172,23 +174,56 @@ where
     }
 }
 
-/// The containers of netloss that are active in pods, as `namespace/pod:container`.
-async fn active_agents(client: &Client, namespaces: &[String]) -> Result<Vec<String>, Error> {
+/// An agent that is active in a pod.
+#[derive(Debug, PartialEq)]
+struct Agent {
+    namespace: String,
+    pod: String,
+    pod_uid: String,
+    container: String,
+}
+
+impl Agent {
+    fn words(&self) -> String {
+        format!("{}/{}:{}", self.namespace, self.pod, self.container)
+    }
+}
+
+/// The agents that are active in pods.
+async fn active_agents(client: &Client, namespaces: &[String]) -> Result<Vec<Agent>, Error> {
     /// Pods of one page: some ten KiB each.
     const PAGE: u32 = 100;
     let now = Timestamp::now();
-    let keep = |pod: Result<Pod, Unreadable>| {
-        let pod = pod
-            .ok()
-            .filter(|pod| !matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed")))?;
-        let container = targets::active_agent(&pod, now)?;
-        Some(format!("{}/{}:{container}", pod.namespace().unwrap_or_default(), pod.name_any()))
-    };
+    let keep = |pod: Result<Pod, Unreadable>| active_run(&pod.ok()?, now);
     let mut found = Vec::new();
     for api in scopes::<Pod>(client, namespaces) {
         found.extend(listing::list(&api, &ListParams::default(), PAGE, keep).await.map_err(Error::api("listing pods"))?);
     }
     Ok(found)
+}
+
+/// The agent that is active in a pod. Other chaos tools name their containers alike, but tell them other things than to `run`.
+fn active_run(pod: &Pod, now: Timestamp) -> Option<Agent> {
+    let is_over = matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"));
+    let name = targets::active_agent(pod, now).filter(|_| !is_over)?;
+    let mut containers = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+    let is_run =
+        containers.any(|container| container.name == name && container.args.iter().flatten().next().is_some_and(|word| word == "run"));
+    is_run.then(|| Agent {
+        namespace: pod.namespace().unwrap_or_default(),
+        pod: pod.name_any(),
+        pod_uid: pod.uid().unwrap_or_default(),
+        container: name,
+    })
+}
+
+/// The entries of pods in which runs may have left loss, and the experiments that do not decode.
+async fn suspects(client: &Client, namespaces: &[String]) -> Result<(Vec<PodStatus>, Vec<String>), Error> {
+    let (suspects, unreadable) = experiments(client, namespaces, may_keep_loss).await?;
+    let mut entries: Vec<PodStatus> =
+        suspects.iter().flat_map(|object| object.status.iter().flat_map(ChaosExperimentStatus::impaired_pods)).cloned().collect();
+    entries.extend(recorded(client, namespaces).await?);
+    Ok((entries, unreadable))
 }
 
 /// The pods in which runs may have left loss by their records, which outlive their experiments.
@@ -231,4 +266,31 @@ async fn left_with_loss(client: &Client, suspects: &[PodStatus]) -> Result<Vec<S
 
 fn display_name(object: &ChaosExperiment) -> String {
     format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::fixtures::at;
+
+    #[test]
+    fn an_agent_is_active_until_it_or_its_pod_has_ended() {
+        let active = |phase: &str, args: serde_json::Value, state: serde_json::Value| {
+            let name = "network-loss-abc-r1-a1";
+            let pod = json!({
+                "metadata": { "name": "p", "namespace": "n" },
+                "spec": { "containers": [], "ephemeralContainers": [{ "name": name, "args": args }] },
+                "status": { "phase": phase, "ephemeralContainerStatuses": [
+                    { "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state },
+                ] },
+            });
+            active_run(&serde_json::from_value(pod).unwrap(), at(0))
+        };
+        let running = json!({ "running": {} });
+        let agent = active("Running", json!(["run"]), running.clone()).unwrap();
+        assert_eq!(agent.words(), "n/p:network-loss-abc-r1-a1");
+        assert_eq!(active("Running", json!(["run"]), json!({ "terminated": { "exitCode": 0 } })), None);
+        assert_eq!(active("Failed", json!(["run"]), running.clone()), None);
+        assert_eq!(active("Running", json!(["tc qdisc add"]), running), None, "another tool's");
+    }
 }

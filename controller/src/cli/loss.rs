@@ -15,6 +15,7 @@ use std::str::FromStr;
 
 /// Who is to lose packets, and how many.
 #[derive(Debug, Clone, Args)]
+#[allow(clippy::struct_excessive_bools)] // flags of a command line are what they are
 pub(super) struct LossArgs {
     /// Whose pods: deploy, statefulset, daemonset, replicaset, job, pod or service, such as deploy/web
     #[arg(value_name = "TYPE/NAME", required_unless_present = "selector", conflicts_with = "selector")]

@@ -124,7 +124,9 @@ mod tests {
 
     fn owners(objects: Vec<Result<ChaosExperiment, Unreadable>>, is_complete: bool) -> Owners {
         let mut owners = Owners { is_complete, ..Owners::default() };
-        objects.into_iter().for_each(|object| owners.add(object));
+        for object in objects {
+            owners.add(object);
+        }
         owners
     }
 

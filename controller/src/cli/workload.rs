@@ -217,7 +217,7 @@ pub(super) async fn check_owners(
         "{} pod(s) with the labels of {workload} are not its own: {}: an experiment selects by labels and could affect them: give labels that only its pods have \
          with -l, label the others {EXCLUDE_LABEL}=true, or put the loss into one pod with --direct",
         others.len(),
-        some_of(others.into_iter())
+        some_of(others)
     )))
 }
 
