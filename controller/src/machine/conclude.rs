@@ -70,26 +70,25 @@ fn of_removed(pod: &mut PodStatus, removed: &Removed) -> (Outcome, Option<String
     // No agent brings a loss for longer.
     let elapsed = removed.elapsed_seconds.clamp(0.0, Ttl::MAX.as_secs_f64());
     pod.loss_seconds = Some((elapsed * 10.0).round() / 10.0);
+    // Since when is not known: what was brought again once is in `repaired`, and this is what stayed.
+    let drift = (!removed.drift.is_empty())
+        .then(|| format!("another process changed the loss before its end: {}", brief(&removed.drift.join("; "))));
+    pod.changed_by_others = drift.is_some().then_some(true);
+    let with_drift = |words: String| drift.as_ref().map_or(words.clone(), |drift| format!("{words}; {drift}"));
     let asked = pod.asked.duration.parse::<Ttl>().map_or(0.0, |ttl| ttl.duration().as_secs_f64());
     let cause = serde_json::to_value(removed.cause).ok().and_then(|cause| cause.as_str().map(str::to_owned)).unwrap_or_default();
     if elapsed < SHORTENED_BELOW * asked {
         let message = format!("the loss lasted {elapsed:.1} s of {}: ended by {cause}", pod.asked.duration);
-        return (Outcome::Shortened, Some(message));
+        return (Outcome::Shortened, Some(with_drift(message)));
     }
     if let Some(kept) = removed.kept.as_ref().filter(|kept| kept.degraded) {
         let (armed, lapses) = (kept.armed_seconds.clamp(0.0, elapsed), kept.lapses);
         let message = format!(
             "packets were lost for {armed:.1} s of {elapsed:.1} s: the agent got too little processor time (its lease lapsed {lapses} time(s))"
         );
-        return (Outcome::Degraded, Some(message));
+        return (Outcome::Degraded, Some(with_drift(message)));
     }
-    if !removed.drift.is_empty() {
-        // Since when is not known: what was brought again once is in `repaired`, and this is what stayed.
-        pod.changed_by_others = Some(true);
-        let message = format!("another process changed the loss before its end: {}", brief(&removed.drift.join("; ")));
-        return (Outcome::Degraded, Some(message));
-    }
-    (Outcome::Clean, None)
+    drift.map_or((Outcome::Clean, None), |message| (Outcome::Degraded, Some(message)))
 }
 
 /// What a pause has left of the duration, if anything.
@@ -191,6 +190,15 @@ mod tests {
         let (outcome, pod) = outcome(0, Event::Removed(report));
         assert_eq!((outcome, pod.changed_by_others), (Some(Outcome::Degraded), Some(true)));
         assert_eq!(pod.message.as_deref(), Some("another process changed the loss before its end: qdisc 7a11: is gone"));
+    }
+
+    #[test]
+    fn changes_by_others_are_told_of_a_shortened_loss_too() {
+        let Event::Removed(mut report) = removed() else { panic!("it is one") };
+        (report.drift, report.elapsed_seconds) = (vec!["qdisc 7a11: is gone".to_owned()], 3.0);
+        let (outcome, pod) = outcome(0, Event::Removed(report));
+        assert_eq!((outcome, pod.changed_by_others), (Some(Outcome::Shortened), Some(true)));
+        assert!(pod.message.unwrap().ends_with("; another process changed the loss before its end: qdisc 7a11: is gone"));
     }
 
     /// An API server refuses a status with what JSON has no number for, and with a time before the year 0.

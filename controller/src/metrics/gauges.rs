@@ -60,7 +60,11 @@ pub(super) fn gather(
         let counted: Vec<ObservedLoss> = status
             .pods
             .iter()
-            .filter_map(|pod| live.get(&pod.uid).map(|live| ObservedLoss::new(live.traffic, pod.asked.expectation())).or(pod.observed))
+            .filter_map(|pod| {
+                // The pod of an entry that has ended may have another agent by now, of another run.
+                let live = live.get(&pod.uid).filter(|_| pod.is_open());
+                live.map(|live| ObservedLoss::new(live.traffic, pod.asked.expectation())).or(pod.observed)
+            })
             .collect();
         for (direction, of) in [("egress", (|seen| seen.egress) as fn(&ObservedLoss) -> _), ("ingress", |seen| seen.ingress)] {
             let (packets, dropped) = counted

@@ -161,7 +161,9 @@ impl Metrics {
         let before = before.unwrap_or(&none);
         for pod in &after.pods {
             let was = before.pods.iter().find(|was| was.uid == pod.uid && was.container == pod.container);
-            self.record_pod(was, pod, before, now);
+            let container = format!("{}:{}", pod.display_name(), pod.container);
+            let is_adopted = after.affected_pods.contains(&container) && !before.affected_pods.contains(&container);
+            self.record_pod(was, pod, is_adopted, before, now);
         }
         if let (true, Some(phase)) = (history::is_over(Some(before), after), after.phase) {
             let status = history::result(after);
@@ -192,9 +194,9 @@ impl Metrics {
         }
     }
 
-    fn record_pod(&self, was: Option<&PodStatus>, is: &PodStatus, before: &ChaosExperimentStatus, now: Timestamp) {
-        use crate::api::PodState::Planned;
-        if was.is_some_and(|was| was.state == Planned) && is.state != Planned && is.outcome != Some(Outcome::NeverStarted) {
+    /// `is_adopted`: its agent's container was found in it just now. A pod that refused it, or went before, had none.
+    fn record_pod(&self, was: Option<&PodStatus>, is: &PodStatus, is_adopted: bool, before: &ChaosExperimentStatus, now: Timestamp) {
+        if is_adopted {
             self.injected.with_label_values(&[&is.namespace]).inc();
         }
         if let (Some(applied), false, Some(planned)) = (&is.applied_at, was.is_some_and(PodStatus::was_applied), &before.last_run_time) {
@@ -412,5 +414,61 @@ mod tests {
         assert!(series.iter().any(|line| line.contains("\"x0\"") && line.ends_with(" 7")), "{series:?}");
         metrics.history_counted("n", "x0", 0);
         assert!(!metrics.text(at(0)).unwrap().contains("experiment=\"x0\""));
+    }
+
+    use crate::{
+        api::{PodState, PodStatus},
+        machine::fixtures::{entry, spec},
+    };
+
+    fn value(text: &str, series: &str) -> Option<f64> {
+        text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+    }
+
+    #[test]
+    fn only_pods_that_have_an_agent_count_as_injected() {
+        let metrics = Metrics::default();
+        let pod = |name: &str, state, outcome| PodStatus { name: name.to_owned(), uid: name.to_owned(), state, outcome, ..entry() };
+        let planned = ChaosExperimentStatus {
+            pods: ["a", "b", "c"].map(|name| pod(name, PodState::Planned, None)).to_vec(),
+            ..ChaosExperimentStatus::default()
+        };
+        let after = ChaosExperimentStatus {
+            pods: vec![
+                pod("a", PodState::Injected, None),
+                pod("b", PodState::Ended, Some(Outcome::Failed)),
+                pod("c", PodState::Ended, Some(Outcome::PodEnded)),
+            ],
+            affected_pods: vec![format!("n/a:{}", entry().container)],
+            ..planned.clone()
+        };
+        let at_n = Recorded { namespace: "n", events: &[], safety: None };
+        metrics.record(&at_n, Some(&planned), &after, at(1));
+        metrics.record(&at_n, Some(&after), &after, at(2));
+        let text = metrics.text(at(2)).unwrap();
+        assert_eq!(value(&text, "netloss_pods_injected_total{namespace=\"n\"}"), Some(1.0), "b refused it, and c was gone");
+    }
+
+    #[test]
+    fn an_ended_entry_keeps_its_own_counters() {
+        let metrics = Metrics::default();
+        let traffic = |packets, dropped| netloss_contract::PerDirection {
+            egress: Some(netloss_contract::Traffic::new(packets, dropped, 10.0)),
+            ingress: None,
+        };
+        metrics.heard(&entry().uid, Live { at: at(0), traffic: traffic(1000, 500) });
+        let (mut ended, mut open) = (ChaosExperiment::new("ended", spec()), ChaosExperiment::new("open", spec()));
+        let observed = Some(crate::api::ObservedLoss::new(traffic(1000, 100), 10.0.into()));
+        let over = PodStatus { state: PodState::Ended, outcome: Some(Outcome::Clean), observed, ..entry() };
+        ended.status = Some(ChaosExperimentStatus { pods: vec![over], ..ChaosExperimentStatus::default() });
+        open.status = Some(ChaosExperimentStatus {
+            pods: vec![PodStatus { state: PodState::Applied, ..entry() }],
+            ..ChaosExperimentStatus::default()
+        });
+        let list = vec![Arc::new(ended), Arc::new(open)];
+        metrics.set_experiments(Some(Box::new(move || list.clone())));
+        let text = metrics.text(at(1)).unwrap();
+        let of = |name: &str| format!("netloss_observed_loss_ratio{{direction=\"egress\",experiment=\"{name}\",namespace=\"\"}}");
+        assert_eq!((value(&text, &of("ended")), value(&text, &of("open"))), (Some(0.1), Some(0.5)));
     }
 }
