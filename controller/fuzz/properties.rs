@@ -206,7 +206,7 @@ fn arguments(argv: &[String]) -> RunArgs {
 
 /// An experiment of this spec and status.
 fn experiment<'a>(spec: &'a ChaosExperimentSpec, status: Option<&'a ChaosExperimentStatus>) -> Experiment<'a> {
-    Experiment { namespace: "n", uid: UID, generation: 1, deleting: false, finalized: true, spec, status }
+    Experiment { namespace: "n", uid: UID, generation: 1, deleting: false, finalized: true, requested: None, spec, status }
 }
 
 /// What of a decision goes to an API server and to people is such that the one takes it and the others can read it.

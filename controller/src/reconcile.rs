@@ -14,7 +14,7 @@ use crate::{
     health::Health,
     history::{self, Retention},
     listing,
-    machine::{self, AgentLog, Decision, Experiment, Observed, PodView, Preflight, Settings},
+    machine::{self, AgentLog, Decision, Experiment, Observed, PodView, Preflight, RUN_REQUESTED_ANNOTATION, Settings},
     metrics::{Metrics, Recorded},
     observe::{self, CONCURRENCY, Lookup},
     publish::Publisher,
@@ -545,6 +545,7 @@ async fn pass(object: &ChaosExperiment, context: &Context, course: &mut Course) 
             generation: current.metadata.generation.unwrap_or_default(),
             deleting: current.metadata.deletion_timestamp.is_some(),
             finalized: current.finalizers().iter().any(|name| name == FINALIZER),
+            requested: current.annotations().get(RUN_REQUESTED_ANNOTATION).map(String::as_str),
             spec: &current.spec,
             status: current.status.as_ref(),
         };

@@ -3,11 +3,7 @@
 //! The order is what makes a crash between any two steps harmless (docs/ARCHITECTURE.md, invariant 4), so it stands here alone: the
 //! executor ([`crate::reconcile`]) goes through these steps, and so does the model check (`tests/model`).
 
-use crate::{
-    api::{ChaosExperimentStatus, PREFLIGHT},
-    history,
-    machine::Decision,
-};
+use crate::{api::ChaosExperimentStatus, history, machine::Decision};
 use jiff::{SignedDuration, Timestamp};
 
 /// How long after its begin a round still does what it decided. One that was asleep for longer (a process that was stopped, a slow API
@@ -97,7 +93,7 @@ fn promises_more(status: &ChaosExperimentStatus, before: Option<&ChaosExperiment
     status.is_under_way()
         && (planned(status) != planned(before)
             || sent(status) > sent(before)
-            || status.condition(PREFLIGHT).is_some() != before.condition(PREFLIGHT).is_some())
+            || status.preflight().is_some() != before.preflight().is_some())
 }
 
 #[cfg(test)]

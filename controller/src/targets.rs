@@ -286,9 +286,7 @@ pub fn refusal(facts: &NamespaceFacts, namespace: &str, own: &str, allow_product
 /// Why nothing is begun while k8s-chaos's controller runs in this pod.
 #[must_use]
 pub fn rival(pod: &str) -> String {
-    format!(
-        "k8s-chaos's controller is active (pod {pod}) and acts on the same experiments: uninstall it or scale it to 0, then apply this one again"
-    )
+    format!("k8s-chaos's controller is active (pod {pod}) and acts on the same experiments: uninstall it or scale it to 0")
 }
 
 /// Why there is nobody to act on.

@@ -2,7 +2,7 @@
 
 use crate::{
     api::ChaosExperimentSpec,
-    machine::{Experiment, Settings, check, too_large_a_share},
+    machine::{Experiment, Settings, check, run_request, too_large_a_share},
     schedule::Schedule,
     targets::{self, CONTAINER_LIMIT, Candidate, NamespaceFacts, RESERVED, Refusal, Safety, Skip},
     windows::{Access, Windows},
@@ -65,6 +65,9 @@ fn refusal(experiment: &Experiment<'_>, operation: Operation, seen: &Seen, now: 
     if let Err(refusal) = check(experiment, settings) {
         return Some(refusal.into());
     }
+    if let Some(Err(refusal)) = experiment.requested.map(run_request) {
+        return Some(refusal.into());
+    }
     let namespace = spec.target_namespace(own);
     let Some(facts) = &seen.namespace else {
         return Some(format!("spec.namespace is \"{namespace}\", and there is no such namespace: give one that is there").into());
@@ -82,10 +85,10 @@ fn refusal(experiment: &Experiment<'_>, operation: Operation, seen: &Seen, now: 
         return Some(refusal);
     }
     if let Some(reason) = seen.freeze.as_ref().filter(|_| begins_at_once(spec, now)) {
-        return Some(format!("All experiments are frozen: {reason}; apply it again when they no longer are").into());
+        return Some(format!("All experiments are frozen: {reason}; try again when they no longer are").into());
     }
     if let Some(pod) = seen.rival.as_deref().filter(|_| operation == Operation::Create) {
-        return Some(targets::rival(pod).into());
+        return Some(format!("{}, then apply this one again", targets::rival(pod)).into());
     }
     let eligible = eligible(seen);
     // An edit goes through even where no pod is left, or else nothing about the experiment could be put right.
@@ -228,6 +231,19 @@ mod tests {
         assert!(cron.starts_with("spec.schedule is \"often\", which is no schedule"), "{cron}");
         let frozen = refused(|_| (), |seen| seen.freeze = Some("the sale".to_owned()));
         assert!(frozen.starts_with("All experiments are frozen: the sale"), "{frozen}");
+    }
+
+    #[test]
+    fn a_request_for_another_run_has_to_be_a_time() {
+        let spec = spec();
+        let asked = |value| {
+            let experiment = Experiment { requested: Some(value), ..experiment(&spec, None) };
+            judge(&experiment, Operation::Update, &seen(), at(0), &settings()).refusal
+        };
+        assert_eq!(asked("2027-01-15T08:00:00Z"), None);
+        let words = "the annotation chaos.gushchin.dev/run-requested-at is \"soon\", which is not an RFC 3339 time: set one, such as \
+                     2027-01-15T08:00:00Z, or use kubectl netloss rerun";
+        assert_eq!(asked("soon").as_deref(), Some(words));
     }
 
     #[test]

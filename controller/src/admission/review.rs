@@ -58,6 +58,15 @@ struct Metadata {
     generation: i64,
     #[serde(default)]
     deletion_timestamp: Option<IgnoredAny>,
+    #[serde(default)]
+    annotations: Option<Annotations>,
+}
+
+/// The annotation that requests another run.
+#[derive(Debug, Default, Deserialize)]
+struct Annotations {
+    #[serde(default, rename = "chaos.gushchin.dev/run-requested-at")]
+    run_requested_at: Option<String>,
 }
 
 /// An object's spec.
@@ -118,6 +127,7 @@ pub struct AskedFor {
     pub namespace: String,
     uid: String,
     generation: i64,
+    requested: Option<String>,
     spec: ChaosExperimentSpec,
 }
 
@@ -131,6 +141,7 @@ impl AskedFor {
             generation: self.generation,
             deleting: false,
             finalized: false,
+            requested: self.requested.as_deref(),
             spec: &self.spec,
             // Nothing that is judged depends on it.
             status: None,
@@ -147,6 +158,12 @@ impl Review {
         let is_review = review.kind == "AdmissionReview" && review.api_version == "admission.k8s.io/v1";
         let request = review.request.filter(|_| is_review)?;
         Some(Self { body, request })
+    }
+
+    /// Without the bytes that it was read from, which are not needed once it is known what is asked.
+    #[must_use]
+    pub fn without_body(self) -> Self {
+        Self { body: Bytes::new(), ..self }
     }
 
     /// By which the answer is told from others.
@@ -196,6 +213,7 @@ impl Review {
             namespace: request.namespace.clone().unwrap_or_default(),
             uid: metadata.uid.clone(),
             generation: metadata.generation,
+            requested: metadata.annotations.as_ref().and_then(|of| of.run_requested_at.clone()),
             spec,
         }))
     }
@@ -263,6 +281,17 @@ mod tests {
         let mut paused = unreadable();
         paused["paused"] = json!(true);
         assert!(matches!(asked(unreadable(), paused), Asked::Admitted), "what cannot be parsed can be paused");
+    }
+
+    /// Whoever requests another run has to have the right to it, as for an edit, so that a request is checked in full.
+    #[test]
+    fn a_requested_run_is_checked() {
+        let review = of(&json!({
+            "metadata": { "annotations": { "chaos.gushchin.dev/run-requested-at": "now", "other": "x" } },
+            "spec": { "action": "pod-network-loss", "selector": { "app": "web" }, "duration": "30s" },
+        }));
+        let Asked::Experiment(asked) = review.asked() else { panic!("it is checked") };
+        assert_eq!(asked.experiment().requested, Some("now"));
     }
 
     fn of(object: &serde_json::Value) -> Review {

@@ -1,6 +1,7 @@
 //! docs/API.md, written from the definitions as the API server is given them.
 
 use super::DEFINITIONS;
+use crate::machine::RUN_REQUESTED_ANNOTATION;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, ValidationRule,
 };
@@ -21,7 +22,12 @@ pub fn page() -> String {
          # API\n\n\
          The objects of the group `chaos.gushchin.dev`, version `v1alpha1`, with each field as the API server checks it: a value that is not within these limits \
          is refused with the field's name. `kubectl explain chaosexperiment.spec --recursive` shows the same for the cluster that you are on. `field[]` is an element \
-         of a list; `kubectl get netloss` lists objects of all kinds. What the fields are for, with examples: [SCENARIOS.md](SCENARIOS.md).\n{kinds}"
+         of a list; `kubectl get netloss` lists objects of all kinds. What the fields are for, with examples: [SCENARIOS.md](SCENARIOS.md).\n\n\
+         A ChaosExperiment runs once for each version of its spec, or at the times of its schedule: applying an unchanged spec again begins no run. The annotation \
+         `{RUN_REQUESTED_ANNOTATION}` requests one more run, as `kubectl netloss rerun` does. Its value is an RFC 3339 time, such as `2027-01-15T08:00:00Z`, which only \
+         has to differ from the last handled one (`status.runRequestedAt`). A run that is active, paused or waits for a retry goes on, and the requested one begins \
+         after it; several requests until then are one. A schedule goes on beside it. The webhook refuses another value, and checks a request as it checks an edit; \
+         without a webhook the condition `RunRequested` names the value, and no run begins.\n{kinds}"
     )
 }
 

@@ -31,11 +31,15 @@ pub struct ChaosExperimentStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Time>,
 
+    /// The last handled value of the annotation chaos.gushchin.dev/run-requested-at: another valid value requests one more run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_requested_at: Option<String>,
+
     /// When the last attempt of a run was planned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run_time: Option<Time>,
 
-    /// Number of this run, from 1: one for each applied version of the spec, or for each time of its schedule.
+    /// Number of this run, from 1: one for each applied version of the spec, each time of its schedule, and each requested run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i64>", range(min = 0, max = 4_294_967_295_i64))]
     pub run: Option<u32>,
@@ -57,8 +61,9 @@ pub struct ChaosExperimentStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopping: Option<Stopping>,
 
-    /// Preflight: whether the API server admits the agent. Recovered: whether no loss of this experiment is in any pod. AsRequested: whether
-    /// the measured loss is the requested one, within chance.
+    /// Each is set from the first visit. Preflight: whether the API server admits the agent. Recovered: whether no loss of this experiment is in
+    /// any pod. AsRequested: whether the measured loss is the requested one, within chance. RunRequested: whether another run was requested by
+    /// the annotation chaos.gushchin.dev/run-requested-at and has not begun.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -163,6 +168,10 @@ pub const PREFLIGHT: &str = "Preflight";
 pub const RECOVERED: &str = "Recovered";
 /// The condition that says whether the measured loss is the requested one, within chance.
 pub const AS_REQUESTED: &str = "AsRequested";
+/// The condition that says whether another run was requested and has not begun.
+pub const RUN_REQUESTED: &str = "RunRequested";
+/// The reason of `Preflight` before the API server was asked.
+pub const NOT_ASKED: &str = "NotAsked";
 /// The reason of `Recovered` where loss may remain.
 pub const LOSS_MAY_REMAIN: &str = "LossMayRemain";
 
@@ -181,6 +190,12 @@ impl ChaosExperimentStatus {
     /// The pods in which loss may remain: of this run, and of earlier ones.
     pub fn impaired_pods(&self) -> impl Iterator<Item = &PodStatus> {
         self.pods.iter().filter(|pod| pod.may_keep_loss()).chain(&self.unresolved_pods)
+    }
+
+    /// What the API server answered when it was asked whether it admits the agent; none before it was asked.
+    #[must_use]
+    pub fn preflight(&self) -> Option<&Condition> {
+        self.condition(PREFLIGHT).filter(|condition| condition.reason != NOT_ASKED)
     }
 
     /// The condition of this type.

@@ -112,7 +112,7 @@ fn explain(object: &ChaosExperiment, facts: &Facts, now: Timestamp) -> Explanati
     let is_over = status.phase.is_some_and(Phase::is_final) && !status.is_under_way();
     if let Some(reason) = facts.freeze.as_ref().filter(|_| !is_over) {
         said.why(format!("All experiments are frozen ({reason}): what is under way is stopped, and nothing begins."));
-        said.next("`kubectl netloss unfreeze` when that is over; then apply the experiment again.");
+        said.next(format!("`kubectl netloss unfreeze` when that is over; then `kubectl netloss rerun {name}`."));
     }
     if facts.presence.is_down() && !is_over {
         said.why(format!("netloss's controller is {}: nothing happens to the experiment until it is back.", facts.presence.words()));
@@ -168,7 +168,7 @@ fn unseen(said: &mut Explanation, object: &ChaosExperiment, presence: &Presence,
 
 fn pending(said: &mut Explanation, status: &ChaosExperimentStatus, target: &str, facts: &Facts, now: Timestamp) {
     let message = status.message.clone().unwrap_or_default();
-    if let Some(retry) = &status.next_retry_time {
+    if let Some(retry) = status.next_retry_time.as_ref().filter(|retry| retry.0 > now) {
         let error = status.last_error.clone().unwrap_or(message);
         said.why(format!("The last try failed: {error}. It is tried again in {}.", span(retry.0.duration_since(now).as_secs())));
         way_out(said, target, &error);
@@ -292,7 +292,7 @@ fn completed(said: &mut Explanation, object: &ChaosExperiment, status: &ChaosExp
                  status.pods."
             ),
             "RemovedByOthers" => {
-                "find what else configures the pod's interface (a service mesh, a CNI plugin, another chaos tool), and run it again without that.".to_owned()
+                format!("find what else configures the pod's interface (a service mesh, a CNI plugin, another chaos tool), and run it again (`kubectl netloss rerun {name} -n {namespace}`) without that.")
             }
             _ => format!(
                 "compare the loss model and its prediction (`kubectl netloss report {name} -n {namespace}`), and tell the maintainers where they do not explain it."

@@ -56,7 +56,7 @@ pub(super) async fn freeze(args: FreezeArgs, cluster: &Cluster) -> Result<(), Er
 pub(super) async fn unfreeze(cluster: &Cluster) -> Result<(), Error> {
     let change = json!({ "metadata": { "annotations": { FREEZE_ANNOTATION: null } }, "data": { "reason": "" } });
     change_map(cluster, "unfreezing", change, false).await?;
-    print("no longer frozen; what was stopped does not go on: apply it again, or `kubectl netloss run`\n")
+    print("no longer frozen; stopped runs do not go on: `kubectl netloss rerun NAME` begins another (schedules continue)\n")
 }
 
 async fn change_map(cluster: &Cluster, what: &str, change: serde_json::Value, make: bool) -> Result<(), Error> {

@@ -101,6 +101,7 @@ impl<'a> Hand<'a> {
             deleting: self.deleting,
             // There is no object whose going would have to be held up.
             finalized: true,
+            requested: None,
             spec: &self.object.spec,
             status: self.object.status.as_ref(),
         };

@@ -48,8 +48,16 @@ pub(super) fn judge(
     freeze: Option<&str>,
     now: Timestamp,
 ) -> Verdict {
-    let experiment =
-        Experiment { namespace: &cluster.namespace, uid: "", generation: 1, deleting: false, finalized: false, spec, status: None };
+    let experiment = Experiment {
+        namespace: &cluster.namespace,
+        uid: "",
+        generation: 1,
+        deleting: false,
+        finalized: false,
+        requested: None,
+        spec,
+        status: None,
+    };
     let seen = Seen {
         namespace: Some(namespace.clone()),
         may_act: true,

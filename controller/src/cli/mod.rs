@@ -24,6 +24,7 @@ mod output;
 mod presence;
 mod reference;
 mod report;
+mod rerun;
 mod run;
 mod show;
 mod status;
@@ -60,6 +61,9 @@ enum Command {
     /// Lose packets of a workload's pods, for a while
     #[command(after_help = RUN_EXAMPLES)]
     Run(Box<run::RunArgs>),
+    /// Run an experiment once more, as it is: one that was refused, stopped or is over, or one with a schedule now
+    #[command(after_help = RERUN_EXAMPLES)]
+    Rerun(rerun::RerunArgs),
     /// Show a run until it is over: what was asked for and what was seen in each pod, and the time left
     #[command(after_help = WATCH_EXAMPLES)]
     Watch(watch::WatchArgs),
@@ -106,6 +110,13 @@ Examples:
       kubectl netloss run service/web --count all --loss 5 --duration 90s --spare any:53 --wait --yes
   In one pod and without netloss's controller, with your own rights:
       kubectl netloss run pod/web-0 --loss 10 --duration 1m --direct";
+
+const RERUN_EXAMPLES: &str = "\
+Examples:
+  After a freeze, or once what refused it is put right:
+      kubectl netloss rerun web-loss --watch
+  In a pipeline; the exit code says how it went:
+      kubectl netloss rerun web-loss --wait";
 
 const WATCH_EXAMPLES: &str = "\
 Examples:
@@ -171,6 +182,7 @@ impl Cli {
         let cluster = self.connection.connect().await?;
         match self.command {
             Command::Run(args) => Box::pin(run::run(*args, &cluster)).await,
+            Command::Rerun(args) => rerun::run(args, &cluster).await,
             Command::Watch(args) => watch::run(args, &cluster).await,
             Command::Status(args) => status::run(args, &cluster).await,
             Command::Stop(args) => stop::run(args, &cluster).await,
@@ -233,6 +245,9 @@ mod tests {
             "run deploy/web --loss 10 --duration 2m",
             "run deploy/web --loss 10% --duration 2m --watch -n shop --context kind",
             "run -l app=web --loss 10 --duration 2m --wait --timeout 5m -o json",
+            "rerun web-loss",
+            "rerun web-loss --wait --timeout 5m -o json -n shop",
+            "rerun web-loss --watch",
             "watch web-loss",
             "status -A -o wide",
             "stop web-loss other --wait=false",
@@ -255,9 +270,16 @@ mod tests {
             let words = std::iter::once(PROGRAM).chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
         }
-        for line in
-            ["run deploy/web --duration 2m", "run deploy/web --loss 101 --duration 2m", "stop", "stop x --all", "stop x -A", "watch"]
-        {
+        for line in [
+            "run deploy/web --duration 2m",
+            "run deploy/web --loss 101 --duration 2m",
+            "stop",
+            "stop x --all",
+            "stop x -A",
+            "watch",
+            "rerun",
+            "rerun x --wait --watch",
+        ] {
             let words = std::iter::once(PROGRAM).chain(line.split(' '));
             assert_eq!(Cli::try_parse_from(words).unwrap_err().exit_code(), i32::from(Exit::Usage.code()), "{line}");
         }

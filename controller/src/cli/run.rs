@@ -32,7 +32,7 @@ use std::{
 pub(super) const FIELD_MANAGER: &str = "kubectl-netloss";
 
 /// For the agents to start and for their end to be seen, beside the duration.
-const AROUND: Duration = Duration::from_mins(5);
+pub(super) const AROUND: Duration = Duration::from_mins(5);
 
 /// Lose packets of a workload's pods, for a while
 #[derive(Debug, Args)]
@@ -137,7 +137,7 @@ pub(super) async fn run(args: RunArgs, cluster: &Cluster) -> Result<(), Error> {
     }
     let limit = args.timeout.map_or(args.loss.duration.duration() + AROUND, Ttl::duration);
     let show = if args.watch { Show::new(args.output.output) } else { Show::Silent };
-    to_its_end(cluster, &created, Some(limit), show, args.output.output).await
+    to_its_end(cluster, &created, Some(limit), verdict::is_over, show, args.output.output).await
 }
 
 /// Looks at one pod, whatever other pods have its labels.
@@ -172,17 +172,18 @@ fn last_picture(object: &ChaosExperiment, format: Format) -> Result<String, Erro
     }
 }
 
-/// Follows a run to its end, and says how it went.
+/// Follows a run until `is_over`, and says how it went.
 pub(super) async fn to_its_end(
     cluster: &Cluster,
     object: &ChaosExperiment,
     limit: Option<Duration>,
+    is_over: impl Fn(&ChaosExperiment) -> bool,
     mut show: Show,
     format: Format,
 ) -> Result<(), Error> {
     let (name, namespace, uid) = (object.name_any(), object.namespace().unwrap_or_default(), object.uid());
     let follow = Follow { cluster, namespace: &namespace, name: &name, uid: uid.as_deref(), limit };
-    let object = match follow.until(verdict::is_over, &mut show).await? {
+    let object = match follow.until(is_over, &mut show).await? {
         End::Reached(object) => object,
         End::Gone(Some(object)) if verdict::is_at_rest(&object) && object.status.is_some() => object,
         End::Gone(_) => {

@@ -4,6 +4,7 @@ use super::error::Error;
 use crate::{
     api::{AS_REQUESTED, ChaosExperiment, ChaosExperimentStatus, Outcome, Phase, PodStatus, RunResult},
     history,
+    machine::{RUN_REQUESTED_ANNOTATION, is_run_requested},
     words::some_of,
 };
 use kube::ResourceExt;
@@ -13,7 +14,12 @@ pub(super) fn is_over(object: &ChaosExperiment) -> bool {
     let Some(status) = &object.status else { return false };
     let is_current =
         status.observed_generation == object.metadata.generation || status.observed_spec.as_ref() == Some(&object.spec.fingerprint());
-    is_current && is_at_rest(object) && status.phase.is_some_and(Phase::is_final) && status.next_scheduled_time.is_none()
+    let requested = object.annotations().get(RUN_REQUESTED_ANNOTATION).map(String::as_str);
+    is_current
+        && !is_run_requested(requested, status)
+        && is_at_rest(object)
+        && status.phase.is_some_and(Phase::is_final)
+        && status.next_scheduled_time.is_none()
 }
 
 /// Whether nothing of it is under way in any pod.
@@ -123,6 +129,11 @@ mod tests {
         assert!(!is_over(&edited), "the controller has not seen the new spec");
         edited.status.as_mut().unwrap().observed_spec = Some(edited.spec.fingerprint());
         assert!(is_over(&edited), "only paused has changed");
+        let mut requested = over.clone();
+        requested.annotations_mut().insert(RUN_REQUESTED_ANNOTATION.to_owned(), at(9).to_string());
+        assert!(!is_over(&requested), "the requested run has not begun");
+        requested.status.as_mut().unwrap().run_requested_at = Some(at(9).to_string());
+        assert!(is_over(&requested));
         let mut again = over.clone();
         again.status.as_mut().unwrap().next_scheduled_time = Some(Time(at(100)));
         assert!(!is_over(&again));

@@ -1,6 +1,6 @@
 //! `watch`: a run as it goes.
 
-use super::{connect::Cluster, error::Error, output::OutputArgs, run::to_its_end, show::Show};
+use super::{connect::Cluster, error::Error, output::OutputArgs, run::to_its_end, show::Show, verdict};
 use clap::Args;
 use netloss_contract::Ttl;
 
@@ -21,5 +21,5 @@ pub(super) struct WatchArgs {
 pub(super) async fn run(args: WatchArgs, cluster: &Cluster) -> Result<(), Error> {
     let object = cluster.experiment(&args.name).await?;
     let format = args.output.output;
-    to_its_end(cluster, &object, args.timeout.map(Ttl::duration), Show::new(format), format).await
+    to_its_end(cluster, &object, args.timeout.map(Ttl::duration), verdict::is_over, Show::new(format), format).await
 }

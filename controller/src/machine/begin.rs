@@ -4,7 +4,7 @@ use super::{
     Begin, Decision, Experiment, Settings, events,
     plan::{fail, whole},
     request::check,
-    rest,
+    rest, summary,
 };
 use crate::{
     api::{ChaosExperimentStatus, Phase},
@@ -28,10 +28,17 @@ pub(super) fn hold(experiment: &Experiment<'_>, why: Begin, now: Timestamp, sett
         return Some(fail(experiment, why, now, refusal, Vec::new(), false));
     }
     let status = experiment.status;
-    if let (Begin::Retry, Some(Time(at))) = (why, status.and_then(|status| status.next_retry_time.as_ref()))
+    if matches!(why, Begin::Retry | Begin::Resume)
+        && let Some(end) = status.and_then(|status| rest::end_of_run(experiment, status))
+        && now >= end
+    {
+        return Some(fail(experiment, why, now, "spec.experimentDuration is over", Vec::new(), false));
+    }
+    if let (Begin::Retry, Some(status)) = (why, status)
+        && let Some(Time(at)) = &status.next_retry_time
         && now < *at
     {
-        return Some(look_again(now, *at));
+        return Some(await_retry(experiment, status, *at, now));
     }
     // Both were read by `check` already.
     let schedule = spec.schedule.as_deref().and_then(|text| Schedule::parse(text).ok());
@@ -71,11 +78,35 @@ pub(super) fn hold(experiment: &Experiment<'_>, why: Begin, now: Timestamp, sett
 
 /// Waits with a word about it; `until` is when to look again at the latest.
 pub(super) fn wait(experiment: &Experiment<'_>, why: Begin, message: String, until: Option<Timestamp>, now: Timestamp) -> Decision {
-    const POLL: Duration = Duration::from_secs(10);
-    let mut status = rest::carried(experiment, why);
-    (status.phase, status.message) = (Some(Phase::Pending), Some(message));
-    let requeue = Some(until.map_or(POLL, |at| rest::until(at, now)));
+    let mut status = match (why, experiment.status) {
+        // The run is the same one: what it has used up is used up, and what a pause has left is still to be done.
+        (Begin::Resume | Begin::Retry, Some(status)) => status.clone(),
+        _ => rest::carried(experiment, why),
+    };
+    status.observed_generation = Some(experiment.generation);
+    (status.phase, status.message, status.stopping) = (Some(Phase::Pending), Some(message), None);
+    if let (Begin::Retry, Some(opens)) = (why, until) {
+        status.next_retry_time = Some(Time(whole(opens)));
+    }
+    let requeue = Some(until.map_or_else(|| poll(experiment), |at| rest::until(at, now)));
     Decision { status: changed(experiment, status), requeue, ..Decision::default() }
+}
+
+/// Between looks at the experiments that this one depends on. Each look reads up to as many objects as `spec.dependsOn` names: the more it
+/// names, the rarer it looks, so that no experiment takes more than one request a second for that.
+fn poll(experiment: &Experiment<'_>) -> Duration {
+    const POLL: Duration = Duration::from_secs(10);
+    let names = experiment.spec.depends_on.as_ref().map_or(0, Vec::len);
+    POLL.max(Duration::from_secs(u64::try_from(names).unwrap_or(u64::MAX)))
+}
+
+/// Waits for the time of a retry; also where a pause ended before it.
+fn await_retry(experiment: &Experiment<'_>, before: &ChaosExperimentStatus, at: Timestamp, now: Timestamp) -> Decision {
+    let mut status = ChaosExperimentStatus { observed_generation: Some(experiment.generation), ..before.clone() };
+    if status.phase == Some(Phase::Paused) {
+        (status.phase, status.message) = (Some(Phase::Pending), Some(rest::retry_words(experiment, &status, at)));
+    }
+    Decision { status: changed(experiment, status), ..look_again(now, at) }
 }
 
 /// Skips a run of the schedule.
@@ -104,19 +135,25 @@ fn arm(experiment: &Experiment<'_>, schedule: &Schedule, now: Timestamp) -> Deci
 }
 
 fn paused(experiment: &Experiment<'_>, why: Begin, now: Timestamp) -> Decision {
-    // What a pause interrupted, or what stands until the schedule's next run, is kept to be read.
     let mut status = match (why, experiment.status) {
-        (Begin::Resume | Begin::Tick | Begin::Retry, Some(status)) => status.clone(),
+        // What has ended stays as it ended; the condition RunRequested says what waits.
+        (Begin::Requested, Some(status)) if status.phase.is_some_and(Phase::is_final) => return Decision::default(),
+        // What a pause interrupted, what it keeps from its retry, or what stands until the schedule's next run.
+        (Begin::Resume | Begin::Tick | Begin::Retry | Begin::Requested, Some(status)) => status.clone(),
         _ => rest::carried(experiment, why),
     };
     status.observed_generation = Some(experiment.generation);
     if status.phase != Some(Phase::Paused) {
-        (status.phase, status.next_retry_time, status.stopping) = (Some(Phase::Paused), None, None);
-        let message = match why {
-            Begin::Tick => "Paused: the schedule goes on when spec.paused is false",
-            _ => "Paused before it began: set spec.paused to false to begin",
-        };
-        status.message = Some(message.to_owned());
+        (status.phase, status.stopping) = (Some(Phase::Paused), None);
+        status.message = Some(match why {
+            Begin::Tick => "Paused: the schedule goes on when spec.paused is false".to_owned(),
+            Begin::Resume => summary::message(&status, experiment, &[]),
+            Begin::Retry => {
+                let (error, count) = (status.last_error.as_deref().unwrap_or_default(), status.retry_count.unwrap_or(1));
+                format!("Paused: {error}; retry {count} follows when spec.paused is false")
+            }
+            Begin::New | Begin::Requested => "Paused before it began: set spec.paused to false to begin".to_owned(),
+        });
     }
     if let (Begin::Tick, Some(Time(due))) = (why, &status.next_scheduled_time)
         && now >= *due

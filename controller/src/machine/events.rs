@@ -39,6 +39,25 @@ pub enum Severity {
     Warning,
 }
 
+/// Reasons of k8s-chaos (its controller for experiments), by which dashboards and alerts go. Where one of its events has an equal here, that
+/// has its reason.
+mod inherited {
+    /// The first pod has its loss.
+    pub(super) const STARTED: &str = "ExperimentStarted";
+    /// The run is over, and its loss was in place.
+    pub(super) const SUCCEEDED: &str = "ExperimentSucceeded";
+    /// The run is over, and no pod is known to have had any loss.
+    pub(super) const FAILED: &str = "ExperimentFailed";
+    /// A failed attempt is followed by another.
+    pub(super) const RETRYING: &str = "ExperimentRetrying";
+    /// The API server does not admit the agent.
+    pub(super) const PERMISSION_DENIED: &str = "PermissionDenied";
+    /// On a pod: it has its loss.
+    pub(super) const POD_INJECTED: &str = "ChaosNetworkLossInjected";
+    /// No loss could be put into a pod. Not `Failed`, which is the kubelet's on pods.
+    pub(super) const POD_FAILED: &str = "PodNetworkLossFailed";
+}
+
 /// Reasons of a measured loss that is not the requested one.
 const MEASURED: [&str; 4] = ["RemovedByOthers", "NoPacketMatched", "LossAboveRequested", "LossBelowRequested"];
 
@@ -69,7 +88,7 @@ pub(super) fn rejected(pod: &PodStatus, words: &str) -> EventRecord {
 
 /// A run that ended before it began.
 pub(super) fn failed_run(message: &str) -> EventRecord {
-    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "Failed", note: message.to_owned() }
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: inherited::FAILED, note: message.to_owned() }
 }
 
 /// An experiment that does not decode, as another definition than netloss's may let one be written.
@@ -99,7 +118,7 @@ pub(super) fn of_transition(before: &PodStatus, after: &PodStatus) -> Vec<EventR
         let (loss, direction, duration) = (asked.loss_percentage, asked.direction.as_str(), &asked.duration);
         let note =
             format!("Packet loss of {loss}% ({direction}) is in place on {interface} for {duration}, by container {}", after.container);
-        events.push(on_pod(Severity::Normal, "Applied", note));
+        events.push(on_pod(Severity::Normal, inherited::POD_INJECTED, note));
     }
     if before.repair.is_none() && after.repair.is_some() {
         let message = after.message.as_deref().unwrap_or_default();
@@ -124,7 +143,7 @@ pub(super) fn of_transition(before: &PodStatus, after: &PodStatus) -> Vec<EventR
             Outcome::SandboxRecreated => (Severity::Normal, "Recovered", format!("Packet loss is gone: {message}")),
             Outcome::PodEnded => (Severity::Normal, "PodEnded", format!("Packet loss ended with the pod: {message}")),
             Outcome::NeverStarted => (Severity::Warning, "NeverStarted", format!("No packet loss: {message}")),
-            Outcome::Failed => (Severity::Warning, "Failed", format!("No packet loss: {message}")),
+            Outcome::Failed => (Severity::Warning, inherited::POD_FAILED, format!("No packet loss: {message}")),
             Outcome::Unknown if after.ends_by_itself() => (Severity::Warning, "AgentLost", message.to_owned()),
             Outcome::Unknown => (Severity::Warning, "LossMayRemain", message.to_owned()),
         };
@@ -162,7 +181,7 @@ pub(super) fn missed(due: Timestamp, because: &str) -> EventRecord {
 
 /// That a run is tried again.
 pub(super) fn retry(message: &str) -> EventRecord {
-    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "Retry", note: message.to_owned() }
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: inherited::RETRYING, note: message.to_owned() }
 }
 
 /// What happened to the run as a whole.
@@ -175,7 +194,7 @@ pub(super) fn of_run(before: &ChaosExperimentStatus, after: &ChaosExperimentStat
     let refused =
         |status: &ChaosExperimentStatus| status.condition(PREFLIGHT).filter(|is| is.status == "False").map(|is| is.message.clone());
     if let (None, Some(words)) = (refused(before), refused(after)) {
-        events.push(record(Severity::Warning, "PreflightRefused", words));
+        events.push(record(Severity::Warning, inherited::PERMISSION_DENIED, words));
     }
     let is_false = |status: &ChaosExperimentStatus, type_: &str| status.condition(type_).filter(|is| is.status == "False").cloned();
     let may_remain = |status: &ChaosExperimentStatus| is_false(status, RECOVERED).filter(|is| is.reason == LOSS_MAY_REMAIN);
@@ -189,12 +208,12 @@ pub(super) fn of_run(before: &ChaosExperimentStatus, after: &ChaosExperimentStat
     }
     let of_phase = match after.phase.filter(|_| before.phase != after.phase) {
         None | Some(Phase::Pending) => None,
-        Some(Phase::Running) => Some((Severity::Normal, "Applied")),
+        Some(Phase::Running) => Some((Severity::Normal, inherited::STARTED)),
         // Told above.
         Some(Phase::Completed) if may_remain(after).is_some() => None,
-        Some(Phase::Completed) => Some((Severity::Normal, "Recovered")),
+        Some(Phase::Completed) => Some((Severity::Normal, inherited::SUCCEEDED)),
         Some(Phase::Paused) => Some((Severity::Normal, "Paused")),
-        Some(Phase::Failed) => Some((Severity::Warning, "Failed")),
+        Some(Phase::Failed) => Some((Severity::Warning, inherited::FAILED)),
     };
     events.extend(of_phase.map(|(severity, reason)| record(severity, reason, after.message.clone().unwrap_or_default())));
     events
@@ -202,4 +221,52 @@ pub(super) fn of_run(before: &ChaosExperimentStatus, after: &ChaosExperimentStat
 
 fn target(pod: &PodStatus) -> Target {
     Target { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone(), node: pod.node.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::PodState,
+        machine::fixtures::{at, entry},
+    };
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    /// What k8s-chaos emits for its action pod-network-loss (internal/controller/chaosexperiment_controller.go), in its spelling.
+    const INHERITED: [&str; 7] = [
+        "ChaosNetworkLossInjected",
+        "ExperimentFailed",
+        "ExperimentRetrying",
+        "ExperimentStarted",
+        "ExperimentSucceeded",
+        "PermissionDenied",
+        "PodNetworkLossFailed",
+    ];
+
+    fn of_phase(phase: Phase) -> ChaosExperimentStatus {
+        ChaosExperimentStatus { phase: Some(phase), ..ChaosExperimentStatus::default() }
+    }
+
+    #[test]
+    fn inherited_reasons_are_spelled_as_k8s_chaos_spells_them() {
+        let pending = of_phase(Phase::Pending);
+        let mut denied = pending.clone();
+        denied.set_condition(PREFLIGHT, "False", "Refused", "no", at(0));
+        let (before, mut applied, mut failed) = (entry(), entry(), entry());
+        applied.applied_at = Some(Time(at(1)));
+        (failed.state, failed.outcome) = (PodState::Ended, Some(Outcome::Failed));
+        let events = [
+            of_run(&pending, &of_phase(Phase::Running)),
+            of_run(&pending, &of_phase(Phase::Completed)),
+            of_run(&pending, &of_phase(Phase::Failed)),
+            of_run(&pending, &denied),
+            vec![retry("again"), failed_run("no")],
+            of_transition(&before, &applied),
+            of_transition(&before, &failed),
+        ];
+        let mut reasons: Vec<&str> = events.iter().flatten().map(|event| event.reason).collect();
+        reasons.sort_unstable();
+        reasons.dedup();
+        assert_eq!(reasons, INHERITED);
+    }
 }

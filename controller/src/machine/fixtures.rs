@@ -105,7 +105,7 @@ pub(crate) fn settings() -> Settings {
 
 /// The experiment `uid` in the namespace `n`.
 pub(crate) fn experiment<'a>(spec: &'a ChaosExperimentSpec, status: Option<&'a ChaosExperimentStatus>) -> Experiment<'a> {
-    Experiment { namespace: "n", uid: "uid", generation: 1, deleting: false, finalized: true, spec, status }
+    Experiment { namespace: "n", uid: "uid", generation: 1, deleting: false, finalized: true, requested: None, spec, status }
 }
 
 /// Eligible pods p0, p1 …, and their uids.

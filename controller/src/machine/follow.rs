@@ -45,7 +45,7 @@ pub(super) fn follow(
     let refusal = preflight(&mut after, seen, now);
     let (grace, start, stopping, uid) = (settings.grace, settings.start_timeout, after.stopping, experiment.uid);
     // Nobody sends an agent under another status than one like this.
-    let on_its_way = experiment.finalized && before.condition(PREFLIGHT).is_some();
+    let on_its_way = experiment.finalized && before.preflight().is_some();
     let derived = Derived::new(experiment, before, now, settings);
     let follower = Follower { now, grace, start, stopping, refusal, on_its_way, derived, uid, run };
     for (entry, pod) in before.pods.iter().zip(&mut after.pods).filter(|(entry, _)| entry.is_open()) {
@@ -65,7 +65,10 @@ pub(super) fn follow(
             None => {}
         }
         if step.adopted {
-            after.affected_pods.push(format!("{}:{}", entry.display_name(), entry.container));
+            // The container of a resumption follows the one before it, so that there are no more of them than pods.
+            let pod = format!("{}:", entry.display_name());
+            after.affected_pods.retain(|affected| !affected.starts_with(&pod));
+            after.affected_pods.push(format!("{pod}{}", entry.container));
         }
         decision.events.extend(step.rejected.map(|words| events::rejected(entry, &words)));
         obstacles.extend(step.obstacle.map(|obstacle| format!("{}: {obstacle}", entry.name)));
@@ -116,7 +119,7 @@ fn stopping(experiment: &Experiment<'_>, before: &ChaosExperimentStatus, seen: &
 
 /// Writes down what the API server said, and returns why no agent is put in, if so.
 fn preflight(after: &mut ChaosExperimentStatus, seen: &Pods, now: Timestamp) -> Option<String> {
-    if let (Some(answer), None) = (&seen.preflight, after.condition(PREFLIGHT)) {
+    if let (Some(answer), None) = (&seen.preflight, after.preflight()) {
         match answer {
             Preflight::Admitted => after.set_condition(PREFLIGHT, "True", "Admitted", "the API server admits the agent", now),
             Preflight::Refused(words) => after.set_condition(PREFLIGHT, "False", "Refused", &brief(words), now),
@@ -131,7 +134,7 @@ fn before_injecting(experiment: &Experiment<'_>, after: &ChaosExperimentStatus, 
     if decision.injections.is_empty() {
         return;
     }
-    if after.condition(PREFLIGHT).is_none() {
+    if after.preflight().is_none() {
         let mut asked = BTreeSet::new();
         let first = |entry: &PodStatus| asked.insert(entry.template.clone().unwrap_or_else(|| entry.uid.clone()));
         decision.preflight = std::mem::take(&mut decision.injections);

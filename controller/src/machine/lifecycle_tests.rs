@@ -64,7 +64,10 @@ fn one_that_is_over_and_was_paused_since_is_over_still() {
         decide(&Experiment { generation: 3, deleting, ..experiment(&spec, Some(status)) }, &Observed::Nothing, at(60), &settings())
     };
     let seen = later(&over, false).status.unwrap();
-    assert_eq!(seen, ChaosExperimentStatus { observed_generation: Some(3), ..over.clone() });
+    // kubectl wait ignores conditions of an older generation.
+    assert!(seen.conditions.iter().all(|condition| condition.observed_generation == Some(3)), "{:?}", seen.conditions);
+    let conditions = seen.conditions.clone();
+    assert_eq!(seen, ChaosExperimentStatus { observed_generation: Some(3), conditions, ..over.clone() });
     assert_eq!((later(&seen, false).status, later(&over, true).status), (None, None));
     let next = Timestamp::from_second(at(60).as_second() + 3600).unwrap();
     let scheduled = ChaosExperimentStatus { next_scheduled_time: Some(Time(next)), ..over };
@@ -123,7 +126,7 @@ fn without_any_loss_a_run_is_tried_again() {
     let nobody = |status: Option<&ChaosExperimentStatus>, now| begin_in(&spec, status, Surroundings::default(), now);
     let first = nobody(None, at(0));
     let told: Vec<&str> = first.events.iter().map(|event| event.reason).collect();
-    assert_eq!((told, first.requeue), (vec!["Retry"], Some(Duration::from_millis(30_100))));
+    assert_eq!((told, first.requeue), (vec!["ExperimentRetrying"], Some(Duration::from_millis(30_100))));
     let first = first.status.unwrap();
     assert_eq!((first.phase, first.run, first.attempt, first.retry_count), (Some(Phase::Pending), Some(1), Some(1), Some(1)));
     let words = "No eligible pods: none in the namespace \"n\" has the labels app=web";
@@ -238,7 +241,10 @@ fn a_freeze_stops_all_and_begins_none() {
     let spec = ChaosExperimentSpec { max_retries: 3, ..spec() };
     let freeze = Some("the shop's sale".to_owned());
     let refused = begin_in(&spec, None, Surroundings { freeze: freeze.clone(), pods: candidates(3), ..Surroundings::default() }, at(0));
-    assert_eq!(message(&refused), "All experiments are frozen: the shop's sale; apply it again when they no longer are");
+    assert_eq!(
+        message(&refused),
+        "All experiments are frozen: the shop's sale; when they no longer are, request another run (kubectl netloss rerun)"
+    );
     assert_eq!(refused.status.unwrap().phase, Some(Phase::Failed));
     let run = running(&spec);
     let views = run.pods.iter().map(|entry| (entry.uid.clone(), agent(entry, AgentState::Running))).collect();
@@ -459,4 +465,280 @@ fn a_refused_container_shows_in_status() {
         "{}",
         message(&refused)
     );
+}
+
+/// A run of thirty seconds that a pause has stopped after twelve, with its retries and windows.
+fn stopped_by_a_pause(spec: &ChaosExperimentSpec) -> ChaosExperimentStatus {
+    let held = paused(spec, true);
+    let stopping = follow_later(&held, &running(spec), |entry| agent(entry, AgentState::Running), at(20)).status.unwrap();
+    follow_later(&held, &stopping, |entry| agent(entry, stopped()), at(23)).status.unwrap()
+}
+
+/// What a run has used up, and what is left of it.
+fn account(status: &ChaosExperimentStatus) -> impl PartialEq + std::fmt::Debug {
+    let pods: Vec<_> = status.pods.iter().map(|pod| (pod.uid.clone(), pod.remaining.clone())).collect();
+    (
+        status.run,
+        status.attempt,
+        status.start_time.clone(),
+        status.retry_count,
+        status.last_error.clone(),
+        status.affected_pods.clone(),
+        pods,
+    )
+}
+
+#[test]
+fn a_resumption_that_waits_forgets_nothing() {
+    // 08:00:00 to 08:01:00, and from 09:00:00 on.
+    let windows = json!([
+        { "type": "Recurring", "start": "08:00", "end": "08:01" },
+        { "type": "Recurring", "start": "09:00", "end": "09:30" },
+    ]);
+    let spec = spec_with(json!({ "timeWindows": windows }));
+    let rest = stopped_by_a_pause(&spec);
+    let waits = begin(&paused(&spec, false), Some(&rest), at(100));
+    assert_eq!(message(&waits), format!("Waiting for a time window: the next one opens at {}", at(3600)));
+    assert_eq!(waits.requeue, Some(Duration::from_millis(3_500_100)));
+    let waits = waits.status.unwrap();
+    assert_eq!((waits.phase, account(&waits) == account(&rest)), (Some(Phase::Pending), true), "{waits:?}");
+    assert_eq!(begin(&paused(&spec, false), Some(&waits), at(200)).status, None);
+    let held = begin(&paused(&spec, true), Some(&waits), at(300)).status.unwrap();
+    assert_eq!((held.phase, account(&held) == account(&rest)), (Some(Phase::Paused), true), "{held:?}");
+    assert!(message_of(&held).contains("it goes on for what is left (p0: 18s)"), "{}", message_of(&held));
+    let resumed = begin(&paused(&spec, false), Some(&waits), at(3601)).status.unwrap();
+    assert_eq!((resumed.run, resumed.attempt, resumed.affected_pods.len()), (Some(1), Some(2), 1));
+    assert!(resumed.pods[0].argv.contains(&"--ttl=18s".to_owned()), "{:?}", resumed.pods[0].argv);
+
+    let after_another = ChaosExperimentSpec { depends_on: Some(vec!["first".to_owned()]), ..self::spec() };
+    let rest = stopped_by_a_pause(&after_another);
+    let dependencies = BTreeMap::from([("first".to_owned(), Some(Phase::Running))]);
+    let waits =
+        begin_in(&after_another, Some(&rest), Surroundings { pods: candidates(3), dependencies, ..Surroundings::default() }, at(100));
+    let waits = waits.status.unwrap();
+    assert!(account(&waits) == account(&rest), "{waits:?}");
+}
+
+#[test]
+fn a_retry_that_is_paused_or_waits_uses_up_its_retries() {
+    let windows = json!([
+        { "type": "Recurring", "start": "08:00", "end": "08:01" },
+        { "type": "Recurring", "start": "09:00", "end": "09:30" },
+    ]);
+    let spec = spec_with(json!({ "maxRetries": 1, "retryDelay": "40s", "timeWindows": windows }));
+    let nobody =
+        |spec: &ChaosExperimentSpec, status: Option<&ChaosExperimentStatus>, now| begin_in(spec, status, Surroundings::default(), now);
+    let failed = nobody(&spec, None, at(0)).status.unwrap();
+    let held = nobody(&paused(&spec, true), Some(&failed), at(10)).status.unwrap();
+    assert_eq!(
+        (held.phase, held.next_retry_time.clone(), account(&held) == account(&failed)),
+        (Some(Phase::Paused), Some(Time(at(40))), true)
+    );
+    let awaited = nobody(&spec, Some(&held), at(20));
+    assert_eq!(awaited.requeue, Some(Duration::from_millis(20_100)));
+    let awaited = awaited.status.unwrap();
+    assert_eq!((awaited.phase, message_of(&awaited)), (Some(Phase::Pending), message_of(&failed)));
+    // The window is closed at the retry's time.
+    let waits = nobody(&spec, Some(&awaited), at(70)).status.unwrap();
+    assert_eq!((waits.next_retry_time.clone(), account(&waits) == account(&failed)), (Some(Time(at(3600))), true), "{waits:?}");
+    let over = nobody(&spec, Some(&waits), at(3601)).status.unwrap();
+    assert_eq!((over.phase, over.run, over.attempt), (Some(Phase::Failed), Some(1), Some(2)), "its one retry is used up");
+}
+
+#[test]
+fn the_end_of_a_run_holds_for_its_retries_and_its_resumption_too() {
+    let spec = spec_with(json!({ "experimentDuration": "5m", "dependsOn": ["first"] }));
+    let rest = stopped_by_a_pause(&spec);
+    let late = begin(&paused(&spec, false), Some(&rest), at(301)).status.unwrap();
+    assert_eq!((late.phase, message_of(&late)), (Some(Phase::Completed), "spec.experimentDuration is over"));
+    assert_eq!(late.condition(crate::api::AS_REQUESTED).unwrap().status, "True", "what was measured before the pause was measured");
+}
+
+#[test]
+fn loss_may_remain_in_any_number_of_pods() {
+    let spec = spec();
+    let unknown = |n: usize| PodStatus {
+        uid: format!("other-{n}"),
+        name: format!("other-{n}"),
+        state: PodState::Ended,
+        outcome: Some(Outcome::Unknown),
+        applied_at: Some(Time(at(1))),
+        unguarded: Some(true),
+        ..planned(&spec, 1).pods[0].clone()
+    };
+    let over = |pods: std::ops::Range<usize>, unresolved: std::ops::Range<usize>| ChaosExperimentStatus {
+        phase: Some(Phase::Completed),
+        pods: pods.map(unknown).collect(),
+        unresolved_pods: unresolved.map(unknown).collect(),
+        ..planned(&spec, 1)
+    };
+    let edited = ChaosExperimentSpec { count: 3, ..spec.clone() };
+    let next = |status: &ChaosExperimentStatus| {
+        let experiment = Experiment { generation: 2, ..experiment(&edited, Some(status)) };
+        decide(&experiment, &surroundings(candidates(3)), at(100), &settings()).status.unwrap()
+    };
+    let many = next(&over(0..100, 100..150));
+    assert_eq!((many.pods.len(), many.impaired_pods().count()), (3, 150));
+    // Where they leave no room for a run, none begins; none of them is forgotten either.
+    let too_many = next(&over(0..100, 100..700));
+    assert_eq!((too_many.phase, too_many.impaired_pods().count()), (Some(Phase::Failed), 700));
+    assert!(message_of(&too_many).contains("loss may remain in 700 pods of earlier runs"), "{}", message_of(&too_many));
+}
+
+/// Each state that an experiment can rest in, with what its conditions say. kubectl wait waits for them.
+#[test]
+fn all_conditions_are_set_in_each_state() {
+    let condition = |status: &ChaosExperimentStatus, type_: &str| {
+        let is = status.condition(type_).unwrap_or_else(|| panic!("{type_}: {status:?}"));
+        (is.status.clone(), is.reason.clone())
+    };
+    let plain = spec();
+    let dry_run = ChaosExperimentSpec { dry_run: Some(true), ..spec() };
+    let refused = begin_in(&plain, None, Surroundings::default(), at(0)).status.unwrap();
+    let scheduled = spec_with(json!({ "schedule": "0 * * * *" }));
+    let waiting = spec_with(json!({ "timeWindows": [{ "type": "Recurring", "start": "09:00", "end": "09:01" }] }));
+    let retried = begin_in(&spec_with(json!({ "maxRetries": 1 })), None, Surroundings::default(), at(0)).status.unwrap();
+    let failed = step(&plain, &planned(&plain, 1), |_| PodView::Refused("no".to_owned()), at(1)).status.unwrap();
+    let finished = step(&plain, &running(&plain), |entry| agent(entry, terminated(0, Some(removed()))), at(41)).status.unwrap();
+    let table = [
+        ("refused", refused, ("True", "NothingInjected"), ("Unknown", "NotAsked"), ("Unknown", "NotMeasured")),
+        (
+            "dry run",
+            begin(&dry_run, None, at(0)).status.unwrap(),
+            ("True", "NothingInjected"),
+            ("Unknown", "NotAsked"),
+            ("Unknown", "NotMeasured"),
+        ),
+        (
+            "paused before it began",
+            begin(&paused(&plain, true), None, at(0)).status.unwrap(),
+            ("Unknown", "Paused"),
+            ("Unknown", "NotAsked"),
+            ("Unknown", "NotMeasured"),
+        ),
+        (
+            "waiting for its schedule",
+            begin(&scheduled, None, at(0)).status.unwrap(),
+            ("Unknown", "Waiting"),
+            ("Unknown", "NotAsked"),
+            ("Unknown", "NotMeasured"),
+        ),
+        (
+            "waiting for a window",
+            begin(&waiting, None, at(0)).status.unwrap(),
+            ("Unknown", "Waiting"),
+            ("Unknown", "NotAsked"),
+            ("Unknown", "NotMeasured"),
+        ),
+        ("waiting for a retry", retried, ("Unknown", "Retrying"), ("Unknown", "NotAsked"), ("Unknown", "NotMeasured")),
+        (
+            "planned",
+            begin(&plain, None, at(0)).status.unwrap(),
+            ("Unknown", "Injecting"),
+            ("Unknown", "NotAsked"),
+            ("Unknown", "NotMeasured"),
+        ),
+        ("running", running(&plain), ("False", "Running"), ("True", "Admitted"), ("Unknown", "NotMeasured")),
+        ("paused", stopped_by_a_pause(&plain), ("True", "NoLossLeft"), ("True", "Admitted"), ("True", "WithinChance")),
+        ("failed", failed, ("True", "NothingInjected"), ("True", "Admitted"), ("Unknown", "NotMeasured")),
+        ("finished", finished, ("True", "NoLossLeft"), ("True", "Admitted"), ("True", "WithinChance")),
+    ];
+    for (state, status, recovered, preflight, as_requested) in table {
+        let said = [RECOVERED, PREFLIGHT, crate::api::AS_REQUESTED, crate::api::RUN_REQUESTED].map(|type_| condition(&status, type_));
+        let expected = [recovered, preflight, as_requested, ("False", "NotRequested")].map(|(is, why)| (is.to_owned(), why.to_owned()));
+        assert_eq!(said, expected, "{state}");
+        assert!(status.conditions.iter().all(|is| is.observed_generation == status.observed_generation), "{state}: {status:?}");
+    }
+}
+
+/// One of the experiments whose annotation requests a run.
+fn requested<'a>(spec: &'a ChaosExperimentSpec, status: Option<&'a ChaosExperimentStatus>, value: &'a str) -> Experiment<'a> {
+    let generation = status.and_then(|status| status.observed_generation).unwrap_or(1);
+    Experiment { generation, requested: Some(value), ..experiment(spec, status) }
+}
+
+fn begin_requested(spec: &ChaosExperimentSpec, status: Option<&ChaosExperimentStatus>, value: &str, now: Timestamp) -> Decision {
+    let experiment = requested(spec, status, value);
+    let observed = match needs(&experiment, now, &settings()) {
+        Needs::Nothing => Observed::Nothing,
+        Needs::Surroundings { .. } => surroundings(candidates(3)),
+        Needs::Pods { .. } => pods(BTreeMap::new()),
+    };
+    decide(&experiment, &observed, now, &settings())
+}
+
+const FIRST: &str = "2027-01-15T09:00:00Z";
+const SECOND: &str = "2027-01-15T09:00:00.5Z";
+
+#[test]
+fn a_request_begins_one_more_run_of_an_unchanged_spec() {
+    let spec = spec();
+    let over = step(&spec, &running(&spec), |entry| agent(entry, terminated(0, Some(removed()))), at(41)).status.unwrap();
+    let again = begin_requested(&spec, Some(&over), FIRST, at(60)).status.unwrap();
+    assert_eq!((again.run, again.attempt, again.run_requested_at.as_deref()), (Some(2), Some(1), Some(FIRST)));
+    assert_eq!((again.pods.len(), again.start_time.clone()), (2, Some(Time(at(60)))));
+    let is = again.condition(crate::api::RUN_REQUESTED).unwrap();
+    assert_eq!((is.status.as_str(), is.reason.as_str()), ("False", "Handled"));
+    let over = ChaosExperimentStatus { phase: Some(Phase::Completed), pods: Vec::new(), ..again };
+    assert_eq!(begin_requested(&spec, Some(&over), FIRST, at(99)).status.and_then(|status| status.run), Some(2), "one request is one run");
+    assert_eq!(begin_requested(&spec, Some(&over), SECOND, at(99)).status.unwrap().run, Some(3));
+    // An object that is created with a request has one run.
+    let created = begin_requested(&spec, None, FIRST, at(0)).status.unwrap();
+    assert_eq!((created.run, created.run_requested_at.as_deref()), (Some(1), Some(FIRST)));
+    let edited = ChaosExperimentSpec { count: 3, ..spec.clone() };
+    let both = Experiment { generation: 2, ..requested(&edited, Some(&created), SECOND) };
+    let ended = ChaosExperimentStatus { phase: Some(Phase::Completed), pods: Vec::new(), ..created.clone() };
+    let both = decide(&Experiment { status: Some(&ended), ..both }, &surroundings(candidates(3)), at(9), &settings()).status.unwrap();
+    assert_eq!((both.run, both.run_requested_at.as_deref()), (Some(2), Some(SECOND)), "nor do an edit and a request make two");
+}
+
+#[test]
+fn a_request_waits_for_what_is_under_way_paused_or_retried() {
+    let spec = spec();
+    let run = running(&spec);
+    let views = || pods(run.pods.iter().map(|entry| (entry.uid.clone(), agent(entry, AgentState::Running))).collect());
+    let followed = decide(&requested(&spec, Some(&run), FIRST), &views(), at(15), &settings()).status.unwrap();
+    assert_eq!((followed.stopping, followed.run, followed.run_requested_at.clone()), (None, Some(1), None), "the run goes on");
+    let is = followed.condition(crate::api::RUN_REQUESTED).unwrap();
+    assert_eq!((is.status.as_str(), is.reason.as_str()), ("True", "Waiting"));
+
+    let rest = stopped_by_a_pause(&spec);
+    let held = begin_requested(&paused(&spec, true), Some(&rest), FIRST, at(50)).status.unwrap();
+    assert!(account(&held) == account(&rest), "{held:?}");
+    let resumed = begin_requested(&paused(&spec, false), Some(&held), FIRST, at(60)).status.unwrap();
+    assert_eq!((resumed.run, resumed.attempt, resumed.run_requested_at), (Some(1), Some(2), None));
+
+    let over = step(&spec, &run, |entry| agent(entry, terminated(0, Some(removed()))), at(41)).status.unwrap();
+    let held = begin_requested(&paused(&spec, true), Some(&over), FIRST, at(50)).status.unwrap();
+    assert_eq!(
+        (held.phase, held.completed_at.clone(), account(&held) == account(&over)),
+        (Some(Phase::Completed), over.completed_at.clone(), true)
+    );
+    assert_eq!(held.condition(crate::api::RUN_REQUESTED).unwrap().status, "True");
+    assert_eq!(begin_requested(&paused(&spec, false), Some(&held), FIRST, at(60)).status.unwrap().run, Some(2));
+
+    // Beside a schedule, at once; the schedule goes on.
+    let nightly = spec_with(json!({ "schedule": "0 * * * *" }));
+    let armed = begin(&nightly, None, at(0)).status.unwrap();
+    let now = begin_requested(&nightly, Some(&armed), FIRST, at(60)).status.unwrap();
+    assert_eq!((now.run, now.next_scheduled_time.clone()), (Some(1), Some(Time(at(3600)))));
+    let created = begin_requested(&nightly, None, FIRST, at(0)).status.unwrap();
+    assert_eq!((created.run, created.phase), (None, Some(Phase::Pending)), "a copy of a manifest waits for its schedule");
+    assert_eq!(begin_requested(&nightly, Some(&created), FIRST, at(60)).status, None);
+}
+
+#[test]
+fn a_request_that_is_not_a_time_begins_nothing_and_is_named() {
+    let spec = spec();
+    let over = step(&spec, &running(&spec), |entry| agent(entry, terminated(0, Some(removed()))), at(41)).status.unwrap();
+    let long = format!("2027-01-15T09:00:00.{}Z", "0".repeat(100));
+    for bad in ["", "now", "true", "2027-01-15", "1800000000", "2027-01-15T09:00:00", "2027-01-15T09:00:00Z[UTC]", &long, "\u{1b}[31m"] {
+        let decision = begin_requested(&spec, Some(&over), bad, at(60));
+        let status = decision.status.unwrap();
+        assert_eq!((status.run, status.run_requested_at.clone()), (Some(1), None), "{bad:?}");
+        let is = status.condition(crate::api::RUN_REQUESTED).unwrap();
+        assert_eq!((is.status.as_str(), is.reason.as_str()), ("False", "InvalidValue"), "{bad:?}");
+        assert!(is.message.contains("chaos.gushchin.dev/run-requested-at") && !is.message.contains(char::is_control), "{}", is.message);
+        assert_eq!(begin_requested(&spec, Some(&status), bad, at(70)).status, None, "it is written once");
+    }
 }

@@ -1,7 +1,7 @@
 //! The state machine: what to do next, as a pure function of what is written down and what was seen.
 //!
 //! ```text
-//!            begin: held back by pause, schedule, windows, retry delay, dependencies
+//!            begin: held back by pause, schedule, windows, retry delay, dependencies; also begun by a request
 //!                 │ plan                   follow (each pod)
 //!  (at rest) ─────┴────► Pending ──┬───► planned ─► injected ─► applied ─► ended(outcome)
 //!     ▲                            │        └──────────┴───────────┴──────────▲  └ stop, repair: containers sent after the agent
@@ -20,6 +20,7 @@
 
 mod begin;
 mod conclude;
+mod conditions;
 mod derive;
 mod events;
 #[cfg(test)]
@@ -31,6 +32,7 @@ mod pod;
 #[cfg(test)]
 mod properties;
 mod request;
+mod requested;
 mod rest;
 mod summary;
 #[cfg(test)]
@@ -40,6 +42,8 @@ pub(crate) use events::unreadable;
 pub use events::{About, EventRecord, Severity};
 pub(crate) use plan::too_large_a_share;
 pub use request::{Request, check, requested_percentage};
+pub(crate) use requested::is_waiting as is_run_requested;
+pub use requested::{RUN_REQUESTED_ANNOTATION, run_request};
 
 use crate::{
     api::{ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodStatus},
@@ -99,6 +103,8 @@ pub struct Experiment<'a> {
     pub deleting: bool,
     /// Whether it carries our finalizer.
     pub finalized: bool,
+    /// The value of its annotation [`RUN_REQUESTED_ANNOTATION`], whatever it is.
+    pub requested: Option<&'a str>,
     /// What is asked for.
     pub spec: &'a ChaosExperimentSpec,
     /// What was written down.
@@ -307,10 +313,11 @@ pub fn needs(experiment: &Experiment<'_>, now: Timestamp, settings: &Settings) -
 #[must_use]
 pub fn decide(experiment: &Experiment<'_>, observed: &Observed, now: Timestamp, settings: &Settings) -> Decision {
     let decision = match (stage(experiment), observed) {
-        (Stage::NotOurs, _) => return Decision::default(),
         (Stage::Following(status), Observed::Pods(seen)) => {
-            return in_plain_words(follow::follow(experiment, status, seen, now, settings));
+            let decision = follow::follow(experiment, status, seen, now, settings);
+            return in_plain_words(conditions::completed(experiment, decision, now));
         }
+        (Stage::NotOurs | Stage::Following(_), _) => return Decision::default(),
         (Stage::Begin(why), _) if let Some(held) = begin::hold(experiment, why, now, settings) => match observed {
             Observed::Pods(seen) if held.status.is_none() && has_impaired(experiment) => {
                 let Decision { status, requeue, .. } = rest::resolve(experiment, seen, now);
@@ -323,6 +330,7 @@ pub fn decide(experiment: &Experiment<'_>, observed: &Observed, now: Timestamp, 
         _ => Decision::default(),
     };
     let decision = Decision { status: decision.status.or_else(|| seen_again(experiment)), ..decision };
+    let decision = conditions::completed(experiment, decision, now);
     let at_rest = !decision.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way);
     in_plain_words(Decision { finalizer: (experiment.finalized && at_rest).then_some(false), ..decision })
 }
@@ -346,11 +354,6 @@ const LONGEST_MESSAGE: usize = 4096;
 
 /// Whatever the words were made of, they go to people's terminals on one line, and fit into an object. An entry's arguments and names are left as they are.
 fn in_plain_words(mut decision: Decision) -> Decision {
-    let plain = |text: &mut String| {
-        if text.len() > LONGEST_MESSAGE || text.contains(acts) {
-            *text = shortened(line(text), LONGEST_MESSAGE);
-        }
-    };
     if let Some(status) = &mut decision.status {
         status.message.iter_mut().chain(&mut status.last_error).for_each(plain);
         status.conditions.iter_mut().map(|condition| &mut condition.message).for_each(plain);
@@ -358,6 +361,12 @@ fn in_plain_words(mut decision: Decision) -> Decision {
     }
     decision.events.iter_mut().map(|event| &mut event.note).for_each(plain);
     decision
+}
+
+fn plain(text: &mut String) {
+    if text.len() > LONGEST_MESSAGE || text.contains(acts) {
+        *text = shortened(line(text), LONGEST_MESSAGE);
+    }
 }
 
 /// What there is to do with an experiment.
@@ -383,6 +392,9 @@ enum Begin {
     Retry,
     /// The end of a pause.
     Resume,
+    /// The annotation [`RUN_REQUESTED_ANNOTATION`] has another value than status. One more run begins as soon as nothing else is to be done:
+    /// what is under way, paused or about to be retried goes on first.
+    Requested,
 }
 
 fn stage<'a>(experiment: &Experiment<'a>) -> Stage<'a> {
@@ -405,8 +417,10 @@ fn stage<'a>(experiment: &Experiment<'a>) -> Stage<'a> {
         return Stage::Begin(Begin::New);
     }
     match phase {
-        Phase::Paused if status.pods.iter().any(|pod| pod.remaining.is_some()) => Stage::Begin(Begin::Resume),
-        Phase::Pending if status.next_retry_time.is_some() => Stage::Begin(Begin::Retry),
+        // Pending: what follows a pause, or a failed attempt, waits for something else too.
+        Phase::Paused | Phase::Pending if status.pods.iter().any(|pod| pod.remaining.is_some()) => Stage::Begin(Begin::Resume),
+        Phase::Paused | Phase::Pending if status.next_retry_time.is_some() => Stage::Begin(Begin::Retry),
+        _ if requested::is_new(experiment, status) => Stage::Begin(Begin::Requested),
         _ if status.next_scheduled_time.is_some() => Stage::Begin(Begin::Tick),
         Phase::Completed | Phase::Failed => Stage::Over,
         Phase::Pending | Phase::Running | Phase::Paused => Stage::Begin(Begin::New),

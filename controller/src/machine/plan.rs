@@ -5,7 +5,7 @@ use super::{
     begin::{miss, schedule_next, wait},
     events,
     request::{Request, check},
-    rest, summary,
+    requested, rest, summary,
 };
 use crate::{
     api::{ChaosExperimentStatus, Phase, PodState, PodStatus},
@@ -21,6 +21,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 /// Skipped pods that get an event of their own; what is more is counted.
 const SKIPPED_EVENTS: usize = 100;
+
+/// The way out where nothing of the spec has to change: an unchanged spec that is applied again begins no other run.
+const RERUN: &str = "request another run (kubectl netloss rerun)";
 
 /// Writes down what is about to be done, and does nothing else.
 pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings, now: Timestamp, settings: &Settings) -> Decision {
@@ -61,10 +64,17 @@ pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings,
     status.pods = ended.into_iter().filter(|pod| !resumed(pod)).map(|pod| PodStatus { remaining: None, ..pod }).collect();
     status.pods.extend(entries.iter().cloned());
     status.message = Some(summary::message(&status, experiment, &[]));
-    let (bytes, count) = (stored::size(&stored::without_arguments(status.clone())), entries.len());
+    let (bytes, count, left) = (stored::size(&stored::without_arguments(status.clone())), entries.len(), status.unresolved_pods.len());
     if bytes > LARGEST_WHOLE {
+        let way_out = if left > count {
+            format!(
+                "loss may remain in {left} pods of earlier runs, which are remembered there: kubectl netloss doctor --fix removes it, then {RERUN}"
+            )
+        } else {
+            "lower spec.count".to_owned()
+        };
         let message = format!(
-            "what is to be done in {count} pods takes {bytes} bytes of status, and at most {LARGEST_WHOLE} are kept for that: lower spec.count"
+            "what is to be done in {count} pods takes {bytes} bytes of status, and at most {LARGEST_WHOLE} are kept for that: {way_out}"
         );
         return fail(experiment, why, now, message, told, false);
     }
@@ -76,8 +86,9 @@ pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings,
 fn held_back(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings, now: Timestamp, settings: &Settings) -> Option<Decision> {
     let spec = experiment.spec;
     let namespace = spec.target_namespace(experiment.namespace);
-    let frozen = seen.freeze.as_ref().map(|reason| format!("All experiments are frozen: {reason}; apply it again when they no longer are"));
-    if let Some(message) = frozen.or_else(|| seen.rival.as_deref().map(targets::rival)) {
+    let frozen = seen.freeze.as_ref().map(|reason| format!("All experiments are frozen: {reason}; when they no longer are, {RERUN}"));
+    let rival = || seen.rival.as_deref().map(|pod| format!("{}, then {RERUN}", targets::rival(pod)));
+    if let Some(message) = frozen.or_else(rival) {
         return Some(if why == Begin::Tick {
             miss(experiment, now, &message)
         } else {
@@ -92,7 +103,7 @@ fn held_back(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings, now: 
     if let Some((name, phase)) = missing.next() {
         let state = phase.map_or_else(|| "not begun, or not there".to_owned(), |phase| format!("{phase:?}"));
         if *phase == Some(Phase::Failed) {
-            let message = format!("spec.dependsOn names \"{name}\", which is Failed: apply this one again when that has succeeded");
+            let message = format!("spec.dependsOn names \"{name}\", which is Failed: when it has succeeded, {RERUN}");
             return Some(fail(experiment, why, now, message, Vec::new(), false));
         }
         let message = format!("Waiting for the experiment \"{name}\" to be Completed: it is {state}");
@@ -169,6 +180,9 @@ fn begun(experiment: &Experiment<'_>, why: Begin, now: Timestamp) -> ChaosExperi
         status.run = Some(status.run.unwrap_or(0).saturating_add(1));
         status.attempt = Some(1);
         status.start_time = Some(Time(now));
+    }
+    if why == Begin::Requested {
+        status.run_requested_at = requested::valid(experiment).map(str::to_owned);
     }
     if why == Begin::Tick {
         status.last_scheduled_time = status.next_scheduled_time.take();
@@ -292,6 +306,9 @@ pub(super) fn fail(
     let retry = if may_pass && why != Begin::Resume { rest::retry(experiment, &mut status, now) } else { None };
     if retry.is_none() {
         let applied = status.pods.iter().any(PodStatus::was_applied);
+        if applied {
+            rest::set_as_requested(&mut status, now);
+        }
         status.phase = Some(if applied { Phase::Completed } else { Phase::Failed });
         status.completed_at = Some(Time(now));
         told.push(events::failed_run(&message));

@@ -3,7 +3,7 @@
 //! delete.
 
 use super::{fixtures::*, *};
-use crate::api::{Outcome, PREFLIGHT, PodState, Stopping};
+use crate::api::{AS_REQUESTED, Outcome, PREFLIGHT, PodState, RECOVERED, RUN_REQUESTED, Stopping};
 use proptest::{collection::vec, prelude::*};
 use std::collections::BTreeSet;
 
@@ -39,6 +39,8 @@ enum Happening {
     Paused(bool),
     Frozen(bool),
     Ready(u32),
+    Dependency(bool),
+    Requested,
     NewController,
     Deleted,
 }
@@ -86,6 +88,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => any::<bool>().prop_map(Happening::Paused),
         1 => any::<bool>().prop_map(Happening::Frozen),
         1 => (0..5u32).prop_map(Happening::Ready),
+        1 => any::<bool>().prop_map(Happening::Dependency),
+        1 => Just(Happening::Requested),
         1 => Just(Happening::NewController),
         1 => Just(Happening::Deleted),
     ]
@@ -116,6 +120,12 @@ struct Cluster {
     finalized: bool,
     frozen: bool,
     ready: u32,
+    /// What the experiment is like that this one depends on, if it does.
+    dependency: Phase,
+    /// How often a run was requested, and the annotation.
+    requests: u32,
+    requested: Option<String>,
+    edits: u32,
     preflight: Preflight,
     settings: Settings,
     status: Option<ChaosExperimentStatus>,
@@ -136,6 +146,10 @@ impl Cluster {
             finalized: false,
             frozen: false,
             ready: 4,
+            dependency: Phase::Completed,
+            requests: 0,
+            requested: None,
+            edits: 0,
             preflight: Preflight::Admitted,
             settings: settings(),
             status: None,
@@ -169,6 +183,7 @@ impl Cluster {
             Happening::Preflight(answer) => self.preflight = answer.clone(),
             Happening::Edited => {
                 self.generation += 1;
+                self.edits += 1;
                 self.spec.count = 1 + self.spec.count % 3;
             }
             Happening::Paused(paused) => {
@@ -177,6 +192,11 @@ impl Cluster {
             }
             Happening::Frozen(frozen) => self.frozen = *frozen,
             Happening::Ready(ready) => self.ready = *ready,
+            Happening::Dependency(is_over) => self.dependency = if *is_over { Phase::Completed } else { Phase::Running },
+            Happening::Requested => {
+                self.requests += 1;
+                self.requested = Some(at(self.requests.into()).to_string());
+            }
             Happening::NewController => self.settings.agent_image.push('+'),
             Happening::Deleted => self.deleting = true,
         }
@@ -209,16 +229,22 @@ impl Cluster {
 
     fn decide(&self, refused: &BTreeMap<String, PodView>, preflight: Option<Preflight>) -> Decision {
         let (generation, deleting, finalized) = (self.generation, self.deleting, self.finalized);
-        let experiment = Experiment { generation, deleting, finalized, ..experiment(&self.spec, self.status.as_ref()) };
+        let requested = self.requested.as_deref();
+        let experiment = Experiment { generation, deleting, finalized, requested, ..experiment(&self.spec, self.status.as_ref()) };
         let freeze = self.frozen.then(|| "because".to_owned());
         let observed = match needs(&experiment, self.now, &self.settings) {
             Needs::Nothing => Observed::Nothing,
-            Needs::Surroundings { .. } => {
-                Observed::Surroundings(Surroundings { freeze, pods: self.candidates(), ..Surroundings::default() })
+            Needs::Surroundings { dependencies, .. } => {
+                let dependencies = dependencies.into_iter().map(|name| (name, Some(self.dependency))).collect();
+                Observed::Surroundings(Surroundings { freeze, pods: self.candidates(), dependencies, ..Surroundings::default() })
             }
             Needs::Pods { ready } => {
-                let open = self.status.iter().flat_map(ChaosExperimentStatus::open_pods);
-                let mut views: BTreeMap<_, _> = open.map(|entry| (entry.uid.clone(), self.view(entry))).collect();
+                let is_under_way = self.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way);
+                let open: Vec<&PodStatus> = match &self.status {
+                    Some(status) if is_under_way => status.open_pods().collect(),
+                    status => status.iter().flat_map(ChaosExperimentStatus::impaired_pods).collect(),
+                };
+                let mut views: BTreeMap<_, _> = open.into_iter().map(|entry| (entry.uid.clone(), self.view(entry))).collect();
                 views.extend(refused.clone());
                 Observed::Pods(Pods { views, ready: ready.map(|_| self.ready), freeze, preflight })
             }
@@ -247,7 +273,7 @@ impl Cluster {
         }
         if !decision.injections.is_empty() {
             prop_assert!(self.finalized, "nothing is put in before the finalizer is there");
-            let answer = self.status.as_ref().and_then(|status| status.condition(PREFLIGHT)).map(|condition| condition.status.clone());
+            let answer = self.status.as_ref().and_then(ChaosExperimentStatus::preflight).map(|condition| condition.status.clone());
             prop_assert!(answer.is_some_and(|answer| answer != "False"), "nothing is put in before it was asked for");
         }
         for entry in &decision.stops {
@@ -321,7 +347,49 @@ impl Cluster {
         Ok(())
     }
 
+    /// Whether no loss can be left in a pod: it is gone, it has another network, or what was sent to remove the loss has.
+    fn is_clean(&self, entry: &PodStatus) -> bool {
+        let pod = &self.pods[index(entry)];
+        let repair = entry.repair.as_ref().and_then(|repair| pod.sent.get(&repair.container));
+        let is_repaired = matches!(repair, Some(AgentState::Terminated { exit_code: 0, .. }));
+        pod.gone || pod.replaced || pod.new_sandbox || pod.skip == Some(Skip::Finished) || is_repaired
+    }
+
+    /// A pod in which loss may remain stays in status until the loss or the pod is gone, and what a run has used up is used up.
+    fn check_remembered(&self, next: &ChaosExperimentStatus) -> Result<(), TestCaseError> {
+        let Some(before) = &self.status else { return Ok(()) };
+        for left in before.impaired_pods() {
+            // An agent removes what it finds before it applies its own loss.
+            let is_taken_over = next.pods.iter().any(|is| is.uid == left.uid && is.was_applied());
+            let is_remembered = next.impaired_pods().any(|is| is.uid == left.uid);
+            prop_assert!(is_remembered || is_taken_over || self.is_clean(left), "{} was forgotten: {next:?}", left.name);
+        }
+        let is_same_run = before.run == next.run && before.observed_spec == next.observed_spec;
+        if is_same_run && !before.phase.is_some_and(Phase::is_final) {
+            prop_assert!(next.retry_count >= before.retry_count, "retries were forgotten");
+            prop_assert!(before.start_time == next.start_time, "when the run began was forgotten");
+            // A retry follows an attempt in which no pod got any loss.
+            let is_retry = next.retry_count.is_some();
+            let pod = |affected: &String| affected.split(':').next().map(str::to_owned);
+            let pods: Vec<_> = next.affected_pods.iter().map(pod).collect();
+            prop_assert!(
+                is_retry || before.affected_pods.iter().all(|affected| pods.contains(&pod(affected))),
+                "an injected pod was forgotten"
+            );
+            prop_assert_eq!(pods.iter().collect::<BTreeSet<_>>().len(), pods.len(), "each pod once");
+        }
+        if self.spec.schedule.is_none() {
+            prop_assert!(next.run.unwrap_or(0) <= 1 + self.edits + self.requests, "a run that nobody asked for: {next:?}");
+        }
+        let all = [PREFLIGHT, RECOVERED, AS_REQUESTED, RUN_REQUESTED];
+        prop_assert!(all.iter().all(|type_| next.condition(type_).is_some()), "each condition is set from the first visit on: {next:?}");
+        let recovered = next.condition(RECOVERED).is_some_and(|is| is.status == "True");
+        prop_assert!(!recovered || (!next.is_under_way() && next.impaired_pods().next().is_none()), "{next:?}");
+        Ok(())
+    }
+
     fn check_transition(&self, next: &ChaosExperimentStatus) -> Result<(), TestCaseError> {
+        self.check_remembered(next)?;
         let number = |status: &ChaosExperimentStatus| (status.run, status.attempt);
         let same = self.status.as_ref().filter(|status| number(status) == number(next) && !status.pods.is_empty());
         let Some(before) = same else {
@@ -347,7 +415,8 @@ impl Cluster {
             prop_assert!(was.repair.is_none() || was.repair == is.repair || number(is) == number(was) + 1, "and what repairs it");
             prop_assert!(number(is) <= 2, "and there is an end to that too");
             prop_assert!(was.state <= is.state, "{:?} to {:?}", was.state, is.state);
-            prop_assert!(was.is_open() || was == is, "nothing comes after the end");
+            let is_resolved = was.may_keep_loss() && !is.may_keep_loss() && self.is_clean(was);
+            prop_assert!(was.is_open() || was == is || is_resolved, "nothing comes after the end");
             prop_assert_eq!(!is.is_open(), is.outcome.is_some());
             let may_remain = is.outcome == Some(Outcome::Unknown) && was.outcome.is_none() && !is.ends_by_itself();
             let reachable = matches!(self.view(was), PodView::Present { agent: Some(_), .. });
@@ -367,9 +436,15 @@ fn ends(mut cluster: Cluster, history: &[Happening]) -> Result<(), TestCaseError
         cluster.happen(happening)?;
     }
     cluster.frozen = false;
-    for _ in 0..12 {
+    cluster.dependency = Phase::Completed;
+    // A resumption and its end, each retry, and as much for a requested run.
+    for _ in 0..40 {
         cluster.now += jiff::SignedDuration::from_secs(1000);
+        let before = cluster.status.clone();
         cluster.pass(Until::End)?;
+        if before == cluster.status && before.is_some_and(|status| status.phase.is_some_and(Phase::is_final)) {
+            break;
+        }
     }
     let Some(status) = &cluster.status else { return Ok(()) };
     prop_assert!(status.pods.iter().all(|pod| pod.outcome.is_some()), "{status:?}");
@@ -379,6 +454,8 @@ fn ends(mut cluster: Cluster, history: &[Happening]) -> Result<(), TestCaseError
     prop_assert!(at_rest || cluster.deleting || cluster.spec.schedule.is_some(), "{status:?}");
     let current = cluster.deleting || status.observed_spec.as_ref() == Some(&cluster.spec.fingerprint());
     prop_assert!(current || paused, "an edit was forgotten");
+    let handled = status.run_requested_at == cluster.requested;
+    prop_assert!(handled || paused || cluster.deleting, "a request was forgotten: {status:?}");
     let told = status.phase != Some(Phase::Paused) || status.stopping.is_none_or(|why| why == Stopping::Paused);
     prop_assert!(told, "{status:?}");
     Ok(())
@@ -396,6 +473,21 @@ proptest! {
     fn nor_with_retries_and_a_watch_over_the_targets(history in vec(happening(), 0..50), fixed: bool) {
         let backoff = if fixed { crate::api::RetryBackoff::Fixed } else { crate::api::RetryBackoff::Exponential };
         ends(Cluster::new(|spec| (spec.max_retries, spec.retry_backoff, spec.abort) = (3, backoff, Some(2))), &history)?;
+    }
+
+    #[test]
+    fn nor_with_windows_that_close_and_a_dependency(history in vec(happening(), 0..50)) {
+        ends(Cluster::new(|spec| {
+            let windows = [(0, 300), (600, 900), (2000, 2400), (5000, 6000)].map(|(start, end)| crate::api::TimeWindow {
+                kind: crate::api::WindowKind::Absolute,
+                start: at(start).to_string(),
+                end: at(end).to_string(),
+                timezone: None,
+                days_of_week: None,
+            });
+            (spec.max_retries, spec.duration) = (3, Some("4m".to_owned()));
+            (spec.time_windows, spec.depends_on) = (Some(windows.to_vec()), Some(vec!["first".to_owned()]));
+        }), &history)?;
     }
 
     #[test]

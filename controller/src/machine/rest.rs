@@ -5,7 +5,7 @@ use super::{
     begin::schedule_next,
     events,
     measured::{Measured, measured},
-    summary,
+    requested, summary,
 };
 use crate::{
     api::{AS_REQUESTED, ChaosExperimentStatus, LOSS_MAY_REMAIN, Outcome, Phase, PodStatus, RECOVERED, RetryBackoff, Stopping},
@@ -24,18 +24,23 @@ const LONGEST_DELAY: Duration = Duration::from_hours(1);
 pub(super) fn carried(experiment: &Experiment<'_>, why: Begin) -> ChaosExperimentStatus {
     let before = experiment.status.cloned().unwrap_or_default();
     let unresolved_pods = unresolved(&before, why);
-    let conditions = before.conditions.into_iter().filter(|is| is.type_ == RECOVERED && is.reason == LOSS_MAY_REMAIN);
-    let conditions = if unresolved_pods.is_empty() { Vec::new() } else { conditions.collect() };
-    let of_run = |kept| if matches!(why, Begin::Retry | Begin::Resume) { kept } else { None };
+    let conditions = before.conditions.into_iter().filter(|is| is.type_ == RECOVERED && is.reason == LOSS_MAY_REMAIN).collect();
+    let count = usize::try_from(experiment.spec.count).unwrap_or(usize::MAX);
+    let of_same_run = matches!(why, Begin::Retry | Begin::Resume);
+    // A new spec is run whether or not it was requested as well.
+    let request = requested::valid(experiment).filter(|_| why == Begin::New).map(str::to_owned);
     ChaosExperimentStatus {
         run: before.run,
-        attempt: of_run(before.attempt),
-        start_time: if matches!(why, Begin::Retry | Begin::Resume) { before.start_time } else { None },
-        retry_count: of_run(before.retry_count),
-        last_error: if why == Begin::Retry { before.last_error } else { None },
+        attempt: before.attempt.filter(|_| of_same_run),
+        start_time: before.start_time.filter(|_| of_same_run),
+        retry_count: before.retry_count.filter(|_| of_same_run),
+        // No more than a run has, whoever wrote them.
+        affected_pods: before.affected_pods.into_iter().filter(|_| why == Begin::Resume).take(count).collect(),
+        last_error: before.last_error.filter(|_| why == Begin::Retry),
+        run_requested_at: request.or(before.run_requested_at),
         last_run_time: before.last_run_time,
         last_scheduled_time: before.last_scheduled_time,
-        next_scheduled_time: if why == Begin::New { None } else { before.next_scheduled_time },
+        next_scheduled_time: before.next_scheduled_time.filter(|_| why != Begin::New),
         observed_generation: Some(experiment.generation),
         observed_spec: Some(experiment.spec.fingerprint()),
         conditions,
@@ -44,15 +49,13 @@ pub(super) fn carried(experiment: &Experiment<'_>, why: Begin) -> ChaosExperimen
     }
 }
 
-/// Pods of earlier runs that a status keeps. They are found at the ends of runs, of at most 100 pods each.
-const MOST_UNRESOLVED: usize = 100;
-
-/// The pods in which loss may remain, without what is needed for a run only. A resumption keeps the pods of its own run where they are.
+/// The pods in which loss may remain, without what is needed for a run only: all of them, as nobody else remembers them. No run begins where
+/// they leave too little room for it in status (`plan`). A resumption keeps the pods of its own run where they are.
 fn unresolved(before: &ChaosExperimentStatus, why: Begin) -> Vec<PodStatus> {
     let of_last_run = before.pods.iter().filter(|pod| why != Begin::Resume && pod.may_keep_loss());
     let mut kept: Vec<PodStatus> = Vec::new();
     for pod in of_last_run.chain(&before.unresolved_pods) {
-        if kept.len() < MOST_UNRESOLVED && !kept.iter().any(|known| known.uid == pod.uid) {
+        if !kept.iter().any(|known| known.uid == pod.uid) {
             kept.push(PodStatus { argv: Vec::new(), plan: None, stop: None, repair: None, template: None, remaining: None, ..pod.clone() });
         }
     }
@@ -105,15 +108,40 @@ pub(super) fn set_recovered(status: &mut ChaosExperimentStatus, now: Timestamp) 
             "loss may remain in {impaired}: kubectl netloss doctor --fix removes it, and deleting the pod ends it (restarting a container does not)"
         );
         status.set_condition(RECOVERED, "False", LOSS_MAY_REMAIN, &words, now);
-    } else if !status.is_under_way() {
-        status.set_condition(RECOVERED, "True", "NoLossLeft", "no loss of this experiment is in any pod", now);
-    } else if status.pods.iter().any(PodStatus::was_applied) {
-        status.set_condition(RECOVERED, "False", "Running", "loss is or was in place in at least one pod", now);
+        return;
     }
+    let is_under_way = status.is_under_way();
+    let (value, reason, words) = match status.phase {
+        _ if is_under_way && status.pods.iter().any(PodStatus::was_applied) => {
+            ("False", "Running", "loss is or was in place in at least one pod")
+        }
+        _ if is_under_way => ("Unknown", "Injecting", "agents are being injected"),
+        None | Some(Phase::Pending | Phase::Running) if status.next_retry_time.is_some() => {
+            ("Unknown", "Retrying", "the last attempt injected no loss, and is retried")
+        }
+        None | Some(Phase::Pending | Phase::Running) => ("Unknown", "Waiting", "the run has not begun, or waits to go on"),
+        Some(Phase::Paused) if status.pods.is_empty() || status.next_retry_time.is_some() => {
+            ("Unknown", "Paused", "the run is paused before it began, or before a retry")
+        }
+        Some(Phase::Completed | Phase::Failed) if injected_nothing(status) => {
+            ("True", "NothingInjected", "this run injected no loss into any pod")
+        }
+        Some(Phase::Paused | Phase::Completed | Phase::Failed) => ("True", NO_LOSS_LEFT, "no loss of this experiment is in any pod"),
+    };
+    status.set_condition(RECOVERED, value, reason, words, now);
+}
+
+/// The reason of `Recovered` where loss was in place, or may have been.
+const NO_LOSS_LEFT: &str = "NoLossLeft";
+
+/// Whether no agent was put into any pod, and no loss of an earlier run was left either.
+fn injected_nothing(status: &ChaosExperimentStatus) -> bool {
+    let was_left = status.condition(RECOVERED).is_some_and(|is| [LOSS_MAY_REMAIN, NO_LOSS_LEFT].contains(&is.reason.as_str()));
+    status.affected_pods.is_empty() && !status.pods.iter().any(PodStatus::was_applied) && !was_left
 }
 
 /// Sets the condition `AsRequested` by what the agents counted.
-fn set_as_requested(status: &mut ChaosExperimentStatus, now: Timestamp) {
+pub(super) fn set_as_requested(status: &mut ChaosExperimentStatus, now: Timestamp) {
     match measured(status) {
         Measured::AsRequested => {
             status.set_condition(AS_REQUESTED, "True", "WithinChance", "the measured loss does not contradict the requested one", now);
@@ -163,11 +191,16 @@ pub(super) fn retry(experiment: &Experiment<'_>, after: &mut ChaosExperimentStat
         return None;
     }
     let at = Timestamp::from_second(at.as_second()).unwrap_or(at);
-    let error = after.message.take().unwrap_or_default();
-    after.message = Some(format!("{error}; retry {} of {max} at {at}", count + 1));
+    after.last_error = Some(after.message.take().unwrap_or_default());
     (after.phase, after.retry_count, after.next_retry_time) = (Some(Phase::Pending), Some(count + 1), Some(Time(at)));
-    after.last_error = Some(error);
+    after.message = Some(retry_words(experiment, after, at));
     Some(events::retry(after.message.as_deref().unwrap_or_default()))
+}
+
+/// What a status says that waits for its retry.
+pub(super) fn retry_words(experiment: &Experiment<'_>, status: &ChaosExperimentStatus, at: Timestamp) -> String {
+    let (error, count) = (status.last_error.as_deref().unwrap_or_default(), status.retry_count.unwrap_or(1));
+    format!("{error}; retry {count} of {} at {at}", experiment.spec.max_retries.min(10))
 }
 
 /// When a run is over at the latest: `spec.experimentDuration` after its begin.

@@ -113,7 +113,7 @@ fn without_an_eligible_pod_the_reasons_are_told() {
         "No eligible pods: none of the 5 in the namespace \"n\" with the labels app=web may be acted on \
          (p0: it uses its node's network; p1: it uses its node's network; p2: it uses its node's network; and 2 more)"
     );
-    assert_eq!(reasons(&decision), ["Skipped", "Skipped", "Skipped", "Skipped", "Skipped", "Failed"]);
+    assert_eq!(reasons(&decision), ["Skipped", "Skipped", "Skipped", "Skipped", "Skipped", "ExperimentFailed"]);
     let mut many = candidates(130);
     for pod in &mut many {
         pod.skip = Some(Skip::HostNetwork);
@@ -142,13 +142,13 @@ fn a_run_goes_through_its_phases() {
 
     let begun = |entry: &PodStatus| present(agent_view(entry, AgentState::Running, log_of(applied(), at(10))));
     let running = step(&spec, &injected, begun, at(11));
-    assert_eq!(reasons(&running), ["Applied", "Applied"]);
+    assert_eq!(reasons(&running), ["ChaosNetworkLossInjected", "ExperimentStarted"]);
     assert_eq!(message(&running), "Successfully injected 10% packet loss into 1 pod(s); only 1 of the 2 pods asked for were eligible");
     let running = running.status.unwrap();
     assert_eq!((running.phase, running.pods[0].interface.as_deref()), (Some(Phase::Running), Some("eth0")));
 
     let ended = step(&spec, &running, |entry| agent(entry, terminated(0, Some(removed()))), at(41));
-    assert_eq!((reasons(&ended), ended.requeue), (vec!["Recovered", "Recovered"], None));
+    assert_eq!((reasons(&ended), ended.requeue), (vec!["Recovered", "ExperimentSucceeded"], None));
     let completed = ended.status.unwrap();
     assert_eq!((completed.phase, completed.pods[0].outcome), (Some(Phase::Completed), Some(Outcome::Clean)));
     assert!(completed.message.as_deref().unwrap().starts_with("Successfully injected 10% packet loss into 1 pod(s); it has ended"));
@@ -750,7 +750,7 @@ fn an_end_in_which_loss_may_remain_is_no_recovery() {
     assert_eq!((status.phase, recovered(&status)), (Some(Phase::Completed), ("False", "LossMayRemain")));
     let words = &status.condition(crate::api::RECOVERED).unwrap().message;
     assert!(words.contains("n/p0") && words.contains("deleting the pod ends it"), "{words}");
-    assert!(!reasons(&ended).contains(&"Recovered"), "{:?}", reasons(&ended));
+    assert!(!reasons(&ended).iter().any(|reason| ["Recovered", "ExperimentSucceeded"].contains(reason)), "{:?}", reasons(&ended));
     let of_run: Vec<_> = ended.events.iter().filter(|event| event.about == About::Experiment).collect();
     assert!(of_run.iter().any(|event| (event.reason, event.severity) == ("LossMayRemain", Severity::Warning)), "{of_run:?}");
     assert!(ended.requeue.is_some(), "the pod is looked at again");
@@ -809,7 +809,7 @@ fn a_run_whose_counts_contradict_it_says_so() {
     };
     let well = over(netloss_contract::Traffic::new(1000, 98, 10.0));
     assert_eq!(as_requested(&well), ("True".to_owned(), "WithinChance".to_owned()));
-    assert!(reasons(&well).iter().all(|reason| *reason == "Applied" || *reason == "Recovered"), "{:?}", reasons(&well));
+    assert_eq!(reasons(&well), ["ChaosNetworkLossInjected", "Recovered", "ExperimentSucceeded"]);
     for (packets, dropped, reason, words) in [
         (3781, 3089, "LossAboveRequested", "p0: lost 81.7 % of 3781 packets (egress), expected 10.0 %"),
         (3781, 12, "LossBelowRequested", "p0: lost 0.3 % of 3781 packets (egress), expected 10.0 %"),

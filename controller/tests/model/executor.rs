@@ -116,6 +116,7 @@ impl Check {
             generation: read.metadata.generation.unwrap_or_default(),
             deleting: read.metadata.deletion_timestamp.is_some(),
             finalized: read.metadata.finalizers.iter().flatten().any(|name| name == FINALIZER),
+            requested: None,
             spec: &read.spec,
             status: read.status.as_ref(),
         };

@@ -98,7 +98,7 @@ async fn a_pause_stops_the_loss_and_a_resumption_brings_what_is_left() {
     assert!(resumed.name.ends_with("-r1-a2") && resumed.args.unwrap().contains(&"--ttl=18s".to_owned()), "{}", resumed.name);
     let mut reasons = world.event_reasons("ChaosExperiment", "x").await;
     reasons.dedup();
-    assert_eq!(reasons, ["Applied", "Paused", "Stopping"]);
+    assert_eq!(reasons, ["ExperimentStarted", "Paused", "Stopping"]);
 }
 
 /// In a namespace of its own, as it freezes everything of one controller.
@@ -122,7 +122,10 @@ async fn a_freeze_stops_all_and_begins_none() {
     assert_eq!(world.agents("a").await.len(), 2, "what stops it is in");
     world.apply("y", spec(json!({}))).await.unwrap();
     world.pass_of(frozen, "y").await.unwrap();
-    assert_eq!(world.message("y").await, "All experiments are frozen: the sale; apply it again when they no longer are");
+    assert_eq!(
+        world.message("y").await,
+        "All experiments are frozen: the sale; when they no longer are, request another run (kubectl netloss rerun)"
+    );
 }
 
 #[tokio::test]

@@ -93,6 +93,7 @@ impl Netloss {
             generation: 1,
             deleting: false,
             finalized: false,
+            requested: None,
             spec: &typed,
             status: None,
         };

@@ -84,8 +84,8 @@ async fn a_run_from_apply_to_recovery() {
         assert!(owned.get("f:spec").is_none(), "it was never written: {owned}");
     }
 
-    assert_eq!(world.event_reasons("ChaosExperiment", "x").await, ["Applied", "Recovered"]);
-    assert_eq!(world.event_reasons("Pod", "a").await, ["Applied", "Recovered"]);
+    assert_eq!(world.event_reasons("ChaosExperiment", "x").await, ["ExperimentStarted", "ExperimentSucceeded"]);
+    assert_eq!(world.event_reasons("Pod", "a").await, ["ChaosNetworkLossInjected", "Recovered"]);
 }
 
 #[tokio::test]
@@ -268,7 +268,10 @@ pub(crate) async fn whole_run(world: &World, node: &Node) {
     let report = world.removed(&run_of(&entry)).to_line();
     world.set_state(&entry, json!({ "terminated": { "exitCode": 0, "message": report } })).await;
     eventually("the run ends", async || world.status("x").await.phase == Some(Phase::Completed)).await;
-    eventually("events are written", async || world.event_reasons("ChaosExperiment", "x").await == ["Applied", "Recovered"]).await;
+    eventually("events are written", async || {
+        world.event_reasons("ChaosExperiment", "x").await == ["ExperimentStarted", "ExperimentSucceeded"]
+    })
+    .await;
 
     stop.send(()).unwrap();
     tokio::time::timeout(Duration::from_secs(10), controller).await.expect("it stops when it is told to").unwrap();

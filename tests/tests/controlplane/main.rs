@@ -30,6 +30,7 @@ mod pods;
 mod policy;
 mod records;
 mod refusals;
+mod rerun;
 mod rights;
 mod scenarios;
 mod schema;

@@ -38,6 +38,6 @@ async fn pod_securitys_refusal_is_told_in_its_own_words() {
     assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "Refused"));
     assert!(condition.message.contains("violates PodSecurity \"baseline:latest\": non-default capabilities"), "{condition:?}");
     assert!(status.affected_pods.is_empty() && world.agents("a").await.is_empty());
-    assert!(world.event_reasons("ChaosExperiment", "x").await.contains(&"PreflightRefused".to_owned()));
+    assert!(world.event_reasons("ChaosExperiment", "x").await.contains(&"PermissionDenied".to_owned()));
     assert!(world.experiments().get("x").await.unwrap().finalizers().is_empty());
 }

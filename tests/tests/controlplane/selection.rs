@@ -129,7 +129,7 @@ async fn pods_that_must_not_be_touched_never_are() {
     assert_eq!(status.phase, Some(Phase::Failed));
     let message = status.message.unwrap();
     assert!(message.starts_with("No eligible pods: none of the 6 in the namespace \"selection-never\""), "{message}");
-    assert_eq!(world.event_reasons("ChaosExperiment", "alone").await, [&["Failed"][..], &["Skipped"; 6]].concat());
+    assert_eq!(world.event_reasons("ChaosExperiment", "alone").await, [&["ExperimentFailed"][..], &["Skipped"; 6]].concat());
 
     world.pod("plain").await;
     world.apply("with-one", spec(json!({ "count": 100 }))).await.unwrap();

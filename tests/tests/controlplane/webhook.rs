@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use netloss_controller::admission::authority;
 use netloss_controller::admission::certificate::Keeper;
 use netloss_controller::admission::server::{Served, Webhook, serve};
-use netloss_controller::machine::Settings;
+use netloss_controller::machine::{RUN_REQUESTED_ANNOTATION, Settings};
 use netloss_controller::reconcile::Context;
 use netloss_lab::host::paths::workspace_root;
 use serde_json::{Value, json};
@@ -223,6 +223,29 @@ pub(crate) async fn none_else_is_asked_for(world: &World) {
     let free = Patch::Merge(json!({ "metadata": { "finalizers": [] } }));
     world.experiments().patch("x", &PatchParams::default(), &free).await.unwrap();
     assert!(world.experiments().get_opt("x").await.unwrap().is_none());
+    asked.end().await;
+}
+
+/// Without a change of the spec: whoever asks for another run has to be allowed what an edit takes.
+#[tokio::test]
+async fn a_request_for_another_run_is_asked_for() {
+    let world = World::new("webhook-rerun").await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    let asked = Asked::start(&world).await;
+    let request = async |value: &str| {
+        let change = json!({ "metadata": { "annotations": { RUN_REQUESTED_ANNOTATION: value } } });
+        world.experiments().patch("x", &PatchParams::default(), &Patch::Merge(change)).await.map(drop).map_err(|error| error.to_string())
+    };
+    let error = request("soon").await.unwrap_err();
+    assert!(error.contains("the annotation chaos.gushchin.dev/run-requested-at is \"soon\", which is not an RFC 3339 time"), "{error}");
+    request("2027-01-15T08:00:00Z").await.unwrap();
+    let production = Patch::Merge(json!({ "metadata": { "labels": { "env": "prod" } } }));
+    Api::<Namespace>::all(world.client.clone()).patch(&world.namespace, &PatchParams::default(), &production).await.unwrap();
+    let error = request("2027-01-15T08:00:01Z").await.unwrap_err();
+    assert!(error.contains("is a production namespace by its label env: prod"), "{error}");
+    let label = Patch::Merge(json!({ "metadata": { "annotations": { "team": "shop" } } }));
+    world.experiments().patch("x", &PatchParams::default(), &label).await.expect("other annotations are not asked for");
     asked.end().await;
 }
 
