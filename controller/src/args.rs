@@ -79,7 +79,7 @@ struct CommonArgs {
     #[arg(long = "k8s-chaos-namespace", env = "NETLOSS_K8S_CHAOS_NAMESPACES", value_name = "NAME", value_delimiter = ',', default_value = RIVAL_NAMESPACE)]
     k8s_chaos_namespaces: Vec<String>,
 
-    /// Requests to the API server a second, on average
+    /// Requests to the API server a second, on average; a quarter of it more is for experiments that are to end
     #[arg(long, env = "NETLOSS_API_QPS", value_name = "NUMBER", default_value = "200")]
     api_qps: NonZeroU32,
 

@@ -43,6 +43,12 @@ const fn at_least_one(number: u32) -> NonZeroU32 {
 impl Limits {
     /// For admission reviews: four experiments a second, which are created or edited by people and pipelines.
     pub(crate) const REVIEWS: Self = Self { qps: at_least_one(20), burst: at_least_one(100), concurrent: 16 };
+    /// For experiments that are to end, beside those of `self`: a quarter of it. Whatever waits, begins or is followed takes nothing of it.
+    pub(crate) fn to_end(self) -> Self {
+        let quarter = |number: NonZeroU32| NonZeroU32::new(number.get() / 4).unwrap_or(NonZeroU32::MIN);
+        Self { qps: quarter(self.qps), burst: quarter(self.burst), concurrent: (self.concurrent / 4).max(1) }
+    }
+
     /// For tokens of those who ask for metrics: two requests for each, a minute long.
     pub(crate) const TOKENS: Self = Self { qps: at_least_one(5), burst: at_least_one(20), concurrent: 4 };
 }
@@ -111,5 +117,44 @@ where
             limited.metrics.requested(&method, answer.as_ref().ok().map(|response| response.status().as_u16()));
             answer
         })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A client whose requests are answered by a function.
+    pub(crate) fn answering(answer: impl Fn(Request<Body>) -> BoxFuture<'static, Response<Body>> + Send + Sync + 'static) -> Client {
+        Client::new(Answering(Arc::new(answer)), "default")
+    }
+
+    type Answer = dyn Fn(Request<Body>) -> BoxFuture<'static, Response<Body>> + Send + Sync;
+
+    #[derive(Clone)]
+    struct Answering(Arc<Answer>);
+
+    impl Service<Request<Body>> for Answering {
+        type Response = Response<Body>;
+        type Error = BoxError;
+        type Future = BoxFuture<'static, Result<Response<Body>, BoxError>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            let answer = (self.0)(request);
+            Box::pin(async move { Ok(answer.await) })
+        }
+    }
+
+    #[test]
+    fn what_is_to_end_has_a_quarter_of_its_own() {
+        let number = |number| NonZeroU32::new(number).unwrap();
+        let ends = Limits { qps: number(200), burst: number(400), concurrent: 32 }.to_end();
+        assert_eq!((ends.qps.get(), ends.burst.get(), ends.concurrent), (50, 100, 8));
+        let least = Limits { qps: number(1), burst: number(1), concurrent: 1 }.to_end();
+        assert_eq!((least.qps.get(), least.burst.get(), least.concurrent), (1, 1, 1), "however little there is");
     }
 }

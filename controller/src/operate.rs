@@ -103,7 +103,8 @@ impl Operation {
         let servers = self.serve(&config, shared, ended.map(drop).shared()).await?;
 
         let context = Context::new(client.clone(), self.settings.clone(), clock, self.instance.clone());
-        let context = Arc::new(context.observed_by(Arc::clone(&metrics), Arc::clone(&health)).keeping(self.retention).reviewed_by(served));
+        let context = context.observed_by(Arc::clone(&metrics), Arc::clone(&health)).keeping(self.retention).reviewed_by(served);
+        let context = Arc::new(context.ending_with(client::client(config.clone(), self.limits.to_end(), Arc::clone(&metrics))?));
         let work = || {
             let (client, context, stop) = (client.clone(), Arc::clone(&context), stop.clone());
             async {

@@ -17,6 +17,7 @@ use tracing::warn;
 const NOTE_LIMIT: usize = 1024;
 
 /// Writes events.
+#[derive(Clone)]
 pub(crate) struct Publisher {
     client: Client,
     reporter: Reporter,

@@ -20,7 +20,7 @@ use crate::{
     publish::Publisher,
     steps::{self, Step},
     stored,
-    turns::Turns,
+    turns::{self, Turns},
 };
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
@@ -54,18 +54,21 @@ const PASS_TIMEOUT: Duration = Duration::from_mins(2);
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// What a pass works with.
+#[derive(Clone)]
 pub struct Context {
     client: Client,
     settings: Settings,
     clock: Clock,
     publisher: Publisher,
-    backoff: Backoff,
+    backoff: Arc<Backoff>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     retention: Retention,
-    heard: observe::Heard,
-    turns: Turns,
+    heard: Arc<observe::Heard>,
+    turns: Arc<Turns>,
     served: Option<Arc<Served>>,
+    /// The same with another client, for experiments that are to end.
+    to_end: Option<Arc<Self>>,
 }
 
 /// Why a pass did not come to its end.
@@ -142,9 +145,21 @@ impl Context {
     pub fn new(client: Client, settings: Settings, clock: Clock, instance: Option<String>) -> Self {
         let publisher = Publisher::new(client.clone(), FIELD_MANAGER, instance);
         let retention = Retention { count: 100, age: SignedDuration::from_hours(24 * 30) };
-        let (backoff, metrics, health) = (Backoff::default(), Arc::default(), Arc::default());
-        let (heard, turns) = (observe::Heard::default(), Turns::default());
-        Self { client, settings, clock, publisher, backoff, metrics, health, retention, heard, turns, served: None }
+        let (backoff, metrics, health, heard, turns) = (Arc::default(), Arc::default(), Arc::default(), Arc::default(), Arc::default());
+        let (served, to_end) = (None, None);
+        Self { client, settings, clock, publisher, backoff, metrics, health, retention, heard, turns, served, to_end }
+    }
+
+    /// As it is now, with a client of its own for experiments that are to end: their requests wait for no other's.
+    #[must_use]
+    pub fn ending_with(self, client: Client) -> Self {
+        let to_end = Some(Arc::new(Self { client, ..self.clone() }));
+        Self { to_end, ..self }
+    }
+
+    /// What a pass over this experiment works with.
+    fn for_pass(&self, object: &ChaosExperiment) -> &Self {
+        self.to_end.as_deref().filter(|_| turns::is_to_end(object)).unwrap_or(self)
     }
 
     /// With these in place of its own.
@@ -498,6 +513,7 @@ pub async fn reconcile(object: &ChaosExperiment, context: &Context) -> Result<Ac
     if !object.spec.action.is_served() {
         return Ok(Action::await_change());
     }
+    let context = context.for_pass(object);
     let mut course = Course::default();
     loop {
         let Some(_turn) = context.turns.take(object).await else { return Ok(Action::await_change()) };
@@ -628,6 +644,43 @@ pub(crate) fn on_error(uid: &str, error: &Error, context: &Context) -> Action {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        client,
+        machine::fixtures::{at, settings, spec},
+    };
+    use futures::FutureExt;
+    use http::Response;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use kube::client::Body;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A client that finds nothing, and how often it has looked.
+    fn finds_nothing() -> (Client, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        let client = client::tests::answering(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404 });
+            let mut response = Response::new(Body::from(status.to_string().into_bytes()));
+            *response.status_mut() = http::StatusCode::NOT_FOUND;
+            async move { response }.boxed()
+        });
+        (client, asked)
+    }
+
+    #[tokio::test]
+    async fn what_is_to_end_asks_with_a_client_of_its_own() {
+        let ((client, asked), (to_end, asked_to_end)) = (finds_nothing(), finds_nothing());
+        let context = Context::new(client, settings(), Arc::new(|| at(0)), None).ending_with(to_end);
+        let mut object = ChaosExperiment::new("x", spec());
+        object.metadata.namespace = Some("n".to_owned());
+        let counts = || (asked.load(Ordering::SeqCst), asked_to_end.load(Ordering::SeqCst));
+        reconcile(&object, &context).await.unwrap();
+        assert_eq!(counts(), (1, 0));
+        object.metadata.deletion_timestamp = Some(Time(at(0)));
+        reconcile(&object, &context).await.unwrap();
+        assert_eq!(counts(), (1, 1));
+    }
 
     #[test]
     fn who_cannot_be_asked_does_not_refuse() {

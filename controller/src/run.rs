@@ -211,6 +211,8 @@ fn trimmed_status(status: ChaosExperimentStatus) -> ChaosExperimentStatus {
         last_run_time: status.last_run_time,
         conditions: conditions.collect(),
         affected_pods: vec![String::new(); status.affected_pods.len()],
+        stopping: status.stopping,
+        observed_generation: status.observed_generation,
         pods: pods.collect(),
         unresolved_pods: unresolved.collect(),
         ..ChaosExperimentStatus::default()

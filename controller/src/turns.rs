@@ -11,6 +11,16 @@ const PLACES: usize = 16;
 /// As many more that are to end: these do not wait for any that begin.
 const PLACES_TO_END: usize = 4;
 
+/// Whether something of the experiment is under way and is to end: it is deleted, paused, edited or stopped, as far as the watch has told. What
+/// only rests or waits, paused or not, is none of these: anybody can have any number of that.
+pub(crate) fn is_to_end(object: &ChaosExperiment) -> bool {
+    if object.metadata.deletion_timestamp.is_some() {
+        return true;
+    }
+    let Some(status) = object.status.as_ref().filter(|status| status.is_under_way()) else { return false };
+    object.spec.paused == Some(true) || status.stopping.is_some() || status.observed_generation != object.metadata.generation
+}
+
 /// Hands out turns, first come, first served.
 pub(crate) struct Turns {
     any: Semaphore,
@@ -26,8 +36,7 @@ impl Default for Turns {
 impl Turns {
     /// Waits for a turn of this experiment, which ends when what is returned is dropped. None once there are no more.
     pub(crate) async fn take(&self, object: &ChaosExperiment) -> Option<SemaphorePermit<'_>> {
-        let ends = object.metadata.deletion_timestamp.is_some() || object.spec.paused == Some(true);
-        let places = if ends { &self.to_end } else { &self.any };
+        let places = if is_to_end(object) { &self.to_end } else { &self.any };
         places.acquire().await.ok()
     }
 
@@ -41,13 +50,36 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::spec;
+    use crate::api::{ChaosExperimentStatus, Stopping};
+    use crate::machine::fixtures::{at, entry, spec};
     use futures::FutureExt;
 
+    /// One with a pod under way, to be stopped or not.
     fn experiment(paused: bool) -> ChaosExperiment {
         let mut spec = spec();
         spec.paused = Some(paused);
-        ChaosExperiment::new("x", spec)
+        let mut object = ChaosExperiment::new("x", spec);
+        object.status = Some(ChaosExperimentStatus { pods: vec![entry()], ..ChaosExperimentStatus::default() });
+        object
+    }
+
+    #[test]
+    fn what_is_to_end_is_told_from_what_waits() {
+        let running = experiment(false);
+        assert!(!is_to_end(&running) && is_to_end(&experiment(true)));
+        let mut edited = running.clone();
+        edited.metadata.generation = Some(2);
+        let mut stopping = running.clone();
+        stopping.status.as_mut().unwrap().stopping = Some(Stopping::Frozen);
+        assert!(is_to_end(&edited) && is_to_end(&stopping));
+        // A tenant can have any number of these.
+        let mut at_rest = experiment(true);
+        at_rest.status.as_mut().unwrap().pods.clear();
+        let mut waits = edited;
+        waits.status = None;
+        assert!(!is_to_end(&at_rest) && !is_to_end(&waits));
+        at_rest.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(0)));
+        assert!(is_to_end(&at_rest));
     }
 
     /// Takes each place that is not for those that are to end.

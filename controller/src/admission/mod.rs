@@ -8,6 +8,7 @@ pub mod authority;
 pub mod certificate;
 mod judge;
 mod look;
+mod looks;
 mod review;
 pub mod server;
 

@@ -3,6 +3,7 @@
 use super::{
     certificate::Identity,
     judge, look,
+    looks::Looks,
     review::{Asked, Review},
 };
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
 use http_body_util::{BodyExt, Limited};
 use hyper::{
     Method, Request, StatusCode,
-    body::{Body as _, Incoming},
+    body::{Body as _, Bytes, Incoming},
 };
 use jiff::Timestamp;
 use kube::{Client, core::admission::AdmissionResponse};
@@ -39,33 +40,29 @@ pub const PATH: &str = "/validate";
 /// The largest review that is read, in bytes: an object of etcd's limit (1.5 MiB), twice, and what is around it.
 const LARGEST: usize = 4 * 1024 * 1024;
 
-/// Reviews that are answered at a time; others wait. Each takes some five requests to the API server.
-const CONCURRENT: usize = 8;
-
 /// Bytes of one permit of memory.
 const PERMIT: usize = 1024;
 
-/// What keeps the memory of reviews within bounds, whatever is asked: few at a time, and the bodies of all of them no larger than the largest.
+/// What keeps the memory of reviews within bounds, whatever is asked: the bodies that are read at a time are no larger than the largest. They
+/// are held while they arrive and are parsed, and not while the API server is asked: what needs no look (a pause) waits for none.
 #[derive(Clone)]
 struct Room {
-    reviews: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
+    looks: Looks,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self { reviews: Arc::new(Semaphore::new(CONCURRENT)), bodies: Arc::new(Semaphore::new(LARGEST / PERMIT)) }
+        Self { bodies: Arc::new(Semaphore::new(LARGEST / PERMIT)), looks: Looks::default() }
     }
 }
 
 impl Room {
     /// Waits until a body of this length may be read. One of unknown length may be the largest; none where it is too large.
-    async fn of(&self, length: Option<u64>) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+    async fn of(&self, length: Option<u64>) -> Option<OwnedSemaphorePermit> {
         let bytes = usize::try_from(length.unwrap_or(LARGEST as u64)).ok().filter(|bytes| *bytes <= LARGEST)?;
         let permits = u32::try_from(bytes.div_ceil(PERMIT).max(1)).ok()?;
-        let review = Arc::clone(&self.reviews).acquire_owned().await.ok()?;
-        let body = Arc::clone(&self.bodies).acquire_many_owned(permits).await.ok()?;
-        Some((review, body))
+        Arc::clone(&self.bodies).acquire_many_owned(permits).await.ok()
     }
 }
 
@@ -153,18 +150,28 @@ async fn answer(webhook: Webhook, served: Arc<Served>, room: Room, request: Requ
     if request.method() != Method::POST || !served.is_path(request.uri().path()) {
         return plain(StatusCode::NOT_FOUND, "POST an AdmissionReview to the path of the ValidatingWebhookConfiguration\n");
     }
-    let Ok(Some(_room)) = timeout(LIMIT, room.of(request.body().size_hint().exact())).await else {
-        return plain(StatusCode::SERVICE_UNAVAILABLE, "the review is too large, or others are being answered\n");
+    let Ok(Some(permit)) = timeout(LIMIT, room.of(request.body().size_hint().exact())).await else {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "the review is too large, or others are being read\n");
     };
     let Ok(Ok(body)) = timeout(http::READ_LIMIT, Limited::new(request.into_body(), LARGEST).collect()).await else {
         return plain(StatusCode::BAD_REQUEST, "the review is too large, or did not arrive\n");
     };
-    let Some(review) = Review::read(body.to_bytes()) else {
+    respond(&webhook, &room.looks, body.to_bytes(), permit).await
+}
+
+/// The answer to a review. `permit` is for its bytes, and ends with them.
+async fn respond(webhook: &Webhook, looks: &Looks, body: Bytes, permit: OwnedSemaphorePermit) -> Answer {
+    let Some(review) = Review::read(body) else {
         return plain(StatusCode::BAD_REQUEST, "this is no AdmissionReview\n");
     };
+    let (asked, review) = (review.asked(), review.without_body());
+    drop(permit);
     // Without an answer, the webhook's failurePolicy decides.
-    let response = match timeout(LIMIT, reviewed(&webhook, &review)).await {
-        Ok(Ok(response)) => response,
+    let response = match timeout(LIMIT, reviewed(webhook, looks, &review, asked)).await {
+        Ok(Ok(Some(response))) => response,
+        Ok(Ok(None)) => {
+            return plain(StatusCode::TOO_MANY_REQUESTS, "too many reviews of this namespace are waiting: try again\n");
+        }
         Ok(Err(error)) => {
             warn!(%error, "a review could not be answered");
             return plain(StatusCode::INTERNAL_SERVER_ERROR, "the API server could not be asked\n");
@@ -175,17 +182,85 @@ async fn answer(webhook: Webhook, served: Arc<Served>, room: Room, request: Requ
     http::answer(StatusCode::OK, "application/json", body)
 }
 
-async fn reviewed(webhook: &Webhook, review: &Review) -> kube::Result<AdmissionResponse> {
-    let asked = match review.asked() {
-        Asked::Admitted => return Ok(review.admitted()),
-        Asked::Unreadable(why) => return Ok(review.refused(&why)),
+/// The response; none where too many reviews wait.
+async fn reviewed(webhook: &Webhook, looks: &Looks, review: &Review, asked: Asked) -> kube::Result<Option<AdmissionResponse>> {
+    let asked = match asked {
+        Asked::Admitted => return Ok(Some(review.admitted())),
+        Asked::Unreadable(why) => return Ok(Some(review.refused(&why))),
         Asked::Experiment(asked) => asked,
     };
+    let Some(_turn) = looks.turn(&asked.namespace).await else { return Ok(None) };
     let experiment = asked.experiment();
     let seen = look(&webhook.client, &experiment, review.user(), &webhook.settings).await?;
     let verdict = judge(&experiment, asked.operation, &seen, (webhook.clock)(), &webhook.settings);
     webhook.metrics.refused(verdict.safety, experiment.spec.target_namespace(&asked.namespace));
     let (namespace, name, refusal) = (&asked.namespace, review.name(), verdict.refusal.as_deref());
     info!(namespace, name, user = review.user().username, refusal, warnings = verdict.warnings.len(), "reviewed");
-    Ok(review.answered(verdict))
+    Ok(Some(review.answered(verdict)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client;
+    use futures::FutureExt;
+    use serde_json::{Value, json};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn review(namespace: &str, old: &Value, new: &Value) -> Bytes {
+        let object = |spec: &Value| json!({ "metadata": { "name": "x" }, "spec": spec });
+        let review = json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+            "request": {
+                "uid": "1", "operation": "UPDATE", "namespace": namespace, "name": "x", "userInfo": {},
+                "object": object(new), "oldObject": object(old),
+            },
+        });
+        review.to_string().into()
+    }
+
+    fn spec(paused: bool, count: u32) -> Value {
+        json!({ "action": "pod-network-loss", "selector": { "app": "web" }, "duration": "30s", "count": count, "paused": paused })
+    }
+
+    /// A flood of reviews, each of which waits for the API server, delays nobody's pause, and no other namespace's reviews.
+    #[tokio::test]
+    async fn a_flood_of_reviews_delays_no_pause_and_no_other_namespace() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        let client = client::tests::answering(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            std::future::pending().boxed()
+        });
+        let webhook =
+            Webhook { client, settings: Settings::new("agent:1", "own"), clock: Arc::new(Timestamp::now), metrics: Arc::default() };
+        let room = Room::default();
+        let answer = |body: Bytes| {
+            let (webhook, room) = (webhook.clone(), room.clone());
+            async move {
+                let permit = room.of(Some(body.len() as u64)).await.unwrap();
+                respond(&webhook, &room.looks, body, permit).await
+            }
+        };
+        let mut floods: Vec<_> = (0..200).map(|_| tokio::spawn(answer(review("flood", &spec(false, 1), &spec(false, 2))))).collect();
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        let of_flood = asked.load(Ordering::SeqCst);
+        assert!((1..=2).contains(&of_flood), "{of_flood} looks of one namespace at a time");
+        floods.retain(|flood| !flood.is_finished());
+        assert!(floods.len() < 20, "no more than some of them wait: {}", floods.len());
+
+        let pause = answer(review("shop", &spec(false, 1), &spec(true, 1))).now_or_never().expect("a pause waits for nothing");
+        assert_eq!(pause.status(), StatusCode::OK);
+        let same_namespace = answer(review("flood", &spec(false, 1), &spec(true, 1))).now_or_never();
+        assert_eq!(same_namespace.expect("in any namespace").status(), StatusCode::OK);
+        let other = tokio::spawn(answer(review("shop", &spec(false, 1), &spec(false, 2))));
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(asked.load(Ordering::SeqCst) > of_flood, "another namespace's review is looked at");
+        other.abort();
+        floods.iter().for_each(tokio::task::JoinHandle::abort);
+    }
 }

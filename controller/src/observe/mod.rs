@@ -26,7 +26,10 @@ use kube::{
     core::{ApiResource, DynamicObject},
 };
 use serde_json::Value;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// Requests about pods that are under way at a time for one experiment.
 pub(crate) const CONCURRENCY: usize = 8;
@@ -45,6 +48,12 @@ pub(crate) const PAGE: u32 = 100;
 
 /// So many pods under way are read one by one; more of them by a list of those that the selector has.
 const ONE_BY_ONE: usize = 4;
+
+/// Pods under way that one look is at: more than any run has (`spec.count` is at most 100), and fewer than somebody may write into a status.
+const MOST_OPEN: usize = 128;
+
+/// Pods in which loss may remain that one look is at. A status keeps any number of them, and is looked at each minute.
+const MOST_IMPAIRED: usize = 25;
 
 /// A list that has gone through so many pods for each one that is under way is given up: the others are read one by one.
 const LISTED_FOR_EACH: usize = 10;
@@ -138,6 +147,8 @@ async fn phases(client: &Client, namespace: &str, names: &[String]) -> kube::Res
     // Two fields are read and nothing else is decoded: it may be of any action, and written by anybody.
     let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &ApiResource::erase::<ChaosExperiment>(&()));
     let mut phases = BTreeMap::new();
+    // In the order in which they are decided about, as far as the first one that is waited for.
+    let names: BTreeSet<&String> = names.iter().collect();
     for name in names {
         let phase = api.get_opt(name).await?.and_then(|object| {
             let status = object.data.get("status")?;
@@ -147,6 +158,9 @@ async fn phases(client: &Client, namespace: &str, names: &[String]) -> kube::Res
             serde_json::from_value::<Phase>(phase.clone()).ok()
         });
         phases.insert(name.clone(), phase);
+        if phase != Some(Phase::Completed) {
+            break;
+        }
     }
     Ok(phases)
 }
@@ -193,6 +207,18 @@ async fn each_page(
     }
 }
 
+/// At most so many of these entries, and others in each minute, so that each has its turn.
+fn some_of<'a>(entries: impl Iterator<Item = &'a PodStatus>, most: usize, now: Timestamp) -> Vec<PodStatus> {
+    let mut entries: Vec<PodStatus> = entries.cloned().collect();
+    if entries.len() > most {
+        let minute = usize::try_from(now.as_second().div_euclid(60)).unwrap_or_default();
+        let first = (minute % entries.len()) * most % entries.len();
+        entries.rotate_left(first);
+        entries.truncate(most);
+    }
+    entries
+}
+
 async fn views(
     client: &Client,
     experiment: &Experiment<'_>,
@@ -202,7 +228,7 @@ async fn views(
 ) -> kube::Result<BTreeMap<String, PodView>> {
     let run = format!("{}/{}", experiment.uid, status.run.unwrap_or_default());
     let is_under_way = status.is_under_way();
-    let open: Vec<PodStatus> = if is_under_way { status.open_pods().cloned().collect() } else { status.impaired_pods().cloned().collect() };
+    let open = if is_under_way { some_of(status.open_pods(), MOST_OPEN, now) } else { some_of(status.impaired_pods(), MOST_IMPAIRED, now) };
     let lookup = Lookup { run: &run, spec: experiment.spec, now };
     let mut listed = if open.len() > ONE_BY_ONE { listed(client, experiment, &open, lookup).await? } else { BTreeMap::new() };
     let views = stream::iter(open).map(|entry| {
@@ -316,4 +342,53 @@ async fn bounded_log(api: &Api<Pod>, pod: &str, params: &LogParams) -> anyhow::R
     let mut bytes = Vec::new();
     api.log_stream(pod, params).await?.take(LOG_BYTES.unsigned_abs()).read_to_end(&mut bytes).await?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        client,
+        machine::fixtures::{at, entry},
+    };
+    use futures::FutureExt;
+    use http::Response;
+    use kube::client::Body;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    #[test]
+    fn a_look_is_at_a_bounded_number_of_pods_and_all_have_their_turn() {
+        for count in [0, 1, 25, 26, 99, 100, 1000] {
+            let entries: Vec<PodStatus> = (0..count).map(|n| PodStatus { uid: n.to_string(), ..entry() }).collect();
+            let look = |minute: i64| some_of(entries.iter(), MOST_IMPAIRED, at(60 * minute));
+            assert_eq!(look(0).len(), count.min(MOST_IMPAIRED));
+            let minutes = i64::try_from(count).unwrap();
+            let seen: BTreeSet<String> = (0..=minutes).flat_map(look).map(|entry| entry.uid).collect();
+            assert_eq!(seen.len(), count, "of {count}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_dependencies_are_read_than_are_decided_about() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        let client = client::tests::answering(move |request| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let phase = if request.uri().path().ends_with("/first") { "Completed" } else { "Running" };
+            let object = serde_json::json!({
+                "apiVersion": "chaos.gushchin.dev/v1alpha1", "kind": "ChaosExperiment", "metadata": { "name": "x", "generation": 1 },
+                "status": { "phase": phase, "observedGeneration": 1 },
+            });
+            let response = Response::new(Body::from(object.to_string().into_bytes()));
+            async move { response }.boxed()
+        });
+        let mut names: Vec<String> = (0..99).map(|n| format!("later-{n}")).collect();
+        names.push("first".to_owned());
+        let phases = phases(&client, "n", &names).await.unwrap();
+        assert_eq!((asked.load(Ordering::SeqCst), phases.len()), (2, 2));
+        assert_eq!((phases["first"], phases["later-0"]), (Some(Phase::Completed), Some(Phase::Running)));
+    }
 }
