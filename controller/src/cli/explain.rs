@@ -9,7 +9,10 @@ use super::{
     view::{Seen, outcome_word, span},
 };
 use crate::{
-    api::{AS_REQUESTED, ChaosExperiment, ChaosExperimentStatus, FailureReason, Outcome, PREFLIGHT, Phase, PodState, PodStatus, RunResult},
+    api::{
+        AS_REQUESTED, ChaosExperiment, ChaosExperimentStatus, FailureReason, Outcome, PREFLIGHT, Phase, PodState, PodStatus, RUN_REQUESTED,
+        RunResult,
+    },
     history::{failure_reason, result},
     words::brief,
 };
@@ -138,6 +141,10 @@ fn explain(object: &ChaosExperiment, facts: &Facts, now: Timestamp) -> Explanati
         }
         Some(Phase::Failed) => failed(&mut said, object, &target, status),
         Some(Phase::Completed) => completed(&mut said, object, status),
+    }
+    let request = status.condition(RUN_REQUESTED).filter(|is| is.status == "True" || is.reason == "InvalidValue");
+    if let Some(request) = request {
+        said.why(format!("{}.", request.message));
     }
     for pod in status.impaired_pods() {
         said.why(format!(
@@ -425,6 +432,9 @@ mod tests {
             of(phase(Phase::Completed, vec![ended(Outcome::Clean)]), &facts())
                 .starts_with("x is over, and went as asked in each of 1 pod(s)")
         );
+        let mut requested = phase(Phase::Completed, vec![ended(Outcome::Clean)]);
+        requested.set_condition(RUN_REQUESTED, "True", "Waiting", "one more run begins", at(0));
+        assert!(of(requested, &facts()).contains("\none more run begins."));
         let unknown = of(phase(Phase::Completed, vec![ended(Outcome::Unknown)]), &facts());
         assert!(unknown.contains("In pod p loss may remain") && unknown.contains("Next: `kubectl netloss doctor --fix -n n`"), "{unknown}");
         let observed = PerDirection { egress: Some(Traffic::new(10_000, 200, 10.0)), ingress: None };
