@@ -5,7 +5,8 @@
 
 use crate::{
     api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, PodStatus},
-    listing::{self, Unreadable},
+    guarded::{Guarded, Unreadable},
+    listing,
     observe::{FREEZE, FREEZE_ANNOTATION, is_cleaned_since},
     reconcile::{Context, FINALIZER, reconcile},
     targets,
@@ -17,7 +18,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{ListParams, Patch, PatchParams},
-    core::{DeserializeGuard, NamespaceResourceScope},
+    core::NamespaceResourceScope,
 };
 use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -163,7 +164,7 @@ async fn experiments(
     Ok((found, unreadable))
 }
 
-fn scopes<K>(client: &Client, namespaces: &[String]) -> Vec<Api<DeserializeGuard<K>>>
+fn scopes<K>(client: &Client, namespaces: &[String]) -> Vec<Api<Guarded<K>>>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
@@ -255,9 +256,9 @@ async fn left_with_loss(client: &Client, suspects: &[PodStatus]) -> Result<Vec<S
     for suspect in suspects {
         let name = suspect.display_name();
         let since = suspect.ended_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
-        let pod = Api::<Pod>::namespaced(client.clone(), &suspect.namespace).get_opt(&suspect.name).await;
+        let pod = Api::<Guarded<Pod>>::namespaced(client.clone(), &suspect.namespace).get_opt(&suspect.name).await;
         let pod = pod.map_err(Error::api(format!("looking at pod {name}")))?;
-        if pod.is_some_and(|pod| pod.uid().as_deref() == Some(&suspect.uid) && !is_cleaned_since(&pod, since)) && !left.contains(&name) {
+        if pod.is_some_and(|pod| pod.uid().as_deref() == Some(&suspect.uid) && !pod.0.is_ok_and(|pod| is_cleaned_since(&pod, since))) && !left.contains(&name) {
             left.push(name);
         }
     }

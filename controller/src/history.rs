@@ -5,6 +5,7 @@ use crate::{
         AS_REQUESTED, AffectedResource, Audit, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentStatus,
         ErrorDetails, Execution, ExperimentRef, FailureReason, Outcome, PREFLIGHT, Phase, PodStatus, RunResult,
     },
+    guarded::{Guarded, Unreadable},
     listing,
     metrics::Metrics,
     observe::is_cleaned_since,
@@ -16,7 +17,7 @@ use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams},
-    core::{DeserializeGuard, ObjectMeta},
+    core::{ObjectMeta, PartialObjectMeta},
 };
 use std::collections::{BTreeMap, HashMap};
 use tracing::{info, warn};
@@ -162,13 +163,13 @@ pub struct Remnant {
 /// # Errors
 /// When the API server does not list records, or a pod cannot be read.
 pub async fn remnants(client: &Client, namespace: Option<&str>) -> kube::Result<Vec<Remnant>> {
-    let api: Api<DeserializeGuard<ChaosExperimentHistory>> = match namespace {
+    let api: Api<Guarded<ChaosExperimentHistory>> = match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
     let marked = ListParams::default().labels(&format!("{REMAINS_LABEL}=true"));
     let mut suspects = Vec::new();
-    let keep = |record: Result<ChaosExperimentHistory, listing::Unreadable>| {
+    let keep = |record: Result<ChaosExperimentHistory, Unreadable>| {
         let record = record.ok()?.spec;
         let room = REMNANTS - suspects.len();
         let pods = record.pods.into_iter().filter(PodStatus::may_keep_loss).take(room);
@@ -179,8 +180,8 @@ pub async fn remnants(client: &Client, namespace: Option<&str>) -> kube::Result<
     let mut found: Vec<Remnant> = Vec::new();
     for (experiment, entry) in suspects {
         let since = entry.ended_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
-        let pod = Api::<Pod>::namespaced(client.clone(), &entry.namespace).get_opt(&entry.name).await?;
-        if !pod.is_some_and(|pod| pod.uid().as_deref() == Some(&entry.uid) && !is_cleaned_since(&pod, since)) {
+        let pod = Api::<Guarded<Pod>>::namespaced(client.clone(), &entry.namespace).get_opt(&entry.name).await?;
+        if !pod.is_some_and(|pod| pod.uid().as_deref() == Some(&entry.uid) && !pod.0.is_ok_and(|pod| is_cleaned_since(&pod, since))) {
             continue;
         }
         match found.iter_mut().find(|known| known.experiment == experiment) {
@@ -332,15 +333,14 @@ pub async fn prune(
     now: Timestamp,
     metrics: &Metrics,
 ) -> kube::Result<()> {
-    let in_namespace = |namespace: Option<&str>| match namespace {
-        Some(namespace) => Api::<ChaosExperimentHistory>::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
+    let all = || {
+        namespace.map_or_else(|| Api::all(client.clone()), |namespace| Api::<ChaosExperimentHistory>::namespaced(client.clone(), namespace))
     };
     let labels = experiment.map_or_else(|| EXPERIMENT_LABEL.to_owned(), |uid| format!("{EXPERIMENT_LABEL}={uid}"));
     let mut page = ListParams::default().labels(&labels).limit(PAGE);
     let mut found: BTreeMap<String, Vec<Kept>> = BTreeMap::new();
     loop {
-        let list = in_namespace(namespace).list_metadata(&page).await?;
+        let list = listing::metadata(all(), &page).await?;
         for object in &list.items {
             let label = |key: &str| object.labels().get(key).cloned().unwrap_or_default();
             let (experiment, called) = (label(EXPERIMENT_LABEL), label(NAME_LABEL));
@@ -354,7 +354,7 @@ pub async fn prune(
         }
     }
     for (namespace, records) in &found {
-        let api = in_namespace(Some(namespace));
+        let api = Api::<Guarded<PartialObjectMeta<ChaosExperimentHistory>>>::namespaced(client.clone(), namespace);
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for record in records {
             *counts.entry(&record.called).or_default() += 1;

@@ -14,6 +14,7 @@ pub mod client;
 pub mod container;
 pub mod definitions;
 pub mod drain;
+mod guarded;
 pub mod health;
 pub mod history;
 mod http;

@@ -1,10 +1,10 @@
 //! Lists of objects that anybody may have written: page by page, and one that cannot be decoded hides none of the others.
 
-use crate::words::brief;
+use crate::guarded::{Guarded, Unreadable};
 use kube::{
     Api, Resource,
     api::ListParams,
-    core::{DeserializeGuard, ObjectMeta},
+    core::{ObjectList, PartialObjectMeta, Request},
 };
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
@@ -15,21 +15,12 @@ pub(crate) const PAGE: u32 = 8;
 /// Lists that expired between two pages and were begun again, at most.
 const RESTARTS: usize = 3;
 
-/// An object that does not decode.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Unreadable {
-    /// Its metadata.
-    pub(crate) metadata: ObjectMeta,
-    /// Why it does not decode, on one line.
-    pub(crate) error: String,
-}
-
 /// The objects that `keep` makes something of, read in pages of `page`.
 ///
 /// # Errors
 /// When the API server does not list them. An object that does not decode is no error, it is given to `keep`.
 pub(crate) async fn list<K, T>(
-    api: &Api<DeserializeGuard<K>>,
+    api: &Api<Guarded<K>>,
     params: &ListParams,
     page: u32,
     mut keep: impl FnMut(Result<K, Unreadable>) -> Option<T>,
@@ -50,13 +41,22 @@ where
             }
             answer => answer?,
         };
-        for DeserializeGuard(object) in list.items {
-            let object = object.map_err(|invalid| Unreadable { error: brief(&invalid.error), metadata: invalid.metadata });
-            kept.extend(keep(object));
-        }
+        kept.extend(list.items.into_iter().filter_map(|Guarded(object)| keep(object)));
         match list.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => next = next.continue_token(&token),
             None => return Ok(kept),
         }
     }
+}
+
+/// A page of the objects' metadata, as [`Api::list_metadata`] reads it, with one that does not decode among the others.
+///
+/// # Errors
+/// When the API server does not list them.
+pub(crate) async fn metadata<K>(api: Api<K>, params: &ListParams) -> kube::Result<ObjectList<Guarded<PartialObjectMeta<K>>>>
+where
+    K: Resource + Clone,
+{
+    let request = Request::new(api.resource_url()).list_metadata(params).map_err(kube::Error::BuildRequest)?;
+    api.into_client().request(request).await
 }

@@ -1,6 +1,6 @@
 //! Watches the pods of those namespaces in which something is under way, and of no others.
 
-use crate::observe::PAGE;
+use crate::{guarded::Guarded, observe::PAGE};
 use futures::{SinkExt, StreamExt, TryStreamExt, channel::mpsc::Sender};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -56,7 +56,7 @@ impl Drop for PodWatches {
 /// As metadata only: the pods themselves are read when they matter.
 async fn watch(client: Client, namespace: String, mut changes: Sender<Changed>) {
     debug!(namespace, "watching pods");
-    let pods = Api::<PartialObjectMeta<Pod>>::namespaced(client, &namespace);
+    let pods = Api::<Guarded<PartialObjectMeta<Pod>>>::namespaced(client, &namespace);
     let mut touched = watcher(pods, watcher::Config::default().page_size(PAGE)).default_backoff().touched_objects().boxed();
     loop {
         match touched.try_next().await {

@@ -11,6 +11,7 @@ use crate::{
     },
     backoff::Backoff,
     container::{agent_container, image_to_send, patch, repair_container, stop_container},
+    guarded::{Guarded, Unreadable},
     health::Health,
     history::{self, Retention},
     listing,
@@ -24,14 +25,17 @@ use crate::{
 };
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{EphemeralContainer, ObjectReference, Pod};
+use k8s_openapi::{
+    api::core::v1::{EphemeralContainer, ObjectReference, Pod},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
-    core::{ApiResource, DeserializeGuard, DynamicObject},
+    core::{ApiResource, DynamicObject, ObjectMeta, PartialObjectMeta},
     runtime::controller::Action,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 use tracing::{debug, info, warn};
 
@@ -43,6 +47,9 @@ pub const FINALIZER: &str = "chaos.gushchin.dev/netloss";
 
 /// Rounds of one pass: planning, the finalizer, asking, writing down the answer, patching and adopting are six; the others are for objects that changed meanwhile.
 const ROUNDS: usize = 12;
+
+/// Between looks at an experiment that is being deleted and does not decode.
+const HELD_POLL: Duration = Duration::from_hours(1);
 
 /// Names that are tried for a run's record.
 const RECORD_NAMES: u8 = 4;
@@ -88,6 +95,9 @@ pub enum Error {
     /// Another definition is installed, such as k8s-chaos's own.
     #[error("the definition of ChaosExperiment in this cluster drops what netloss writes into status: install config/crd")]
     Pruned,
+    /// The experiment does not decode.
+    #[error("the experiment does not decode: {0}")]
+    Unreadable(String),
     /// The pass took too long.
     #[error("the pass took longer than {PASS_TIMEOUT:?}: trying again later")]
     TimedOut,
@@ -111,6 +121,7 @@ impl Error {
             },
             Self::Contended => "contended",
             Self::Pruned => "pruned",
+            Self::Unreadable(_) => "unreadable",
             Self::TimedOut => "timeout",
         }
     }
@@ -254,7 +265,7 @@ impl Context {
 
     /// Whether what has this name is the record. Listed, as the controller has no other use for a right to read records.
     async fn has_record(&self, namespace: &str, name: &str, record: &ChaosExperimentHistory) -> Result<bool, Error> {
-        let api = Api::<DeserializeGuard<ChaosExperimentHistory>>::namespaced(self.client.clone(), namespace);
+        let api = Api::<Guarded<ChaosExperimentHistory>>::namespaced(self.client.clone(), namespace);
         let only = ListParams::default().fields(&format!("metadata.name={name}"));
         let is_same = |there: Result<ChaosExperimentHistory, _>| {
             there.is_ok_and(|there| history::is_same_run(&there.spec, &record.spec)).then_some(())
@@ -263,18 +274,37 @@ impl Context {
         Ok(!same.is_empty())
     }
 
-    /// Says on an experiment that does not decode why nothing is done for it, if it is netloss's. This is counted.
-    pub(crate) async fn skip_unreadable(&self, experiment: &ObjectReference, error: &str) {
+    /// Says on an experiment that does not decode why nothing is done for it, if it is netloss's. This is counted. One that is being deleted is let go once no
+    /// agent of it can be at work.
+    ///
+    /// # Errors
+    /// When the API server does not do what it is asked.
+    pub(crate) async fn skip_unreadable(&self, experiment: &ObjectReference, error: &str) -> Result<Action, Error> {
         self.metrics.pass_failed("unreadable");
         let namespace = experiment.namespace.as_deref().unwrap_or_default();
         let resource = ApiResource::erase::<ChaosExperiment>(&());
-        let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &resource);
-        let is_ours = |object: DynamicObject| object.data["spec"]["action"] == json!(api::Action::PodNetworkLoss);
-        match api.get_opt(experiment.name.as_deref().unwrap_or_default()).await.map(|object| object.is_some_and(is_ours)) {
-            Ok(true) => self.publisher.publish(experiment, vec![machine::unreadable(error)]).await,
-            Ok(false) => {}
-            Err(error) => warn!(namespace, %error, "an experiment that does not decode could not be read"),
-        }
+        let api = Api::<Guarded<DynamicObject>>::namespaced_with(self.client.clone(), namespace, &resource);
+        let object = api.get_opt(experiment.name.as_deref().unwrap_or_default()).await;
+        let Some(Guarded(object)) = object.map_err(Error::api("reading an experiment that does not decode"))? else {
+            return Ok(Action::await_change());
+        };
+        let (metadata, action) = match object {
+            Ok(object) => (object.metadata, object.data["spec"]["action"].clone()),
+            Err(Unreadable { metadata, .. }) => (metadata, Value::Null),
+        };
+        let is_held = metadata.finalizers.iter().flatten().any(|name| name == FINALIZER);
+        let deleted = metadata.deletion_timestamp.as_ref().filter(|_| is_held);
+        let event = match deleted.map(|Time(deleted)| machine::held_until(*deleted, &self.settings)) {
+            Some(until) if (self.clock)() >= until => {
+                self.set_finalizer(&metadata, false).await?;
+                return Ok(Action::await_change());
+            }
+            Some(until) => machine::unreadable_and_held(error, until),
+            None if action == json!(api::Action::PodNetworkLoss) => machine::unreadable(error),
+            None => return Ok(Action::await_change()),
+        };
+        self.publisher.publish(experiment, vec![event]).await;
+        Ok(deleted.map_or_else(Action::await_change, |_| Action::requeue(HELD_POLL)))
     }
 
     /// What the controller was started with.
@@ -289,9 +319,10 @@ impl Context {
 
     /// Reads what a status leaves to records, for those of its pods. What is in no record any more stays absent.
     async fn fill_in(&self, namespace: &str, status: &mut ChaosExperimentStatus, wanted: impl Fn(&PodStatus) -> bool) -> Result<(), Error> {
-        let api = Api::<ChaosExperimentPlan>::namespaced(self.client.clone(), namespace);
+        let api = Api::<Guarded<ChaosExperimentPlan>>::namespaced(self.client.clone(), namespace);
         for name in stored::missing(status, wanted) {
-            if let Some(plan) = api.get_opt(&name).await.map_err(Error::api(format!("reading ChaosExperimentPlan {name}")))? {
+            let plan = api.get_opt(&name).await.map_err(Error::api(format!("reading ChaosExperimentPlan {name}")))?;
+            if let Some(Guarded(Ok(plan))) = plan {
                 stored::fill_in(status, &plan);
             }
         }
@@ -300,7 +331,7 @@ impl Context {
 
     async fn write_status(&self, object: &ChaosExperiment, status: ChaosExperimentStatus) -> Result<Written, Error> {
         let namespace = object.namespace().unwrap_or_default();
-        let api = Api::<ChaosExperiment>::namespaced(self.client.clone(), &namespace);
+        let api = Api::<Guarded<ChaosExperiment>>::namespaced(self.client.clone(), &namespace);
         let plans = Api::<ChaosExperimentPlan>::namespaced(self.client.clone(), &namespace);
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let (status, records) = stored::split(object, status);
@@ -313,9 +344,12 @@ impl Context {
                 answer => drop(answer.map_err(Error::api("writing a ChaosExperimentPlan"))?),
             }
         }
-        let changed = ChaosExperiment { metadata: object.metadata.clone(), spec: object.spec.clone(), status: Some(status) };
-        let written = match api.replace_status(&object.name_any(), &params, &changed).await {
-            Ok(written) => written.status.unwrap_or_default(),
+        // Without managedFields, which were not read as they are, the API server keeps them.
+        let metadata = ObjectMeta { managed_fields: None, ..object.metadata.clone() };
+        let changed = ChaosExperiment { metadata, spec: object.spec.clone(), status: Some(status) };
+        let written = match api.replace_status(&object.name_any(), &params, &Guarded(Ok(changed.clone()))).await {
+            Ok(Guarded(Ok(written))) => written.status.unwrap_or_default(),
+            Ok(Guarded(Err(unreadable))) => return Err(Error::Unreadable(unreadable.error)),
             Err(kube::Error::Api(status)) if status.code == 409 => return Ok(Written::Stale),
             Err(error) => return Err(Error::api("writing the status")(error)),
         };
@@ -335,14 +369,15 @@ impl Context {
 
     /// Adds our finalizer to the experiment, or takes it away. The patch names the version that this was decided from, and nothing of
     /// the spec.
-    async fn set_finalizer(&self, object: &ChaosExperiment, wanted: bool) -> Result<(), Error> {
-        let api = Api::<ChaosExperiment>::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
-        let mut finalizers: Vec<&str> = object.finalizers().iter().map(String::as_str).filter(|name| *name != FINALIZER).collect();
-        finalizers.extend(wanted.then_some(FINALIZER));
-        let metadata = json!({ "uid": object.uid(), "resourceVersion": object.resource_version(), "finalizers": finalizers });
+    async fn set_finalizer(&self, object: &ObjectMeta, wanted: bool) -> Result<(), Error> {
+        let namespace = object.namespace.as_deref().unwrap_or_default();
+        let api = Api::<Guarded<PartialObjectMeta<ChaosExperiment>>>::namespaced(self.client.clone(), namespace);
+        let others = object.finalizers.iter().flatten().map(String::as_str).filter(|name| *name != FINALIZER);
+        let finalizers: Vec<&str> = others.chain(wanted.then_some(FINALIZER)).collect();
+        let metadata = json!({ "uid": object.uid, "resourceVersion": object.resource_version, "finalizers": finalizers });
         let patch = Patch::Merge(json!({ "metadata": metadata }));
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        match api.patch_metadata(&object.name_any(), &params, &patch).await {
+        match api.patch(object.name.as_deref().unwrap_or_default(), &params, &patch).await {
             // It changed or went meanwhile, and is read again.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             answer => answer.map(drop).map_err(Error::api("writing the finalizer")),
@@ -352,10 +387,13 @@ impl Context {
     /// Asks the API server whether it would admit the agent, with a patch that changes nothing. `None` where that says nothing, as the pod
     /// is another by now.
     async fn ask(&self, entry: &PodStatus) -> Result<Option<Preflight>, Error> {
-        let api = Api::<Pod>::namespaced(self.client.clone(), &entry.namespace);
+        let api = Api::<Guarded<Pod>>::namespaced(self.client.clone(), &entry.namespace);
         let params = PatchParams { dry_run: true, field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let what = format!("asking for container {} in pod {}", entry.container, entry.display_name());
-        match api.patch_ephemeral_containers(&entry.name, &params, &Patch::Strategic(patch(entry, &agent_container(entry)))).await {
+        match api
+            .patch_subresource("ephemeralcontainers", &entry.name, &params, &Patch::Strategic(patch(entry, &agent_container(entry))))
+            .await
+        {
             Ok(_) => Ok(Some(Preflight::Admitted)),
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => Ok(Some(answer(status.message))),
@@ -365,10 +403,10 @@ impl Context {
 
     /// Puts one more container of netloss's into one pod. `Some` are the words of a refusal.
     async fn send(&self, entry: &PodStatus, container: EphemeralContainer) -> Result<Option<String>, Error> {
-        let api = Api::<Pod>::namespaced(self.client.clone(), &entry.namespace);
+        let api = Api::<Guarded<Pod>>::namespaced(self.client.clone(), &entry.namespace);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let what = format!("adding container {} to pod {}", container.name, entry.display_name());
-        match api.patch_ephemeral_containers(&entry.name, &params, &Patch::Strategic(patch(entry, &container))).await {
+        match api.patch_subresource("ephemeralcontainers", &entry.name, &params, &Patch::Strategic(patch(entry, &container))).await {
             // The pod is gone, which the next look will show.
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => Ok(Some(status.message)),
@@ -542,15 +580,16 @@ struct Course {
 /// of many experiments that begin together none waits until others have been heard of.
 async fn pass(object: &ChaosExperiment, context: &Context, course: &mut Course) -> Result<Option<Action>, Error> {
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
-    let api = Api::<ChaosExperiment>::namespaced(context.client.clone(), &namespace);
+    let api = Api::<Guarded<ChaosExperiment>>::namespaced(context.client.clone(), &namespace);
     let Course { rounds, refused, preflight, retry } = course;
     while *rounds < ROUNDS {
         *rounds += 1;
         let begun = (context.clock)();
         // Not from the watch's cache: a patch may follow only from the status that stands.
-        let Some(mut current) = api.get_opt(&name).await.map_err(Error::api("reading the experiment"))? else {
+        let Some(Guarded(current)) = api.get_opt(&name).await.map_err(Error::api("reading the experiment"))? else {
             return Ok(Some(Action::await_change()));
         };
+        let mut current = current.map_err(|unreadable| Error::Unreadable(unreadable.error))?;
         if let Some(status) = &mut current.status {
             context.fill_in(&namespace, status, |pod| pod.state == PodState::Planned).await?;
         }
@@ -600,7 +639,7 @@ async fn pass(object: &ChaosExperiment, context: &Context, course: &mut Course) 
                 }
                 Step::Publish => context.publisher.publish(&current.object_ref(&()), mem::take(&mut decision.events)).await,
                 Step::GiveUp => return retry.take().map_or_else(|| Ok(Some(Action::await_change())), Err),
-                Step::SetFinalizer(wanted) => context.set_finalizer(&current, wanted).await?,
+                Step::SetFinalizer(wanted) => context.set_finalizer(&current.metadata, wanted).await?,
                 Step::Rest => return Ok(Some(decision.requeue.map_or_else(Action::await_change, Action::requeue))),
                 Step::Ask => *preflight = Some(context.preflight(mem::take(&mut decision.preflight)).await?),
                 Step::SendAfter => {

@@ -2,18 +2,18 @@
 
 use crate::{
     api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, ObservedLoss, ObservedTraffic, PodStatus},
+    guarded,
     history,
     listing::PAGE,
     observe::FREEZE,
     pods::{Changed, PodWatches},
     reconcile::{self, Context, Error},
-    words::brief,
 };
 use futures::{FutureExt, StreamExt, channel::mpsc, future::join_all, stream};
 use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::{DeserializeGuard, ObjectMeta, PartialObjectMeta},
+    core::{ObjectMeta, PartialObjectMeta},
     runtime::{
         Controller, WatchStreamExt,
         controller::{Action, Config},
@@ -42,7 +42,7 @@ const REMNANTS: Duration = Duration::from_mins(1);
 const CHANGES: usize = 256;
 
 /// An experiment that may not have the form that this version knows: another version may have written its status.
-type Guarded = DeserializeGuard<ChaosExperiment>;
+type Guarded = guarded::Guarded<ChaosExperiment>;
 
 /// Runs the experiments of these namespaces, or of all if none is named, until `shutdown`; then ends the passes that are under way.
 pub async fn run(client: Client, context: Arc<Context>, namespaces: &[String], shutdown: impl Future<Output = ()> + Send + 'static) {
@@ -136,7 +136,7 @@ impl Room {
             let events = watcher(self.experiments, pages).modify(trim).reflect(self.writer);
             events.inspect(move |_| changed.notify_one()).touched_objects()
         };
-        let freeze = Api::<PartialObjectMeta<ConfigMap>>::namespaced(client.clone(), &context.settings().own_namespace);
+        let freeze = Api::<guarded::Guarded<PartialObjectMeta<ConfigMap>>>::namespaced(client.clone(), &context.settings().own_namespace);
         let this_one = watcher::Config::default().fields(&format!("metadata.name={FREEZE}"));
         let (sender, pods) = mpsc::channel::<Changed>(CHANGES);
         let (store, frozen, followed) = (self.store.clone(), self.store.clone(), self.store.clone());
@@ -181,12 +181,9 @@ fn trim(object: &mut Guarded) {
         deletion_timestamp: whole.deletion_timestamp,
         ..ObjectMeta::default()
     };
-    match &mut object.0 {
-        Ok(experiment) => {
-            experiment.spec = trimmed_spec(&experiment.spec);
-            experiment.status = experiment.status.take().filter(|_| experiment.spec.action.is_served()).map(trimmed_status);
-        }
-        Err(invalid) => invalid.error = brief(&invalid.error),
+    if let Ok(experiment) = &mut object.0 {
+        experiment.spec = trimmed_spec(&experiment.spec);
+        experiment.status = experiment.status.take().filter(|_| experiment.spec.action.is_served()).map(trimmed_status);
     }
 }
 
@@ -283,11 +280,10 @@ fn those(store: &Store<Guarded>, wanted: impl Fn(&ChaosExperiment) -> bool) -> V
 async fn reconcile_guarded(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
     match &object.0 {
         Ok(experiment) => reconcile::reconcile(experiment, &context).await,
-        Err(invalid) => {
+        Err(unreadable) => {
             let (name, namespace) = (object.name_any(), object.namespace());
-            warn!(name, namespace, error = invalid.error, "skipped an experiment that does not decode");
-            context.skip_unreadable(&object.object_ref(&()), &invalid.error).await;
-            Ok(Action::await_change())
+            warn!(name, namespace, error = unreadable.error, "skipped an experiment that does not decode");
+            context.skip_unreadable(&object.object_ref(&()), &unreadable.error).await
         }
     }
 }
@@ -315,7 +311,7 @@ mod tests {
                 let pod = PodStatus { state, outcome, argv, message: Some("at length".to_owned()), ..entry() };
                 let mut experiment = ChaosExperiment::new("x", spec());
                 experiment.status = Some(ChaosExperimentStatus { pods: vec![pod.clone()], ..ChaosExperimentStatus::default() });
-                let mut object = DeserializeGuard(Ok(experiment.clone()));
+                let mut object = guarded::Guarded(Ok(experiment.clone()));
                 trim(&mut object);
                 let kept = object.0.unwrap();
                 assert_eq!(is_under_way(&kept), is_under_way(&experiment));

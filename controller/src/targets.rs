@@ -3,6 +3,7 @@
 use crate::{machine::Settings, order::rank, words::some_of};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, EphemeralContainer, Pod};
+use kube::core::ObjectMeta;
 use netloss_contract::CONTAINER_PREFIX;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -69,6 +70,8 @@ pub enum Skip {
     NotSelected,
     /// `spec.spareNode` is true, and the plan excludes other addresses than those of its node.
     OtherNodeAddresses,
+    /// The API server has it in a form that this version does not read; why.
+    Unreadable(String),
     /// An agent, with this container name, works in it or is about to.
     AgentActive(String),
     /// It carries as many containers of netloss as a pod may: none of them can ever be taken out.
@@ -92,6 +95,7 @@ impl fmt::Display for Skip {
             Self::Excluded => write!(f, "it carries the label {EXCLUDE_LABEL}"),
             Self::NotSelected => f.write_str("it does not carry the labels of spec.selector"),
             Self::OtherNodeAddresses => f.write_str("spec.spareNode is true and the plan has other addresses than those of its node"),
+            Self::Unreadable(why) => write!(f, "it does not decode: {why}"),
             Self::Full(count) => write!(f, "it carries {count} containers of netloss, which only a new pod is rid of: delete the pod"),
             Self::AgentActive(container) => write!(f, "another run is active in it (container {container})"),
         }
@@ -118,6 +122,23 @@ impl Candidate {
             containers: containers(pod),
             skip: skip(pod, now),
             target,
+        }
+    }
+}
+
+impl Candidate {
+    /// A pod of which its metadata alone is known.
+    pub(crate) fn unreadable(metadata: &ObjectMeta, error: &str) -> Self {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let target = Target { namespace: text(&metadata.namespace), name: text(&metadata.name), uid: text(&metadata.uid), node: None };
+        Self {
+            template: target.uid.clone(),
+            target,
+            host_ips: Vec::new(),
+            ip: None,
+            ready: false,
+            containers: 0,
+            skip: Some(Skip::Unreadable(error.to_owned())),
         }
     }
 }

@@ -4,12 +4,10 @@ use super::judge::Seen;
 use crate::{
     machine::{Experiment, Settings},
     observe,
-    targets::NamespaceFacts,
 };
 use k8s_openapi::api::{
     authentication::v1::UserInfo,
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
-    core::v1::Namespace,
 };
 use kube::{Api, Client, api::PostParams};
 
@@ -19,8 +17,7 @@ use kube::{Api, Client, api::PostParams};
 /// When the API server cannot answer.
 pub async fn look(client: &Client, experiment: &Experiment<'_>, user: &UserInfo, settings: &Settings) -> kube::Result<Seen> {
     let namespace = experiment.spec.target_namespace(experiment.namespace);
-    let Some(object) = Api::<Namespace>::all(client.clone()).get_opt(namespace).await? else { return Ok(Seen::default()) };
-    let facts = NamespaceFacts::of(namespace, object.metadata.labels.as_ref(), object.metadata.annotations.as_ref());
+    let Some(facts) = observe::namespace(client, namespace).await? else { return Ok(Seen::default()) };
     let may_act = async {
         if namespace == experiment.namespace || facts.allows(experiment.namespace) {
             Ok(true)

@@ -3,7 +3,8 @@
 use super::{error::Error, output::note};
 use crate::{
     api::{ChaosExperiment, ChaosExperimentHistory},
-    listing::{self, Unreadable},
+    guarded::{Guarded, Unreadable},
+    listing,
     words::plain,
 };
 use clap::Args;
@@ -11,7 +12,7 @@ use kube::{
     Api, Client, Config,
     api::ListParams,
     config::{KubeConfigOptions, Kubeconfig},
-    core::{DeserializeGuard, NamespaceResourceScope},
+    core::NamespaceResourceScope,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{path::PathBuf, time::Duration};
@@ -168,7 +169,7 @@ impl Cluster {
 
     /// An experiment of the namespace.
     pub(super) async fn experiment(&self, name: &str) -> Result<ChaosExperiment, Error> {
-        let found = self.here::<ChaosExperiment>().get_opt(name).await;
+        let found = self.here::<Guarded<ChaosExperiment>>().get_opt(name).await.and_then(|found| found.map(Guarded::decoded).transpose());
         let found = found.map_err(Error::api(format!("reading ChaosExperiment \"{name}\" in namespace \"{}\"", self.namespace)))?;
         found.map(plain).ok_or_else(|| Error::Failed(self.no_such("ChaosExperiment", name)))
     }
@@ -186,7 +187,7 @@ impl Cluster {
                 None
             }
         };
-        listing::list(&self.api::<DeserializeGuard<K>>(scope), params, PAGE, keep).await
+        listing::list(&self.api::<Guarded<K>>(scope), params, PAGE, keep).await
     }
 
     /// The records of an experiment's runs, the latest first.

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     api::ChaosExperiment,
+    guarded::Guarded,
     words::{line, plain},
 };
 use futures::StreamExt;
@@ -60,7 +61,7 @@ impl Follow<'_> {
 
     async fn follow(&self, wanted: impl Fn(&ChaosExperiment) -> bool, show: &mut Show) -> Result<End, Error> {
         let (client, name) = (&self.cluster.client, self.name);
-        let api = Api::<ChaosExperiment>::namespaced(client.clone(), self.namespace);
+        let api = Api::<Guarded<ChaosExperiment>>::namespaced(client.clone(), self.namespace);
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let mut events = watcher(api, config).default_backoff().boxed();
         let mut ticks = interval(TICK);
@@ -143,29 +144,34 @@ impl<'a> Sight<'a> {
     }
 
     /// Takes what happened. Whether the object is gone.
-    fn take(&mut self, event: watcher::Event<ChaosExperiment>) -> bool {
-        let is_meant = |object: &ChaosExperiment| {
+    fn take(&mut self, event: watcher::Event<Guarded<ChaosExperiment>>) -> bool {
+        let is_meant = |object: &Guarded<ChaosExperiment>| {
             let uid = self.uid.map(str::to_owned).or_else(|| self.last.as_ref().and_then(|last| last.uid()));
             uid.is_none() || uid == object.uid()
         };
-        match event.modify(|object| *object = plain(object.clone())) {
+        match event {
             watcher::Event::Init => self.is_listed = false,
             watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
                 if !is_meant(&object) {
                     return true;
                 }
                 self.is_listed = true;
-                self.last = Some(Box::new(object));
+                self.keep(object);
             }
             watcher::Event::InitDone => return !self.is_listed,
             watcher::Event::Delete(object) => {
                 if is_meant(&object) {
-                    self.last = Some(Box::new(object));
+                    self.keep(object);
                 }
                 return true;
             }
         }
         false
+    }
+
+    /// One that does not decode is there, and is shown as it was before.
+    fn keep(&mut self, Guarded(object): Guarded<ChaosExperiment>) {
+        self.last = object.ok().map(|object| Box::new(plain(object))).or(self.last.take());
     }
 }
 
@@ -197,10 +203,10 @@ mod tests {
     use super::*;
     use crate::machine::fixtures::spec;
 
-    fn object(uid: &str) -> ChaosExperiment {
+    fn object(uid: &str) -> Guarded<ChaosExperiment> {
         let mut object = ChaosExperiment::new("x", spec());
         object.metadata.uid = Some(uid.to_owned());
-        object
+        Guarded(Ok(object))
     }
 
     #[test]
@@ -209,6 +215,17 @@ mod tests {
         assert!(!sight.take(watcher::Event::Apply(object("a"))));
         assert!(sight.take(watcher::Event::Apply(object("b"))));
         assert_eq!(sight.last.as_ref().unwrap().uid().as_deref(), Some("a"), "what was seen last is of the one that is meant");
+    }
+
+    #[test]
+    fn one_that_does_not_decode_is_not_gone() {
+        let odd = serde_json::json!({ "metadata": { "uid": "a" }, "spec": 7 });
+        let odd: Guarded<ChaosExperiment> = serde_json::from_value(odd).unwrap();
+        let mut sight = Sight::new(None);
+        assert!(!sight.take(watcher::Event::Apply(object("a"))));
+        assert!(!sight.take(watcher::Event::Init) && !sight.take(watcher::Event::InitApply(odd.clone())));
+        assert!(!sight.take(watcher::Event::InitDone) && sight.last.is_some());
+        assert!(sight.take(watcher::Event::Delete(odd)));
     }
 
     #[test]

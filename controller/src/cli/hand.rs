@@ -11,6 +11,7 @@ use super::{
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus, PodStatus},
     container::{agent_container, image_to_send, patch, repair_container, stop_container},
+    guarded::Guarded,
     machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Preflight, Settings, Surroundings},
     observe,
 };
@@ -196,10 +197,10 @@ pub(super) async fn send(
     container: &EphemeralContainer,
     dry_run: bool,
 ) -> Result<Option<String>, Error> {
-    let pods = Api::<Pod>::namespaced(cluster.client.clone(), &entry.namespace);
+    let pods = Api::<Guarded<Pod>>::namespaced(cluster.client.clone(), &entry.namespace);
     let params = PatchParams { dry_run, field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let what = format!("adding container {} to pod {}", container.name, entry.display_name());
-    match pods.patch_ephemeral_containers(&entry.name, &params, &Patch::Strategic(patch(entry, container))).await {
+    match pods.patch_subresource("ephemeralcontainers", &entry.name, &params, &Patch::Strategic(patch(entry, container))).await {
         // It is gone or another, which the next look will show.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
         Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => Ok(Some(status.message)),

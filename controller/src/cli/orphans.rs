@@ -10,10 +10,11 @@ use super::{
 };
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus},
-    listing::{self, Unreadable},
+    guarded::{Guarded, Unreadable},
+    listing,
 };
 use k8s_openapi::api::core::v1::Pod;
-use kube::{ResourceExt, api::ListParams, core::DeserializeGuard};
+use kube::{ResourceExt, api::ListParams};
 use std::collections::BTreeSet;
 
 /// Active agents that no listed experiment has as open.
@@ -86,8 +87,8 @@ pub(super) async fn look(cluster: &Cluster, pods: &[Pod]) -> Result<Orphans, Err
 /// # Errors
 /// When the pod or the experiments cannot be read.
 pub(super) async fn is_still_orphan(cluster: &Cluster, agent: &Agent) -> Result<bool, Error> {
-    let pods = cluster.api::<Pod>(&Scope::One(agent.namespace.clone()));
-    let pod = pods.get_opt(&agent.pod).await.map_err(Error::api(format!("reading pod {}/{}", agent.namespace, agent.pod)))?;
+    let pods = cluster.api::<Guarded<Pod>>(&Scope::One(agent.namespace.clone()));
+    let pod = pods.get_opt(&agent.pod).await.and_then(|pod| pod.map(Guarded::decoded).transpose()).map_err(Error::api(format!("reading pod {}/{}", agent.namespace, agent.pod)))?;
     let found = look(cluster, pod.as_slice()).await?;
     Ok(found.orphans.contains(agent))
 }
@@ -108,7 +109,7 @@ async fn of_scope(cluster: &Cluster, scope: &Scope) -> kube::Result<Owners> {
         owners.add(object);
         None::<()>
     };
-    listing::list(&cluster.api::<DeserializeGuard<ChaosExperiment>>(scope), &ListParams::default(), PAGE, keep).await?;
+    listing::list(&cluster.api::<Guarded<ChaosExperiment>>(scope), &ListParams::default(), PAGE, keep).await?;
     Ok(owners)
 }
 

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus, Outcome, Phase},
+    guarded::Guarded,
     history::EXPERIMENT_LABEL,
     words::some_of,
 };
@@ -114,8 +115,8 @@ pub(super) async fn run(args: StopArgs, cluster: &Cluster) -> Result<(), Error> 
 
 /// The agents of no experiment in pods of these namespaces, as far as pods may be listed.
 async fn orphans(cluster: &Cluster, scope: &Scope) -> Result<orphans::Orphans, Error> {
-    match cluster.api::<Pod>(scope).list(&ListParams::default()).await {
-        Ok(list) => orphans::look(cluster, &list.items).await,
+    match cluster.list::<Pod>(scope, &ListParams::default()).await {
+        Ok(pods) => orphans::look(cluster, &pods).await,
         Err(error) if is_forbidden(&error) => {
             note("pods cannot be listed with these rights: agents that belong to no experiment are not stopped");
             Ok(orphans::Orphans::default())
@@ -217,7 +218,7 @@ async fn stop(
     limit: Duration,
 ) -> Result<(), Error> {
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
-    let api = cluster.api::<ChaosExperiment>(&Scope::One(namespace.clone()));
+    let api = cluster.api::<Guarded<ChaosExperiment>>(&Scope::One(namespace.clone()));
     let means = Means::of(object, args.pause);
     let what = format!("stopping experiment \"{name}\" in namespace \"{namespace}\"");
     let changed = change(&api, object, means, what).await;
@@ -235,7 +236,7 @@ async fn stop(
 }
 
 /// Pauses or deletes the experiment.
-async fn change(api: &Api<ChaosExperiment>, object: &ChaosExperiment, means: Means, what: String) -> Result<(), Error> {
+async fn change(api: &Api<Guarded<ChaosExperiment>>, object: &ChaosExperiment, means: Means, what: String) -> Result<(), Error> {
     let name = object.name_any();
     if means == Means::Pause {
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
@@ -281,7 +282,8 @@ async fn stop_by_hand(
     limit: Duration,
 ) -> Result<(), Error> {
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
-    let current = cluster.api::<ChaosExperiment>(&Scope::One(namespace.clone())).get_opt(&name).await;
+    let current = cluster.api::<Guarded<ChaosExperiment>>(&Scope::One(namespace.clone())).get_opt(&name).await;
+    let current = current.and_then(|current| current.map(Guarded::decoded).transpose());
     let current = current.map_err(Error::api(format!("reading experiment \"{name}\"")))?;
     // The controller may have written more before it went.
     let current = current.filter(|current| current.uid() == object.uid());

@@ -97,6 +97,15 @@ pub(crate) fn unreadable(error: &str) -> EventRecord {
     EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "Unreadable", note }
 }
 
+/// The same of one that is being deleted and has netloss's finalizer, until when that stays.
+pub(crate) fn unreadable_and_held(error: &str, until: Timestamp) -> EventRecord {
+    let note = format!(
+        "Its finalizer stays until {until}, when no agent of it can be at work any more: the experiment does not decode ({error}): correct that field to \
+         have it deleted before"
+    );
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "Unreadable", note }
+}
+
 /// A run that only said what it would do.
 pub(super) fn dry_run(message: &str) -> EventRecord {
     EventRecord { about: About::Experiment, severity: Severity::Normal, reason: "DryRun", note: message.to_owned() }

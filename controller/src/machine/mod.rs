@@ -38,8 +38,8 @@ mod summary;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use events::unreadable;
 pub use events::{About, EventRecord, Severity};
+pub(crate) use events::{unreadable, unreadable_and_held};
 pub(crate) use plan::too_large_a_share;
 pub use request::{Request, check, requested_percentage};
 pub(crate) use requested::is_waiting as is_run_requested;
@@ -52,7 +52,7 @@ use crate::{
     words::{acts, line, shortened},
 };
 use jiff::Timestamp;
-use netloss_contract::{Applied, Record};
+use netloss_contract::{Applied, Record, Ttl};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Where k8s-chaos's kustomization installs its controller.
@@ -288,6 +288,11 @@ pub struct Decision {
     pub safety: Option<Safety>,
     /// When to look again, if nothing happens before.
     pub requeue: Option<Duration>,
+}
+
+/// When no agent of an experiment that was deleted then, and of which nothing else is known, can be at work any more: none is planned since.
+pub(crate) fn held_until(deleted: Timestamp, settings: &Settings) -> Timestamp {
+    plan::deadline(deleted, settings.start_timeout + Ttl::MAX + settings.grace)
 }
 
 /// What has to be looked at before [`decide`] with the same `now`.

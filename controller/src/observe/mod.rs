@@ -13,6 +13,8 @@ pub use pod::{Log, Lookup, log_to_read, view as view_of};
 
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus, Phase, PodStatus},
+    guarded::{Guarded, Unreadable},
+    listing,
     machine::{AgentLog, Experiment, Needs, Observed, PodView, Pods, Settings, Surroundings},
     targets::{Candidate, NamespaceFacts},
     words::brief,
@@ -21,9 +23,9 @@ use futures::{AsyncReadExt, StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{ListParams, LogParams},
-    core::{ApiResource, DynamicObject},
+    core::{ApiResource, DynamicObject, PartialObjectMeta},
 };
 use serde_json::Value;
 use std::{
@@ -110,7 +112,13 @@ pub async fn observe(
 /// # Errors
 /// When the API server cannot answer.
 pub async fn freeze(client: &Client, own_namespace: &str) -> kube::Result<Option<String>> {
-    let Some(map) = Api::<ConfigMap>::namespaced(client.clone(), own_namespace).get_opt(FREEZE).await? else { return Ok(None) };
+    let Some(Guarded(map)) = Api::<Guarded<ConfigMap>>::namespaced(client.clone(), own_namespace).get_opt(FREEZE).await? else {
+        return Ok(None);
+    };
+    let map = match map {
+        Ok(map) => map,
+        Err(Unreadable { error, .. }) => return Ok(Some(format!("ConfigMap {own_namespace}/{FREEZE} does not decode: {error}"))),
+    };
     let value = map.metadata.annotations.as_ref().and_then(|annotations| annotations.get(FREEZE_ANNOTATION));
     let reason = map.data.as_ref().and_then(|data| data.get("reason")).filter(|reason| !reason.trim().is_empty());
     let reason = reason.map_or_else(|| format!("ConfigMap {own_namespace}/{FREEZE}"), |reason| brief(reason));
@@ -125,7 +133,7 @@ pub async fn freeze(client: &Client, own_namespace: &str) -> kube::Result<Option
 pub async fn rival(client: &Client, settings: &Settings) -> kube::Result<Option<String>> {
     let running = ListParams::default().labels(RIVAL).fields("status.phase=Running").limit(1);
     for namespace in &settings.rival_namespaces {
-        let pods = Api::<Pod>::namespaced(client.clone(), namespace).list_metadata(&running).await?;
+        let pods = listing::metadata(Api::<Pod>::namespaced(client.clone(), namespace), &running).await?;
         if let Some(pod) = pods.items.first() {
             return Ok(Some(format!("{namespace}/{}", pod.name_any())));
         }
@@ -133,24 +141,33 @@ pub async fn rival(client: &Client, settings: &Settings) -> kube::Result<Option<
     Ok(None)
 }
 
-/// What is known of a namespace.
+/// What is known of a namespace; none where there is none of that name.
 ///
 /// # Errors
 /// When the API server cannot answer.
-pub async fn facts(client: &Client, namespace: &str) -> kube::Result<NamespaceFacts> {
-    let object = Api::<Namespace>::all(client.clone()).get_opt(namespace).await?;
-    let metadata = object.map(|object| object.metadata).unwrap_or_default();
-    Ok(NamespaceFacts::of(namespace, metadata.labels.as_ref(), metadata.annotations.as_ref()))
+pub async fn namespace(client: &Client, name: &str) -> kube::Result<Option<NamespaceFacts>> {
+    let Some(object) = Api::<Guarded<PartialObjectMeta<Namespace>>>::all(client.clone()).get_opt(name).await? else { return Ok(None) };
+    let metadata = object.decoded()?.metadata;
+    Ok(Some(NamespaceFacts::of(name, metadata.labels.as_ref(), metadata.annotations.as_ref())))
+}
+
+/// What is known of a namespace, of one that is not there too.
+///
+/// # Errors
+/// When the API server cannot answer.
+pub async fn facts(client: &Client, name: &str) -> kube::Result<NamespaceFacts> {
+    Ok(namespace(client, name).await?.unwrap_or_else(|| NamespaceFacts::of(name, None, None)))
 }
 
 async fn phases(client: &Client, namespace: &str, names: &[String]) -> kube::Result<BTreeMap<String, Option<Phase>>> {
     // Two fields are read and nothing else is decoded: it may be of any action, and written by anybody.
-    let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &ApiResource::erase::<ChaosExperiment>(&()));
+    let api = Api::<Guarded<DynamicObject>>::namespaced_with(client.clone(), namespace, &ApiResource::erase::<ChaosExperiment>(&()));
     let mut phases = BTreeMap::new();
     // In the order in which they are decided about, as far as the first one that is waited for.
     let names: BTreeSet<&String> = names.iter().collect();
     for name in names {
         let phase = api.get_opt(name).await?.and_then(|object| {
+            let object = object.0.ok()?;
             let status = object.data.get("status")?;
             // What it says of an older version of its spec says nothing of this one.
             let is_current = status.get("observedGeneration").and_then(Value::as_i64) == object.metadata.generation;
@@ -177,7 +194,10 @@ pub async fn candidates(
 ) -> kube::Result<Vec<Candidate>> {
     let mut pods = Vec::new();
     each_page(client, namespace, selector, |page| {
-        pods.extend(page.iter().map(|pod| Candidate::of(pod, now)));
+        pods.extend(page.iter().map(|Guarded(pod)| match pod {
+            Ok(pod) => Candidate::of(pod, now),
+            Err(Unreadable { metadata, error }) => Candidate::unreadable(metadata, error),
+        }));
         true
     })
     .await?;
@@ -189,9 +209,9 @@ async fn each_page(
     client: &Client,
     namespace: &str,
     selector: &BTreeMap<String, String>,
-    mut next: impl FnMut(&[Pod]) -> bool,
+    mut next: impl FnMut(&[Guarded<Pod>]) -> bool,
 ) -> kube::Result<()> {
-    let api = Api::<Pod>::namespaced(client.clone(), namespace);
+    let api = Api::<Guarded<Pod>>::namespaced(client.clone(), namespace);
     let selector = selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
     let mut page = ListParams::default().labels(&selector).limit(PAGE);
     loop {
@@ -259,8 +279,8 @@ async fn listed(
     each_page(client, namespace, &experiment.spec.selector, |page| {
         seen += page.len();
         for pod in page {
-            if let Some(entry) = pod.metadata.uid.as_deref().and_then(|uid| wanted.get(uid)) {
-                views.insert(entry.uid.clone(), pod::view(Some(pod), entry, lookup));
+            if let Some(entry) = pod.meta().uid.as_deref().and_then(|uid| wanted.get(uid)) {
+                views.insert(entry.uid.clone(), seen_as(Some(pod), entry, lookup));
             }
         }
         views.len() < wanted.len() && seen < wanted.len() * LISTED_FOR_EACH
@@ -274,14 +294,23 @@ pub(crate) async fn view(client: &Client, entry: &PodStatus, lookup: Lookup<'_>)
     read(client, entry, lookup, None).await
 }
 
+/// As [`pod::view`], of a pod that may not decode: whatever runs in that one, it is said to be unreadable until it is replaced or overdue.
+fn seen_as(pod: Option<&Guarded<Pod>>, entry: &PodStatus, lookup: Lookup<'_>) -> PodView {
+    match pod.map(|Guarded(pod)| pod.as_ref()).transpose() {
+        Ok(pod) => pod::view(pod, entry, lookup),
+        Err(unreadable) if unreadable.metadata.uid.as_ref() != Some(&entry.uid) => PodView::Replaced,
+        Err(unreadable) => PodView::Unreadable(format!("the pod does not decode: {}", unreadable.error)),
+    }
+}
+
 async fn read(client: &Client, entry: &PodStatus, lookup: Lookup<'_>, heard: Option<&Heard>) -> kube::Result<PodView> {
-    let pod = match Api::<Pod>::namespaced(client.clone(), &entry.namespace).get_opt(&entry.name).await {
+    let pod = match Api::<Guarded<Pod>>::namespaced(client.clone(), &entry.namespace).get_opt(&entry.name).await {
         Ok(pod) => pod,
         // Refused for good, for one pod. Anything else may be different the next time, for all of them.
         Err(kube::Error::Api(status)) if status.code == 403 => return Ok(PodView::Unreadable(status.message)),
         Err(error) => return Err(error),
     };
-    Ok(with_log(client, entry, lookup, pod::view(pod.as_ref(), entry, lookup), heard).await)
+    Ok(with_log(client, entry, lookup, seen_as(pod.as_ref(), entry, lookup), heard).await)
 }
 
 /// The view with the agent's log where that can tell something new. What agents said lately is not read again at each look.
@@ -349,11 +378,12 @@ mod tests {
     use super::*;
     use crate::{
         client,
-        machine::fixtures::{at, entry},
+        machine::fixtures::{at, entry, spec},
     };
     use futures::FutureExt;
     use http::Response;
     use kube::client::Body;
+    use serde_json::json;
     use std::sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -390,5 +420,18 @@ mod tests {
         let phases = phases(&client, "n", &names).await.unwrap();
         assert_eq!((asked.load(Ordering::SeqCst), phases.len()), (2, 2));
         assert_eq!((phases["first"], phases["later-0"]), (Some(Phase::Completed), Some(Phase::Running)));
+    }
+
+    #[test]
+    fn a_pod_that_does_not_decode_is_unreadable_and_not_gone() {
+        let (entry, spec) = (entry(), spec());
+        let lookup = Lookup { run: "uid/1", spec: &spec, now: at(0) };
+        let pod = |uid: &str| -> Guarded<Pod> {
+            let metadata = json!({ "name": entry.name, "uid": uid, "managedFields": [{ "time": "9999-12-31T12:00:00Z" }] });
+            serde_json::from_value(json!({ "metadata": metadata, "status": { "startTime": "9999-12-31T12:00:00Z" } })).unwrap()
+        };
+        assert!(matches!(seen_as(Some(&pod(&entry.uid)), &entry, lookup), PodView::Unreadable(why) if why.contains("does not decode")));
+        assert_eq!(seen_as(Some(&pod("another")), &entry, lookup), PodView::Replaced);
+        assert_eq!(seen_as(None, &entry, lookup), PodView::Gone);
     }
 }

@@ -197,6 +197,17 @@ async fn nothing_in_a_foreign_object_keeps_others_from_their_course() {
     })
     .await;
 
+    // One that is being deleted says until when it is held.
+    let held = json!({ "finalizers": ["chaos.gushchin.dev/netloss"] });
+    theirs.write("held", held, loss(json!({ "count": -5 })), Value::Null).await;
+    there.delete("held", &kube::api::DeleteParams::default()).await.unwrap();
+    eventually("it is told", async || {
+        let list = events.list(&kube::api::ListParams::default()).await.unwrap();
+        list.iter().any(|event| event.note.as_deref().is_some_and(|note| note.starts_with("Its finalizer stays until ")))
+    })
+    .await;
+    there.patch("held", &PatchParams::default(), &Patch::Merge(json!({ "metadata": { "finalizers": null } }))).await.unwrap();
+
     // A record that would be too large for etcd keeps no run from its end.
     netloss.whole_run("giant", json!({ "targetPath": "p".repeat(1_300_000) })).await;
     let records = Api::<ChaosExperimentHistory>::namespaced(client.clone(), &world.namespace);
@@ -239,4 +250,83 @@ async fn the_largest_objects_that_are_admitted_exhaust_no_memory() {
     let peak = netloss.peak();
     assert!(peak < MEMORY, "{peak} KiB");
     println!("{peak} KiB at most, of {MEMORY}");
+}
+
+/// Metadata that the API server admits and k8s-openapi does not decode, or only just.
+fn odd_metadata() -> Vec<Value> {
+    let entry = |time: &str, fields: Value| {
+        json!({ "managedFields": [{
+            "manager": "someone", "operation": "Update", "apiVersion": "v1", "time": time, "fieldsType": "FieldsV1", "fieldsV1": fields,
+        }] })
+    };
+    let labels = || json!({ "f:metadata": { "f:labels": { "f:odd": {} } } });
+    let deep = (0..300).fold(json!({}), |inner, _| json!({ "f:a": inner }));
+    vec![
+        entry("9999-12-31T12:00:00Z", labels()),
+        entry("9999-12-31T23:59:59Z", labels()),
+        entry("0000-01-01T00:00:00Z", labels()),
+        entry("2026-01-01T00:00:00Z", deep),
+    ]
+}
+
+/// Writes odd metadata into the object at this path. The API server takes a field from a manager whose value another one changes in the same request.
+async fn make_odd(client: &Client, path: &str, metadata: &Value) {
+    let mut kept = String::new();
+    let mut odd = metadata.clone();
+    // A manager of a version that the kind does not have is dropped.
+    let version = if path.starts_with("/apis/chaos.gushchin.dev/") { "chaos.gushchin.dev/v1alpha1" } else { "v1" };
+    odd["managedFields"][0]["apiVersion"] = json!(version);
+    for change in [json!({ "labels": { "odd": "true" } }), odd] {
+        let request = http::Request::patch(path).header("content-type", "application/merge-patch+json");
+        let request = request.body(serde_json::to_vec(&json!({ "metadata": change })).unwrap()).unwrap();
+        kept = client.request_text(request).await.unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+    let time = metadata["managedFields"][0]["time"].as_str().unwrap();
+    // Fields that a kind does not have, and the first of all times, may be dropped.
+    assert!(kept.contains(time) || !time.starts_with("9999"), "{path}: the API server keeps {metadata}: {kept}");
+    println!("{path}: {time} {}", if kept.contains(time) { "kept" } else { "dropped" });
+}
+
+/// Who may write an object may write its metadata too, `managedFields` included.
+#[tokio::test]
+async fn metadata_that_does_not_decode_keeps_others_running() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    let client = control_plane.client().await.unwrap();
+    install_definitions(client.clone()).await;
+    let theirs = Theirs::on(&control_plane).await;
+    let netloss = Netloss::start(&control_plane).await;
+    let world = &netloss.world;
+    let group = "/apis/chaos.gushchin.dev/v1alpha1/namespaces";
+    for (n, metadata) in odd_metadata().into_iter().enumerate() {
+        theirs.write(&format!("odd-{n}"), json!({}), spec(json!({ "paused": true })), Value::Null).await;
+        make_odd(&client, &format!("{group}/theirs/chaosexperiments/odd-{n}"), &metadata).await;
+        // Pods that the selectors of the experiments select.
+        for name in ["first", "second"] {
+            let pod = format!("odd-{n}-{name}");
+            world.pod_with(&pod, json!({ "labels": { "only": name } }), json!({})).await;
+            world.set_status(&pod, json!({ "phase": "Pending" })).await;
+            make_odd(&client, &format!("/api/v1/namespaces/shop/pods/{pod}"), &metadata).await;
+        }
+    }
+    make_odd(&client, "/api/v1/namespaces/shop", &odd_metadata()[0]).await;
+    // A pod whose status does not decode.
+    world.pod_with("late", json!({ "labels": { "only": "first" } }), json!({})).await;
+    world.set_status_raw("late", json!({ "phase": "Running", "startTime": "9999-12-31T12:00:00Z" })).await;
+    netloss.whole_run("first", json!({})).await;
+
+    let records = Api::<ChaosExperimentHistory>::namespaced(client.clone(), "shop");
+    let record = records.list(&kube::api::ListParams::default()).await.unwrap().items.remove(0).metadata.name.unwrap();
+    make_odd(&client, &format!("{group}/shop/chaosexperimenthistories/{record}"), &odd_metadata()[0]).await;
+    netloss.whole_run("second", json!({})).await;
+
+    let plugin = built("kubectl-netloss").await;
+    let (works, said) = ended(&control_plane, &plugin, &["status", "-A"]).await;
+    assert!(works && said.contains("first") && said.contains("odd-0"), "{said}");
+    let (works, said) = ended(&control_plane, &plugin, &["history", "-A"]).await;
+    assert!(works && said.contains("first") && said.contains("second"), "{said}");
+    let (works, said) = ended(&control_plane, &plugin, &["stop", "--all", "-A"]).await;
+    assert!(works, "{said}");
+    let drain = ["drain", "--timeout=1m", &format!("--agent-image={AGENT_IMAGE}")].map(str::to_owned);
+    let (works, said) = ended(&control_plane, &program().await, &drain.each_ref().map(String::as_str)).await;
+    assert!(works && said.contains("netloss can be uninstalled"), "{said}");
 }

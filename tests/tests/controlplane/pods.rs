@@ -38,6 +38,14 @@ impl World {
         self.pods().patch_status(name, &PatchParams::default(), &patch).await.unwrap()
     }
 
+    /// Writes a pod's status that k8s-openapi need not decode.
+    pub(crate) async fn set_status_raw(&self, name: &str, status: Value) {
+        let path = format!("/api/v1/namespaces/{}/pods/{name}/status", self.namespace);
+        let request = http::Request::patch(path).header("content-type", "application/merge-patch+json");
+        let request = request.body(serde_json::to_vec(&json!({ "status": status })).unwrap()).unwrap();
+        self.client.request_text(request).await.unwrap();
+    }
+
     /// Writes the state of an agent's container, as its kubelet does.
     pub(crate) async fn set_state(&self, entry: &PodStatus, state: Value) {
         let status = json!({

@@ -344,7 +344,7 @@ impl InPods {
 
     async fn of(cluster: &Cluster, scope: &Scope, presence: &Presence) -> Result<Self, Error> {
         // Before the experiments: see orphans.
-        let mut pods = cluster.api::<Pod>(scope).list(&ListParams::default()).await.map_err(Error::api("listing pods"))?.items;
+        let mut pods = cluster.list::<Pod>(scope, &ListParams::default()).await.map_err(Error::api("listing pods"))?;
         let found = orphans::look(cluster, &pods).await?;
         let objects = experiments(cluster, scope).await?;
         let records = match cluster.list::<ChaosExperimentHistory>(scope, &ListParams::default()).await {
