@@ -19,7 +19,7 @@ use netloss_controller::{
     },
     cli,
     container::repository,
-    machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Settings, Surroundings},
+    machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Protection, Settings, Surroundings},
     metrics::{Metrics, Recorded},
     observe::{Lookup, log_to_read, told, view_of},
     targets::{Candidate, NamespaceFacts, Skip, Target},
@@ -390,7 +390,14 @@ pub fn report(bytes: &[u8]) {
             views.insert(entry.uid.clone(), view);
         }
         let alone = views.iter().filter(|(uid, _)| *uid != "pod-0").map(|(uid, view)| (uid.clone(), view.clone())).collect();
-        let decided = |views| machine::decide(&asked, &Observed::Pods(Pods { views, ..Pods::default() }), now, &settings);
+        let decided = |views| {
+            machine::decide(
+                &asked,
+                &Observed::Pods(Pods { views, protection: Some(Protection::default()), ..Pods::default() }),
+                now,
+                &settings,
+            )
+        };
         let other =
             |decision: &Decision| decision.status.as_ref().and_then(|status| status.pods.iter().find(|pod| pod.uid == "pod-1").cloned());
         let (decision, without) = (decided(views), decided(alone));
@@ -532,7 +539,7 @@ fn puts_in_nothing_else(spec: &ChaosExperimentSpec, status: &ChaosExperimentStat
         Needs::Surroundings { .. } => Observed::Surroundings(Surroundings { pods: candidates(3, bytes), ..Surroundings::default() }),
         Needs::Pods { .. } => {
             let views = status.pods.iter().map(|pod| (pod.uid.clone(), bare.clone())).collect();
-            Observed::Pods(Pods { views, ready: Some(1), ..Pods::default() })
+            Observed::Pods(Pods { views, ready: Some(1), protection: Some(Protection::default()), ..Pods::default() })
         }
         Needs::Nothing => Observed::Nothing,
     };

@@ -141,6 +141,12 @@ impl Candidate {
             skip: Some(Skip::Unreadable(error.to_owned())),
         }
     }
+
+    /// Whether it counts for `spec.maxPercentage` while a run is under way: an agent in a pod does not take it out of the count.
+    #[must_use]
+    pub fn is_eligible(&self) -> bool {
+        matches!(self.skip, None | Some(Skip::AgentActive(_)))
+    }
 }
 
 /// Whether the kubelet says so.

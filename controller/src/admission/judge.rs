@@ -102,7 +102,7 @@ fn refusal(experiment: &Experiment<'_>, operation: Operation, seen: &Seen, now: 
 
 /// An agent at work passes; what else keeps a pod from being taken stays, or is somebody's wish.
 fn eligible(seen: &Seen) -> usize {
-    seen.pods.iter().filter(|pod| matches!(pod.skip, None | Some(Skip::AgentActive(_)))).count()
+    seen.pods.iter().filter(|pod| pod.is_eligible()).count()
 }
 
 /// Whether the pods that are there now are those that it acts on.

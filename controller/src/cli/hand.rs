@@ -12,7 +12,7 @@ use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus, PodStatus},
     container::{agent_container, image_to_send, patch, repair_container, stop_container},
     guarded::Guarded,
-    machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Preflight, Settings, Surroundings},
+    machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Preflight, Protection, Settings, Surroundings},
     observe,
 };
 use jiff::Timestamp;
@@ -112,7 +112,9 @@ impl<'a> Hand<'a> {
             Needs::Pods { .. } => {
                 let mut views = self.views(&uid, now).await?;
                 views.extend(std::mem::take(&mut self.refused));
-                Observed::Pods(Pods { views, ready: None, freeze: None, preflight: self.preflight.take() })
+                // Seen a moment ago, with the rights of the same person.
+                let protection = Some(Protection::of(self.surroundings.namespace.clone(), &self.surroundings.pods));
+                Observed::Pods(Pods { views, ready: None, freeze: None, protection, preflight: self.preflight.take() })
             }
         };
         let decision = machine::decide(&experiment, &observed, now, &self.settings);

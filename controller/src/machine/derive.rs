@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     api::{AskedLoss, ChaosExperimentStatus, PodStatus, SentContainer},
+    container::repository,
     windows::{Access, Windows},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -60,6 +61,14 @@ impl<'a> Derived<'a> {
         };
         if spec.dry_run == Some(true) {
             return Some("spec.dryRun is true".to_owned());
+        }
+        let namespace = spec.target_namespace(self.experiment.namespace);
+        if entry.namespace != namespace {
+            return Some(format!("the entry is of the namespace \"{}\" and not of \"{namespace}\"", entry.namespace));
+        }
+        let image = &self.settings.agent_image;
+        if repository(&entry.image) != repository(image) {
+            return Some(format!("its image {} is not of the repository of {image}", entry.image));
         }
         if self.entries > usize::try_from(spec.count).unwrap_or(usize::MAX) {
             return Some(format!("status.pods has {} entries and spec.count is {}", self.entries, spec.count));

@@ -130,7 +130,7 @@ pub(crate) fn surroundings(pods: Vec<Candidate>) -> Observed {
 
 /// These pods of a run.
 pub(crate) fn pods(views: BTreeMap<String, PodView>) -> Observed {
-    Observed::Pods(Pods { views, ..Pods::default() })
+    Observed::Pods(Pods { views, protection: Some(Protection::default()), ..Pods::default() })
 }
 
 /// A planned run that the API server would admit.

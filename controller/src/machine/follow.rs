@@ -1,14 +1,16 @@
 //! A run that is under way: why it is ended early, what each of its pods needs, and what that makes of the whole.
 
 use super::{
-    Decision, Experiment, Pods, Preflight, Settings, conclude,
+    Decision, Experiment, Pods, Preflight, Protection, Settings, conclude,
     derive::Derived,
     events, is_edited,
+    plan::too_large_a_share,
     pod::{Follower, PutIn, Step, is_of_run},
     rest, summary,
 };
 use crate::{
     api::{ChaosExperimentStatus, Outcome, PREFLIGHT, Phase, PodStatus, Stopping},
+    targets::{self, Refusal},
     words::brief,
 };
 use jiff::Timestamp;
@@ -47,11 +49,12 @@ pub(super) fn follow(
     // Nobody sends an agent under another status than one like this.
     let on_its_way = experiment.finalized && before.preflight().is_some();
     let derived = Derived::new(experiment, before, now, settings);
-    let follower = Follower { now, grace, start, stopping, refusal, on_its_way, derived, uid, run };
+    let protection = seen.protection.as_ref().map(|protection| check_protection(experiment, before, protection, settings));
+    let follower = Follower { now, grace, start, stopping, refusal, protection, on_its_way, derived, uid, run };
     for (entry, pod) in before.pods.iter().zip(&mut after.pods).filter(|(entry, _)| entry.is_open()) {
         // What is not looked at now is looked at the next time.
         let step = match seen.views.get(&entry.uid) {
-            Some(_) if !is_of_run(entry, experiment, run, settings) => follower.end(pod, Outcome::Unknown, FORGED),
+            Some(_) if !is_of_run(entry, uid, run) => follower.end(pod, Outcome::Unknown, FORGED),
             Some(view) => follower.step(pod, view),
             None => Step::default(),
         };
@@ -64,6 +67,7 @@ pub(super) fn follow(
             Some(PutIn::Repair) => decision.repairs.push(entry.clone()),
             None => {}
         }
+        decision.safety = decision.safety.or(step.safety);
         if step.adopted {
             // The container of a resumption follows the one before it, so that there are no more of them than pods.
             let pod = format!("{}:", entry.display_name());
@@ -101,6 +105,27 @@ pub(super) fn follow(
     decision.events.extend(events::of_run(before, &after));
     decision.status = (after != *before).then_some(after);
     decision
+}
+
+/// Whether an agent may be injected, as the API server shows the target by now.
+fn check_protection(
+    experiment: &Experiment<'_>,
+    before: &ChaosExperimentStatus,
+    protection: &Protection,
+    settings: &Settings,
+) -> Result<(), Refusal> {
+    let spec = experiment.spec;
+    let namespace = spec.target_namespace(experiment.namespace);
+    let production = spec.allow_production == Some(true);
+    if let Some(refusal) = targets::refusal(&protection.namespace, namespace, experiment.namespace, production, settings) {
+        return Err(refusal);
+    }
+    let eligible = protection.eligible.len();
+    let taken = before.open_pods().filter(|pod| protection.eligible.contains(&pod.uid)).count();
+    match spec.max_percentage {
+        Some(max) if taken * 100 > eligible * max as usize => Err(too_large_a_share(taken, eligible, max)),
+        _ => Ok(()),
+    }
 }
 
 /// Why the run is to end before its time, if so.

@@ -175,7 +175,8 @@ fn nothing_is_put_in_before_the_finalizer_and_the_answer() {
     let asked = decide(&experiment(&spec, Some(&status)), &pods(views()), at(1), &settings());
     assert_eq!((asked.preflight.len(), asked.injections.len()), (1, 0), "one for each template");
     let answered = |answer: Preflight| {
-        let seen = Observed::Pods(Pods { views: views(), preflight: Some(answer), ..Pods::default() });
+        let seen =
+            Observed::Pods(Pods { views: views(), protection: Some(Protection::default()), preflight: Some(answer), ..Pods::default() });
         decide(&experiment(&spec, Some(&status)), &seen, at(1), &settings())
     };
     let unknown = answered(Preflight::Unknown("does not support dry run".to_owned()));
@@ -221,10 +222,15 @@ fn too_few_ready_targets_end_a_run_and_begin_none() {
     let refused = begin_in(&spec, None, Surroundings { pods: unready, ..Surroundings::default() }, at(0));
     assert_eq!(message(&refused), "spec.abort is 2, but only 1 of the 3 targets are ready: no loss is brought");
     let run = running(&ChaosExperimentSpec { abort: None, ..spec.clone() });
-    assert!(matches!(needs(&experiment(&spec, Some(&run)), at(12), &settings()), Needs::Pods { ready: Some(_) }));
+    assert!(matches!(needs(&experiment(&spec, Some(&run)), at(12), &settings()), Needs::Pods { ready: Some(_), .. }));
     let with = |ready| {
         let views = run.pods.iter().map(|entry| (entry.uid.clone(), agent(entry, AgentState::Running))).collect();
-        decide(&experiment(&spec, Some(&run)), &Observed::Pods(Pods { views, ready: Some(ready), ..Pods::default() }), at(12), &settings())
+        decide(
+            &experiment(&spec, Some(&run)),
+            &Observed::Pods(Pods { views, ready: Some(ready), protection: Some(Protection::default()), ..Pods::default() }),
+            at(12),
+            &settings(),
+        )
     };
     let enough = with(2);
     assert_eq!((enough.status, enough.requeue), (None, Some(Duration::from_secs(5))));
@@ -248,7 +254,7 @@ fn a_freeze_stops_all_and_begins_none() {
     assert_eq!(refused.status.unwrap().phase, Some(Phase::Failed));
     let run = running(&spec);
     let views = run.pods.iter().map(|entry| (entry.uid.clone(), agent(entry, AgentState::Running))).collect();
-    let seen = Observed::Pods(Pods { views, freeze, ..Pods::default() });
+    let seen = Observed::Pods(Pods { views, freeze, protection: Some(Protection::default()), ..Pods::default() });
     assert_eq!(decide(&experiment(&spec, Some(&run)), &seen, at(12), &settings()).status.unwrap().stopping, Some(Stopping::Frozen));
 }
 

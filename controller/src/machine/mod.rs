@@ -14,6 +14,7 @@
 //! * A pod is patched only from the frozen values of a status that was *read*, never of one that is only about to be written: the
 //!   decision that plans has no injections, and the one after it has no other source.
 //! * A pod is patched only while it is `planned` and its container is not there. Once seen there, it is adopted.
+//! * No agent is injected into what the API server shows as protected by then: an excluded or a production namespace, or too large a share.
 //! * No pod is patched before the experiment has its finalizer, and before the API server was asked whether it admits the agent.
 //! * `ended` has an outcome, and nothing comes after it but another attempt.
 //! * Everything that is waited for has a time at which the waiting ends.
@@ -46,14 +47,17 @@ pub(crate) use requested::is_waiting as is_run_requested;
 pub use requested::{RUN_REQUESTED_ANNOTATION, run_request};
 
 use crate::{
-    api::{ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodStatus},
+    api::{ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodState, PodStatus},
     metrics::Live,
     targets::{Candidate, NamespaceFacts, Safety, Skip},
     words::{acts, line, shortened},
 };
 use jiff::Timestamp;
 use netloss_contract::{Applied, Record, Ttl};
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// Where k8s-chaos's kustomization installs its controller.
 pub const RIVAL_NAMESPACE: &str = "k8s-chaos-system";
@@ -129,6 +133,8 @@ pub enum Needs {
     Pods {
         /// Where to count the pods that are ready, and by which labels, if that matters.
         ready: Option<(String, BTreeMap<String, String>)>,
+        /// The namespace in which agents are to be injected, if any are; the labels where the eligible pods count too.
+        target: Option<(String, Option<BTreeMap<String, String>>)>,
     },
 }
 
@@ -167,8 +173,29 @@ pub struct Pods {
     pub ready: Option<u32>,
     /// Why all experiments are frozen, if they are.
     pub freeze: Option<String>,
+    /// What protects the pods, if agents are to be injected.
+    pub protection: Option<Protection>,
     /// What the API server says to putting in the agent, if it was asked.
     pub preflight: Option<Preflight>,
+}
+
+/// What protects the pods of a run, as the API server has it when agents are about to be injected. What was planned, by whomever, does not
+/// count against it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Protection {
+    /// What is known of the namespace.
+    pub namespace: NamespaceFacts,
+    /// The uids of the pods that `spec.maxPercentage` is a share of.
+    pub eligible: BTreeSet<String>,
+}
+
+impl Protection {
+    /// Of a namespace and of its pods that have the labels.
+    #[must_use]
+    pub fn of(namespace: NamespaceFacts, pods: &[Candidate]) -> Self {
+        let eligible = pods.iter().filter(|pod| pod.is_eligible()).map(|pod| pod.target.uid.clone()).collect();
+        Self { namespace, eligible }
+    }
 }
 
 /// What the API server says to a patch that changes nothing.
@@ -301,13 +328,20 @@ pub fn needs(experiment: &Experiment<'_>, now: Timestamp, settings: &Settings) -
     let namespace = || experiment.spec.target_namespace(experiment.namespace).to_owned();
     let selector = || experiment.spec.selector.clone();
     match stage(experiment) {
-        Stage::Following(_) => Needs::Pods { ready: experiment.spec.abort.map(|_| (namespace(), selector())) },
+        Stage::Following(status) => Needs::Pods {
+            ready: experiment.spec.abort.map(|_| (namespace(), selector())),
+            target: status
+                .pods
+                .iter()
+                .any(|pod| pod.state == PodState::Planned)
+                .then(|| (namespace(), experiment.spec.max_percentage.map(|_| selector()))),
+        },
         Stage::Begin(why) if begin::hold(experiment, why, now, settings).is_none() => Needs::Surroundings {
             namespace: namespace(),
             selector: selector(),
             dependencies: experiment.spec.depends_on.clone().unwrap_or_default(),
         },
-        Stage::Over | Stage::Begin(_) if has_impaired(experiment) => Needs::Pods { ready: None },
+        Stage::Over | Stage::Begin(_) if has_impaired(experiment) => Needs::Pods { ready: None, target: None },
         Stage::NotOurs | Stage::Over | Stage::Begin(_) => Needs::Nothing,
     }
 }

@@ -1,15 +1,14 @@
 //! One pod of a run that is under way: one step.
 
 use super::{
-    AgentLog, AgentState, AgentView, Experiment, PodView, Settings, conclude,
+    AgentLog, AgentState, AgentView, PodView, conclude,
     derive::{Derived, is_derived, repair_arguments, stop_arguments},
     follow::run_id,
     plan::deadline,
 };
 use crate::{
     api::{Outcome, PodState, PodStatus, SentContainer, Stopping},
-    container::repository,
-    targets::Skip,
+    targets::{Refusal, Safety, Skip},
     words::brief,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -30,10 +29,11 @@ const REPAIRS: u32 = 2;
 const POLL_HEARTBEAT: Duration = Duration::from_secs(20);
 
 /// Whether this controller can have written the entry. Someone with rights to a status alone must not come to a container in any pod
-/// that they choose.
-pub(super) fn is_of_run(entry: &PodStatus, experiment: &Experiment<'_>, run: u32, settings: &Settings) -> bool {
-    let named_so = entry.container == container_name(experiment.uid, run, entry.attempt);
-    let run_id = format!("--run={}", run_id(experiment.uid, run));
+/// that they choose. The spec and the settings of now do not count here: they may have changed since the agent was injected. What is still
+/// to be injected is held against them ([`Derived::mismatch`]).
+pub(super) fn is_of_run(entry: &PodStatus, uid: &str, run: u32) -> bool {
+    let named_so = entry.container == container_name(uid, run, entry.attempt);
+    let run_id = format!("--run={}", run_id(uid, run));
     // Arguments are read from their record where they are needed, which is before the agent is in the pod.
     let elsewhere = entry.plan.is_some() && entry.argv.is_empty();
     let runs_so = elsewhere || (entry.argv.first().is_some_and(|word| word == "run") && entry.argv.contains(&run_id));
@@ -43,14 +43,10 @@ pub(super) fn is_of_run(entry: &PodStatus, experiment: &Experiment<'_>, run: u32
         })
     };
     let number = entry.stop.as_ref().map_or(1, |stop| stop.number);
-    let stops_so = sent_so(entry.stop.as_ref(), stop_container_name(experiment.uid, run, entry.attempt, number), "stop");
+    let stops_so = sent_so(entry.stop.as_ref(), stop_container_name(uid, run, entry.attempt, number), "stop");
     let number = entry.repair.as_ref().map_or(1, |repair| repair.number);
-    let repairs_so = sent_so(entry.repair.as_ref(), repair_container_name(experiment.uid, run, entry.attempt, number), "cleanup");
-    // What an edit has left behind in another namespace is followed there; nothing new begins there.
-    let in_place = entry.state != PodState::Planned
-        || (entry.namespace == experiment.spec.target_namespace(experiment.namespace)
-            && repository(&entry.image) == repository(&settings.agent_image));
-    in_place && named_so && runs_so && stops_so && repairs_so
+    let repairs_so = sent_so(entry.repair.as_ref(), repair_container_name(uid, run, entry.attempt, number), "cleanup");
+    named_so && runs_so && stops_so && repairs_so
 }
 
 /// Whether a cleanup ended because an agent works in the pod and answers.
@@ -74,6 +70,8 @@ pub(super) struct Step {
     pub(super) obstacle: Option<String>,
     /// Why the entry puts nothing in, the first time that it is seen: it does not follow from the spec.
     pub(super) rejected: Option<String>,
+    /// The safety that keeps the agent out, the first time that it does.
+    pub(super) safety: Option<Safety>,
     /// When to look again.
     pub(super) look_again: Option<Duration>,
 }
@@ -110,6 +108,8 @@ pub(super) struct Follower<'a> {
     pub(super) stopping: Option<Stopping>,
     /// Why no agent is put in, if so: the API server's words.
     pub(super) refusal: Option<String>,
+    /// Whether an agent may be injected into the target as it is now; none where that was not looked at.
+    pub(super) protection: Option<Result<(), Refusal>>,
     /// Whether somebody who read the status as it stood can have sent an agent that is not in its pod yet: this controller before it was
     /// restarted, or another one that was slow.
     pub(super) on_its_way: bool,
@@ -159,7 +159,14 @@ impl Follower<'_> {
                 self.leave(pod, &words)
             }
             (PodState::Planned, None) if let Some(why) = self.derived.mismatch(pod) => self.reject(pod, &why),
-            (PodState::Planned, None) => Step::put_in(PutIn::Agent),
+            (PodState::Planned, None) => match &self.protection {
+                Some(Ok(())) => Step::put_in(PutIn::Agent),
+                Some(Err(Refusal { safety, words })) => {
+                    let safety = safety.filter(|_| pod.stop.is_none());
+                    Step { safety, ..self.leave(pod, words) }
+                }
+                None => Step::again(POLL_TROUBLE),
+            },
             _ => self.end(pod, Outcome::Unknown, "the agent's container is no longer in the pod: loss may remain until the pod ends"),
         }
     }

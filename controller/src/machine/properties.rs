@@ -38,6 +38,7 @@ enum Happening {
     Edited,
     Paused(bool),
     Frozen(bool),
+    Excluded(bool),
     Ready(u32),
     Dependency(bool),
     Requested,
@@ -87,6 +88,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::Edited),
         2 => any::<bool>().prop_map(Happening::Paused),
         1 => any::<bool>().prop_map(Happening::Frozen),
+        1 => any::<bool>().prop_map(Happening::Excluded),
         1 => (0..5u32).prop_map(Happening::Ready),
         1 => any::<bool>().prop_map(Happening::Dependency),
         1 => Just(Happening::Requested),
@@ -128,6 +130,7 @@ struct Cluster {
     edits: u32,
     preflight: Preflight,
     settings: Settings,
+    namespace: NamespaceFacts,
     status: Option<ChaosExperimentStatus>,
     pods: Vec<Pod>,
     /// Every (run, pod, attempt) that was ever patched.
@@ -152,6 +155,7 @@ impl Cluster {
             edits: 0,
             preflight: Preflight::Admitted,
             settings: settings(),
+            namespace: NamespaceFacts::default(),
             status: None,
             pods: vec![Pod::default(); PODS],
             patched: BTreeSet::new(),
@@ -191,6 +195,7 @@ impl Cluster {
                 self.spec.paused = Some(*paused);
             }
             Happening::Frozen(frozen) => self.frozen = *frozen,
+            Happening::Excluded(excluded) => self.namespace.excluded = *excluded,
             Happening::Ready(ready) => self.ready = *ready,
             Happening::Dependency(is_over) => self.dependency = if *is_over { Phase::Completed } else { Phase::Running },
             Happening::Requested => {
@@ -236,9 +241,10 @@ impl Cluster {
             Needs::Nothing => Observed::Nothing,
             Needs::Surroundings { dependencies, .. } => {
                 let dependencies = dependencies.into_iter().map(|name| (name, Some(self.dependency))).collect();
-                Observed::Surroundings(Surroundings { freeze, pods: self.candidates(), dependencies, ..Surroundings::default() })
+                let namespace = self.namespace.clone();
+                Observed::Surroundings(Surroundings { freeze, namespace, pods: self.candidates(), dependencies, ..Surroundings::default() })
             }
-            Needs::Pods { ready } => {
+            Needs::Pods { ready, target } => {
                 let is_under_way = self.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way);
                 let open: Vec<&PodStatus> = match &self.status {
                     Some(status) if is_under_way => status.open_pods().collect(),
@@ -246,7 +252,8 @@ impl Cluster {
                 };
                 let mut views: BTreeMap<_, _> = open.into_iter().map(|entry| (entry.uid.clone(), self.view(entry))).collect();
                 views.extend(refused.clone());
-                Observed::Pods(Pods { views, ready: ready.map(|_| self.ready), freeze, preflight })
+                let protection = target.map(|_| Protection::of(self.namespace.clone(), &self.candidates()));
+                Observed::Pods(Pods { views, ready: ready.map(|_| self.ready), freeze, protection, preflight })
             }
         };
         decide(&experiment, &observed, self.now, &self.settings)
@@ -273,6 +280,7 @@ impl Cluster {
         }
         if !decision.injections.is_empty() {
             prop_assert!(self.finalized, "nothing is put in before the finalizer is there");
+            prop_assert!(!self.namespace.excluded, "nothing is injected into an excluded namespace, whatever was planned");
             let answer = self.status.as_ref().and_then(ChaosExperimentStatus::preflight).map(|condition| condition.status.clone());
             prop_assert!(answer.is_some_and(|answer| answer != "False"), "nothing is put in before it was asked for");
         }

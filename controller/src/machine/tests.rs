@@ -496,9 +496,7 @@ fn the_longest_run_has_a_deadline() {
 fn an_entry_that_somebody_else_wrote_is_not_acted_on() {
     let spec = spec();
     for forge in [
-        (|entry| entry.namespace = "kube-system".to_owned()) as fn(&mut PodStatus),
-        |entry| entry.container = "debugger".to_owned(),
-        |entry| entry.image = "evil/agent:1".to_owned(),
+        (|entry| entry.container = "debugger".to_owned()) as fn(&mut PodStatus),
         |entry| entry.argv = vec!["sh".to_owned()],
         |entry| entry.argv.retain(|word| !word.starts_with("--run=")),
         |entry| {
@@ -569,8 +567,8 @@ fn an_entry_puts_in_no_more_than_the_spec_gives() {
             let other = PodStatus { uid: "pod-uid-9".to_owned(), name: "p9".to_owned(), ..status.pods[0].clone() };
             status.pods.push(other);
         }),
-        ("namespace", &|status| status.pods[0].namespace = "other".to_owned()),
-        ("image", &|status| status.pods[0].image = "evil:1".to_owned()),
+        ("namespace", &|status| status.pods[0].namespace = "kube-system".to_owned()),
+        ("image", &|status| status.pods[0].image = "evil/agent:1".to_owned()),
     ];
     for (what, forge) in forged {
         for with_preflight in [true, false] {
@@ -773,7 +771,7 @@ fn loss_that_may_remain_is_remembered_until_the_pod_is_gone_or_cleaned() {
 
     let look = |status: &ChaosExperimentStatus, view: PodView| {
         let at_rest = Experiment { generation: 2, ..experiment(&second_spec, Some(status)) };
-        assert_eq!(needs(&at_rest, at(200), &settings()), Needs::Pods { ready: None });
+        assert_eq!(needs(&at_rest, at(200), &settings()), Needs::Pods { ready: None, target: None });
         let views = BTreeMap::from([(status.impaired_pods().next().unwrap().uid.clone(), view)]);
         decide(&at_rest, &pods(views), at(200), &settings())
     };
@@ -884,4 +882,81 @@ fn the_largest_status_stays_within_its_bound() {
     assert!(150 * 1024 + grown < BOUND, "{grown}");
     let size = serde_json::to_string(&ended).unwrap().len();
     assert!(size < BOUND, "{size}");
+}
+
+/// What is adopted is what was sent. The spec and the controller's image may have changed since.
+#[test]
+fn an_agent_is_adopted_as_it_was_sent_whatever_changed_since() {
+    let spec = ChaosExperimentSpec { require_guarded: Some(true), ..spec() };
+    let status = planned(&spec, 1);
+    let elsewhere = ChaosExperimentSpec { namespace: Some("other".to_owned()), ..spec.clone() };
+    let other_image = Settings::new("registry.example.com/other/agent:2", "netloss-system");
+    for (now, image) in [(&elsewhere, settings()), (&spec, other_image.clone()), (&elsewhere, other_image)] {
+        let experiment = Experiment { generation: 2, ..experiment(now, Some(&status)) };
+        let views = status.pods.iter().map(|entry| (entry.uid.clone(), agent(entry, AgentState::Running))).collect();
+        let decision = decide(&experiment, &pods(views), at(5), &image);
+        let after = decision.status.unwrap();
+        assert_eq!((after.pods[0].state, after.pods[0].outcome), (PodState::Injected, None), "{after:?}");
+        assert_eq!(after.affected_pods.len(), 1);
+        assert_eq!(decision.finalizer, None, "it stays");
+        assert_eq!(after.pods[0].stop.is_some(), now == &elsewhere, "an edit stops it: {after:?}");
+    }
+}
+
+#[test]
+fn no_agent_is_injected_into_what_is_protected_by_then() {
+    let labels = BTreeMap::from([("environment".to_owned(), "production".to_owned())]);
+    let excluded = BTreeMap::from([(EXCLUDE_LABEL.to_owned(), "true".to_owned())]);
+    let facts = |labels: &BTreeMap<String, String>| NamespaceFacts::of("n", Some(labels), None);
+    let all = Protection::of(NamespaceFacts::default(), &candidates(4));
+    let half = ChaosExperimentSpec { max_percentage: Some(50), ..spec() };
+    let status = decide(&experiment(&half, None), &surroundings(candidates(4)), at(0), &settings()).status.unwrap();
+    assert_eq!(status.pods.len(), 2);
+    let admitted = |with_preflight: bool| {
+        let mut status = status.clone();
+        if with_preflight {
+            status.set_condition(crate::api::PREFLIGHT, "True", "Admitted", "", at(0));
+        }
+        status
+    };
+    let with = |protection: Option<Protection>, with_preflight| {
+        let status = admitted(with_preflight);
+        let views = status.pods.iter().map(|entry| (entry.uid.clone(), BARE)).collect();
+        let seen = Observed::Pods(Pods { views, protection, ..Pods::default() });
+        decide(&experiment(&half, Some(&status)), &seen, at(1), &settings())
+    };
+    let needed = needs(&experiment(&half, Some(&status)), at(1), &settings());
+    assert_eq!(needed, Needs::Pods { ready: None, target: Some(("n".to_owned(), Some(half.selector.clone()))) });
+    assert_eq!(with(Some(all.clone()), true).injections.len(), 2);
+    assert!(with(None, true).injections.is_empty(), "nothing is done before it is looked at");
+
+    // One of those that were not chosen is gone, and two of three are too many.
+    let chosen: Vec<&str> = status.pods.iter().map(|pod| pod.uid.as_str()).collect();
+    let mut fewer = all.clone();
+    let other = all.eligible.iter().find(|uid| !chosen.contains(&uid.as_str())).unwrap();
+    fewer.eligible.remove(other);
+    for (protection, words, safety) in [
+        (Protection { namespace: facts(&excluded), ..all.clone() }, "carries the label chaos.gushchin.dev/exclude", None),
+        (Protection { namespace: facts(&labels), ..all.clone() }, "is a production namespace by its label", Some(Safety::Production)),
+        (fewer, "spec.maxPercentage is 50, but 2 of the 3 eligible pods are 67 %", Some(Safety::Percentage)),
+    ] {
+        for with_preflight in [true, false] {
+            let decision = with(Some(protection.clone()), with_preflight);
+            assert!(decision.injections.is_empty() && decision.preflight.is_empty(), "{words}");
+            assert!(message(&decision).contains(words), "{}", message(&decision));
+            assert_eq!(decision.safety, safety, "{words}");
+        }
+    }
+    // A pod that is gone is no part of the share.
+    let mut one_gone = all;
+    one_gone.eligible.remove(&status.pods[0].uid);
+    assert_eq!(with(Some(one_gone), true).injections.len(), 2, "one of the three that are left, and one that is looked at by itself");
+}
+
+#[test]
+fn an_experiment_of_which_nothing_is_known_is_let_go_when_no_agent_can_be_at_work() {
+    let (until, settings) = (held_until(at(0), &settings()), settings());
+    let longest = planned(&ChaosExperimentSpec { duration: Some("168h".to_owned()), ..spec() }, 1).pods.remove(0).deadline.0;
+    assert!(until >= longest + jiff::SignedDuration::try_from(settings.grace).unwrap());
+    assert!(until < longest + jiff::SignedDuration::from_hours(1));
 }

@@ -15,7 +15,7 @@ use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus, Phase, PodStatus},
     guarded::{Guarded, Unreadable},
     listing,
-    machine::{AgentLog, Experiment, Needs, Observed, PodView, Pods, Settings, Surroundings},
+    machine::{AgentLog, Experiment, Needs, Observed, PodView, Pods, Protection, Settings, Surroundings},
     targets::{Candidate, NamespaceFacts},
     words::brief,
 };
@@ -92,8 +92,12 @@ pub async fn observe(
             )?;
             Ok(Observed::Surroundings(Surroundings { freeze, rival, namespace, pods, dependencies }))
         }
-        (Needs::Pods { ready }, Some(status)) => {
-            let (views, freeze) = futures::try_join!(views(client, experiment, status, heard, now), freeze(client, own_namespace))?;
+        (Needs::Pods { ready, target }, Some(status)) => {
+            let (views, freeze, protection) = futures::try_join!(
+                views(client, experiment, status, heard, now),
+                freeze(client, own_namespace),
+                protection(client, target.as_ref(), now),
+            )?;
             let ready = match ready {
                 Some((namespace, selector)) => {
                     let pods = candidates(client, namespace, selector, now).await?;
@@ -101,7 +105,7 @@ pub async fn observe(
                 }
                 None => None,
             };
-            Ok(Observed::Pods(Pods { views, ready, freeze, preflight: None }))
+            Ok(Observed::Pods(Pods { views, ready, freeze, protection, preflight: None }))
         }
         (Needs::Pods { .. }, None) | (Needs::Nothing, _) => Ok(Observed::Nothing),
     }
@@ -157,6 +161,21 @@ pub async fn namespace(client: &Client, name: &str) -> kube::Result<Option<Names
 /// When the API server cannot answer.
 pub async fn facts(client: &Client, name: &str) -> kube::Result<NamespaceFacts> {
     Ok(namespace(client, name).await?.unwrap_or_else(|| NamespaceFacts::of(name, None, None)))
+}
+
+/// What protects the pods in which agents are about to be injected, if that was to be looked at.
+async fn protection(
+    client: &Client,
+    target: Option<&(String, Option<BTreeMap<String, String>>)>,
+    now: Timestamp,
+) -> kube::Result<Option<Protection>> {
+    let Some((namespace, selector)) = target else { return Ok(None) };
+    let eligible = async {
+        let Some(selector) = selector else { return Ok(Vec::new()) };
+        candidates(client, namespace, selector, now).await
+    };
+    let (namespace, candidates) = futures::try_join!(facts(client, namespace), eligible)?;
+    Ok(Some(Protection::of(namespace, &candidates)))
 }
 
 async fn phases(client: &Client, namespace: &str, names: &[String]) -> kube::Result<BTreeMap<String, Option<Phase>>> {

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use netloss_controller::{
     api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, PodState, PodStatus},
     container::{agent_container, repair_container, stop_container},
-    machine::{self, AgentLog, Decision, Experiment, Needs, Observed, PodView, Pods, Preflight, Surroundings},
+    machine::{self, AgentLog, Decision, Experiment, Needs, Observed, PodView, Pods, Preflight, Protection, Surroundings},
     observe::{self, Log, Lookup},
     reconcile::FINALIZER,
     steps::{self, Step},
@@ -133,7 +133,13 @@ impl Check {
                 let open = read.status.iter().flat_map(ChaosExperimentStatus::open_pods);
                 let mut views: BTreeMap<_, _> = open.map(|entry| (entry.uid.clone(), self.view(world, entry, &run, &read.spec))).collect();
                 views.extend(heard.refused.clone());
-                Observed::Pods(Pods { views, ready: None, freeze, preflight: heard.preflight.clone() })
+                Observed::Pods(Pods {
+                    views,
+                    ready: None,
+                    freeze,
+                    protection: Some(Protection::default()),
+                    preflight: heard.preflight.clone(),
+                })
             }
         };
         machine::decide(&experiment, &observed, now, &self.settings)

@@ -182,3 +182,35 @@ async fn the_deadline_is_that_of_the_plan() {
     let asked = world.begin + SignedDuration::from_secs(150);
     assert_eq!(deadline.as_second(), asked.as_second(), "two minutes to start, and the duration");
 }
+
+/// An edit, or another controller image, between the patch and its adoption: the agent in the pod is the one that was written down.
+#[tokio::test]
+async fn an_agent_is_adopted_after_an_edit_of_its_namespace_or_image() {
+    let world = World::new("crash-edited").await;
+    let elsewhere = World::new("crash-edited-other").await;
+    for (name, edit, image) in [
+        ("namespace", json!({ "namespace": elsewhere.namespace }), AGENT_IMAGE),
+        ("image", json!({}), "registry.example.com/other/netloss-agent:2"),
+        ("both", json!({ "namespace": elsewhere.namespace, "duration": "1m" }), "registry.example.com/other/netloss-agent:2"),
+    ] {
+        world.pod_with(name, json!({ "labels": { "app": name } }), json!({})).await;
+        let asked = |more: serde_json::Value| {
+            let mut spec = spec(json!({ "selector": { "app": name }, "requireGuarded": true }));
+            spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            spec
+        };
+        world.apply(name, asked(json!({}))).await.unwrap();
+        let dying = world.controller(world.faulty_client(Fault::CrashAfter(At::Patch(2))), AGENT_IMAGE, 0);
+        world.pass_of(dying, name).await.expect_err("the controller dies");
+        let written = world.status(name).await.pods.remove(0);
+        assert_eq!((written.state, world.agents(name).await.len()), (PodState::Planned, 1));
+        world.apply(name, asked(edit)).await.unwrap();
+
+        let restarted = world.controller(world.client.clone(), image, 5);
+        world.pass_of(Arc::clone(&restarted), name).await.unwrap();
+        let status = world.status(name).await;
+        assert_eq!(status.pods.first().map(|pod| pod.state), Some(PodState::Injected), "{name}: {status:?}");
+        assert!(status.condition("Recovered").is_none_or(|is| is.status != "True"), "{name}: {status:?}");
+        assert!(world.experiments().get(name).await.unwrap().metadata.finalizers.is_some(), "{name}");
+    }
+}

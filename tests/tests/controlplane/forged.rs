@@ -179,3 +179,51 @@ async fn a_silent_agent_is_noticed_in_each_pod() {
     let silent: Vec<Option<bool>> = world.status("x").await.pods.iter().map(|pod| pod.silent).collect();
     assert_eq!(silent, [Some(true), Some(true)]);
 }
+
+/// What the target says of itself counts when an agent is about to be injected, whatever was planned, and by whom.
+#[tokio::test]
+async fn what_protects_a_pod_is_checked_again_before_injection() {
+    let namespace_patch = async |world: &World, metadata: Value| {
+        let api = Api::<k8s_openapi::api::core::v1::Namespace>::all(world.client.clone());
+        api.patch(&world.namespace, &PatchParams::default(), &Patch::Merge(json!({ "metadata": metadata }))).await.unwrap();
+    };
+    for (n, (what, words)) in [
+        ("excluded", "carries the label chaos.gushchin.dev/exclude"),
+        ("production", "is a production namespace"),
+        ("share", "spec.maxPercentage is 50"),
+        ("pod", "it carries the label chaos.gushchin.dev/exclude"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let world = World::new(&format!("protected-{n}")).await;
+        for pod in ["a", "b", "c", "d"] {
+            world.pod(pod).await;
+        }
+        world.apply("x", spec(json!({ "count": 2, "maxPercentage": 50 }))).await.unwrap();
+        let dying = world.controller(world.faulty_client(Fault::CrashAfter(At::StatusWrite(1))), AGENT_IMAGE, 0);
+        world.pass_of(dying, "x").await.expect_err("the controller dies after the plan is written");
+        let planned: Vec<String> = world.status("x").await.pods.iter().map(|pod| pod.name.clone()).collect();
+        let exclude = json!({ "chaos.gushchin.dev/exclude": "true" });
+        match what {
+            "excluded" => namespace_patch(&world, json!({ "labels": exclude })).await,
+            "production" => namespace_patch(&world, json!({ "annotations": { "chaos.gushchin.dev/production": "true" } })).await,
+            "share" => {
+                world.delete_at_once(["a", "b", "c", "d"].into_iter().find(|pod| !planned.contains(&(*pod).to_owned())).unwrap()).await
+            }
+            _ => {
+                let patch = Patch::Merge(json!({ "metadata": { "labels": exclude } }));
+                world.pods().patch(&planned[0], &PatchParams::default(), &patch).await.unwrap();
+            }
+        }
+        for seconds in [1, 130] {
+            world.pass("x", seconds).await;
+        }
+        let protected = if what == "pod" { &planned[..1] } else { &planned[..] };
+        for pod in protected {
+            assert_eq!(world.agents(pod).await, [], "{what}: {pod}");
+        }
+        let said = world.status("x").await.pods.into_iter().filter_map(|pod| pod.message).collect::<Vec<_>>().join("\n");
+        assert!(said.contains(words), "{what}: {said}");
+    }
+}
