@@ -90,12 +90,25 @@ pub fn is_over(before: Option<&ChaosExperimentStatus>, after: &ChaosExperimentSt
     after.completed_at.is_some() && before.is_none_or(|before| run(before) != run(after))
 }
 
-/// The record of a run that is over. Its name is a function of the experiment and the run, so that it is written once.
+/// Whether `after` says that a run is over or paused, and `before` did not. A paused one is recorded too, as its experiment may be deleted at
+/// once: it has no finalizer while nothing is under way in a pod.
+#[must_use]
+pub fn is_to_be_recorded(before: Option<&ChaosExperimentStatus>, after: &ChaosExperimentStatus) -> bool {
+    is_over(before, after) || (is_paused(after) && !before.is_some_and(is_paused))
+}
+
+/// Whether the run is paused, and not only its begin.
+fn is_paused(status: &ChaosExperimentStatus) -> bool {
+    status.phase == Some(Phase::Paused) && status.pods.iter().any(|pod| pod.remaining.is_some())
+}
+
+/// The record of a run that is over or paused. Its name is a function of the experiment and the run, so that it is written once.
 #[must_use]
 pub fn record(object: &ChaosExperiment, status: &ChaosExperimentStatus, now: Timestamp) -> ChaosExperimentHistory {
     let (name, namespace, uid) = (object.name_any(), object.namespace().unwrap_or_default(), object.uid().unwrap_or_default());
     let run = status.run.unwrap_or_default();
-    let (begin, end) = (status.start_time.clone().unwrap_or(Time(now)), status.completed_at.clone());
+    let begin = status.start_time.clone().unwrap_or(Time(now));
+    let end = status.completed_at.clone().or_else(|| is_paused(status).then_some(Time(now)));
     let mut record = ChaosExperimentHistory::new(
         "",
         ChaosExperimentHistorySpec {
@@ -137,7 +150,7 @@ pub fn record(object: &ChaosExperiment, status: &ChaosExperimentStatus, now: Tim
         ("chaos.gushchin.dev/status", record.spec.execution.status.as_str().to_owned()),
     ];
     record.metadata = ObjectMeta {
-        name: Some(record_name(&name, &uid, run, 0)),
+        name: Some(record_name(&name, &uid, run, status.attempt.filter(|_| is_paused(status)))),
         namespace: Some(namespace),
         labels: Some(labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<BTreeMap<_, _>>()),
         ..ObjectMeta::default()
@@ -192,27 +205,41 @@ pub async fn remnants(client: &Client, namespace: Option<&str>) -> kube::Result<
     Ok(found)
 }
 
-/// Sorts by experiment and run for a person, and is another for a later experiment of the same name. `again` counts names that another object has.
+/// Sorts by experiment and run for a person, and is another for a later experiment of the same name. `paused` is the attempt that a pause has ended, of a
+/// record that stands until the run's own.
 #[must_use]
-pub fn record_name(name: &str, uid: &str, run: u32, again: u8) -> String {
-    /// What a name may have, less what follows it.
-    const LONGEST: usize = 253 - "-0123456789abcdef-r4294967295-x255".len();
+pub fn record_name(name: &str, uid: &str, run: u32, paused: Option<u32>) -> String {
+    /// What a name may have, less what follows it: hash, run, attempt, and what the API server makes up.
+    const LONGEST: usize = 253 - "-0123456789abcdef-r4294967295-p4294967295-12345".len();
     let name = &name[..name.floor_char_boundary(LONGEST)];
-    let again = if again == 0 { String::new() } else { format!("-x{again}") };
-    format!("{}-{:016x}-r{run}{again}", name.trim_end_matches(['.', '-']), rank(&[uid]))
+    let paused = paused.map(|attempt| format!("-p{attempt}")).unwrap_or_default();
+    format!("{}{}{paused}", name.trim_end_matches(['.', '-']), suffix(uid, run))
 }
 
-/// Whether two records are of the same end of the same run: one that was written before a crash is written once.
+fn suffix(uid: &str, run: u32) -> String {
+    format!("-{:016x}-r{run}", rank(&[uid]))
+}
+
+/// What the names of records of the run's pauses contain, if there can be any.
+pub(crate) fn paused_prefix(uid: &str, status: &ChaosExperimentStatus) -> Option<String> {
+    let is_later = status.attempt.is_some_and(|attempt| attempt > 1);
+    is_later.then(|| format!("{}-p", suffix(uid, status.run.unwrap_or_default())))
+}
+
+/// Whether a record that has the name of `record` is that record, written before a crash. Whoever may create records knows the run, its begin and its
+/// agents before it ends, so that everything is compared that does not go by the time at which the record was made. No owner tells them apart: a record
+/// outlives its experiment.
 #[must_use]
-pub fn is_same_run(one: &ChaosExperimentHistorySpec, other: &ChaosExperimentHistorySpec) -> bool {
-    let agents = |record: &ChaosExperimentHistorySpec| -> Vec<(String, String)> {
-        record.pods.iter().map(|pod| (pod.uid.clone(), pod.container.clone())).collect()
+pub fn is_same(there: &ChaosExperimentHistory, record: &ChaosExperimentHistory) -> bool {
+    let timeless = |record: &ChaosExperimentHistory| {
+        let mut spec = record.spec.clone();
+        (spec.execution.end_time, spec.execution.duration, spec.audit.creation_timestamp) = (None, None, None);
+        spec.pods.iter_mut().for_each(|pod| pod.ended_at = None);
+        spec
     };
-    let run = |record: &ChaosExperimentHistorySpec| (record.execution.run, record.execution.start_time.clone(), record.execution.phase);
-    one.experiment_ref == other.experiment_ref
-        && one.experiment_spec == other.experiment_spec
-        && run(one) == run(other)
-        && agents(one) == agents(other)
+    let (is, was) = (&record.metadata, &there.metadata);
+    let stays = was.deletion_timestamp.is_none() && was.owner_references.as_ref().is_none_or(Vec::is_empty);
+    stays && (&was.labels, &was.annotations) == (&is.labels, &is.annotations) && timeless(there) == timeless(record)
 }
 
 /// A record of more bytes is shortened: etcd stores 1.5 MiB by default, and the record is within an object.
@@ -437,17 +464,62 @@ mod tests {
 
     #[test]
     fn a_records_name_is_a_name() {
-        let name = record_name(&"x".repeat(253), "uid", u32::MAX, u8::MAX);
-        assert!(name.len() <= 253, "{name}");
-        assert_ne!(record_name("x", "uid", 1, 0), record_name("x", "other", 1, 0));
-        assert_eq!(record_name("x.-", "uid", 1, 0), record_name("x", "uid", 1, 0));
+        let name = record_name(&"x".repeat(253), "uid", u32::MAX, Some(u32::MAX));
+        assert!(name.len() + "-12345".len() <= 253, "{name}");
+        assert_ne!(record_name("x", "uid", 1, None), record_name("x", "other", 1, None));
+        assert_eq!(record_name("x.-", "uid", 1, None), record_name("x", "uid", 1, None));
+        let later = ChaosExperimentStatus { run: Some(1), attempt: Some(3), ..ChaosExperimentStatus::default() };
+        let prefix = paused_prefix("uid", &later).unwrap();
+        assert!(record_name("x", "uid", 1, Some(2)).contains(&prefix));
+        assert!(![record_name("x", "uid", 1, None), record_name("x", "uid", 12, Some(2))].iter().any(|name| name.contains(&prefix)));
     }
 
     /// 24 bits, as it was, have more than a hundred pairs among these; the first two numbers were found by search.
     #[test]
     fn names_of_many_experiments_do_not_collide() {
-        let names: std::collections::BTreeSet<String> = (0..100_000).map(|n| record_name("x", &format!("uid-{n}"), 1, 0)).collect();
+        let names: std::collections::BTreeSet<String> = (0..100_000).map(|n| record_name("x", &format!("uid-{n}"), 1, None)).collect();
         assert_eq!(names.len(), 100_000);
+    }
+
+    #[test]
+    fn a_record_is_told_from_one_that_says_something_else() {
+        let mut object = ChaosExperiment::new("x", crate::machine::fixtures::spec());
+        (object.metadata.namespace, object.metadata.uid) = (Some("n".to_owned()), Some("uid".to_owned()));
+        let pod = PodStatus { outcome: Some(Outcome::Clean), ended_at: Some(Time(at(5))), applied_at: Some(Time(at(0))), ..entry() };
+        let start_time = Some(Time(at(0)));
+        let over = ChaosExperimentStatus { phase: Some(Phase::Completed), start_time, pods: vec![pod], ..ChaosExperimentStatus::default() };
+        let (before, mut again) = (record(&object, &over, at(6)), over.clone());
+        again.pods[0].ended_at = Some(Time(at(9)));
+        let again = record(&object, &again, at(10));
+        assert!(is_same(&before, &again), "written again after a crash");
+        for forge in [
+            (|record: &mut ChaosExperimentHistory| record.spec.execution.status = RunResult::Failure) as fn(&mut ChaosExperimentHistory),
+            |record| record.spec.execution.message = Some("forged".to_owned()),
+            |record| record.spec.experiment_ref.uid = None,
+            |record| record.spec.pods[0].observed = Some(crate::api::ObservedLoss::default()),
+            |record| record.spec.affected_resources.clear(),
+            |record| record.metadata.labels = None,
+            |record| record.metadata.deletion_timestamp = Some(Time(at(0))),
+            |record| {
+                record.metadata.owner_references = Some(vec![k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference::default()]);
+            },
+        ] {
+            let mut forged = before.clone();
+            forge(&mut forged);
+            assert!(!is_same(&forged, &again), "{forged:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_is_recorded_when_it_is_paused_and_when_it_is_over() {
+        let pod = |remaining: Option<&str>| PodStatus { remaining: remaining.map(str::to_owned), ..entry() };
+        let with = |phase, pod| ChaosExperimentStatus { phase: Some(phase), pods: vec![pod], ..ChaosExperimentStatus::default() };
+        let (running, paused) = (with(Phase::Running, pod(None)), with(Phase::Paused, pod(Some("5s"))));
+        assert!(is_to_be_recorded(Some(&running), &paused));
+        assert!(!is_to_be_recorded(Some(&paused), &paused), "once");
+        assert!(!is_to_be_recorded(None, &with(Phase::Paused, pod(None))), "nothing was done before it began");
+        let over = ChaosExperimentStatus { completed_at: Some(Time(at(1))), ..with(Phase::Completed, pod(None)) };
+        assert!(is_to_be_recorded(Some(&paused), &over));
     }
 
     #[test]

@@ -31,7 +31,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     core::{ApiResource, DynamicObject, ObjectMeta, PartialObjectMeta},
     runtime::controller::Action,
 };
@@ -51,8 +51,11 @@ const ROUNDS: usize = 12;
 /// Between looks at an experiment that is being deleted and does not decode.
 const HELD_POLL: Duration = Duration::from_hours(1);
 
-/// Names that are tried for a run's record.
-const RECORD_NAMES: u8 = 4;
+/// Records of an experiment among which those of a pause are looked for.
+const SUPERSEDED: u32 = 500;
+
+/// Tries to have the API server make up a name that is free.
+const NAME_TRIES: usize = 4;
 
 /// The longest that one pass may take. Being cut off is like a crash, which every step allows for.
 const PASS_TIMEOUT: Duration = Duration::from_mins(2);
@@ -222,29 +225,35 @@ impl Context {
         }
     }
 
-    /// Writes the record of a run that is over, before its status says so: a crash in between leaves a record that is found there.
+    /// Writes the record of a run that is over or paused, before its status says so: a crash in between leaves a record that is found there.
     async fn write_record(&self, object: &ChaosExperiment, status: Option<&ChaosExperimentStatus>) -> Result<(), Error> {
-        let Some(mut status) = status.cloned() else { return Ok(()) };
+        let Some(mut run) = status.cloned() else { return Ok(()) };
         let namespace = object.namespace().unwrap_or_default();
-        self.fill_in(&namespace, &mut status, |_| true).await?;
-        let mut record = history::record(object, &status, (self.clock)());
+        self.fill_in(&namespace, &mut run, |_| true).await?;
+        let mut record = history::record(object, &run, (self.clock)());
         let api = Api::<ChaosExperimentHistory>::namespaced(self.client.clone(), &namespace);
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        let (uid, run) = (object.uid().unwrap_or_default(), status.run.unwrap_or_default());
-        for again in 0..RECORD_NAMES {
-            let name = history::record_name(&object.name_any(), &uid, run, again);
-            record.metadata.name = Some(name.clone());
+        let (uid, name) = (object.uid().unwrap_or_default(), record.name_any());
+        for _ in 0..NAME_TRIES {
             match api.create(&params, &record).await {
-                Ok(_) => {
+                Ok(written) => {
+                    if written.name_any() != name {
+                        let taken = machine::record_name_taken(&name, &written.name_any());
+                        self.publisher.publish(&object.object_ref(&()), vec![taken]).await;
+                    }
                     self.metrics.history_written(record.spec.execution.status.as_str());
+                    self.delete_superseded(&namespace, &uid, &run, &written.name_any()).await;
                     self.prune(Some(&namespace), Some(&uid)).await;
                     return Ok(());
                 }
                 Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {
-                    if self.has_record(&namespace, &name, &record).await? {
+                    if record.metadata.name.is_some() && self.has_record(&namespace, &name, &record).await? {
+                        self.delete_superseded(&namespace, &uid, &run, &name).await;
                         return Ok(());
                     }
                     warn!(namespace, name, "another object has the name of the run's history record: it is written under another name");
+                    // One that nobody can know in advance. A crash before the status is written makes it twice, which loses nothing.
+                    (record.metadata.name, record.metadata.generate_name) = (None, Some(format!("{name}-")));
                 }
                 // A rejected record must not block the end of the run: it would be blocked for ever.
                 Err(kube::Error::Api(status)) if is_final(&status) => {
@@ -259,7 +268,7 @@ impl Context {
                 Err(error) => return Err(Error::api("writing the history record")(error)),
             }
         }
-        warn!(namespace, "other objects have all names of the run's history record: only status and events tell of it");
+        warn!(namespace, name, "no name was found for the run's history record: only status and events tell of it");
         Ok(())
     }
 
@@ -267,11 +276,27 @@ impl Context {
     async fn has_record(&self, namespace: &str, name: &str, record: &ChaosExperimentHistory) -> Result<bool, Error> {
         let api = Api::<Guarded<ChaosExperimentHistory>>::namespaced(self.client.clone(), namespace);
         let only = ListParams::default().fields(&format!("metadata.name={name}"));
-        let is_same = |there: Result<ChaosExperimentHistory, _>| {
-            there.is_ok_and(|there| history::is_same_run(&there.spec, &record.spec)).then_some(())
-        };
+        let is_same = |there: Result<ChaosExperimentHistory, _>| there.is_ok_and(|there| history::is_same(&there, record)).then_some(());
         let same = listing::list(&api, &only, 1, is_same).await.map_err(Error::api("reading a history record of this name"))?;
         Ok(!same.is_empty())
+    }
+
+    /// Deletes what was recorded when the run was paused before, which the new record contains.
+    async fn delete_superseded(&self, namespace: &str, uid: &str, run: &ChaosExperimentStatus, written: &str) {
+        let Some(prefix) = history::paused_prefix(uid, run) else { return };
+        let api = Api::<ChaosExperimentHistory>::namespaced(self.client.clone(), namespace);
+        let of_experiment = ListParams::default().labels(&format!("{}={uid}", history::EXPERIMENT_LABEL)).limit(SUPERSEDED);
+        let records = match listing::metadata(api, &of_experiment).await {
+            Ok(records) => records,
+            Err(error) => return warn!(namespace, %error, "history records could not be listed: those of a pause stay"),
+        };
+        let api = Api::<Guarded<PartialObjectMeta<ChaosExperimentHistory>>>::namespaced(self.client.clone(), namespace);
+        let superseded = records.items.iter().map(ResourceExt::name_any).filter(|name| name.contains(&prefix) && name != written);
+        for name in superseded {
+            if let Err(error) = api.delete(&name, &DeleteParams::default()).await {
+                warn!(namespace, name, %error, "the history record of a pause could not be deleted");
+            }
+        }
     }
 
     /// Says on an experiment that does not decode why nothing is done for it, if it is netloss's. This is counted. One that is being deleted is let go once no
@@ -334,16 +359,11 @@ impl Context {
         let api = Api::<Guarded<ChaosExperiment>>::namespaced(self.client.clone(), &namespace);
         let plans = Api::<ChaosExperimentPlan>::namespaced(self.client.clone(), &namespace);
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        let (status, records) = stored::split(object, status);
-        let unused = stored::unused(&object.uid().unwrap_or_default(), object.status.as_ref(), &status);
+        let (mut status, records) = stored::split(object, status);
         for record in records {
-            match plans.create(&params, &record).await {
-                Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {
-                    replace_foreign_plan(&plans, &params, &record).await?;
-                }
-                answer => drop(answer.map_err(Error::api("writing a ChaosExperimentPlan"))?),
-            }
+            self.write_plan(object, &plans, record, &mut status).await?;
         }
+        let unused = stored::unused(&object.uid().unwrap_or_default(), object.status.as_ref(), &status);
         // Without managedFields, which were not read as they are, the API server keeps them.
         let metadata = ObjectMeta { managed_fields: None, ..object.metadata.clone() };
         let changed = ChaosExperiment { metadata, spec: object.spec.clone(), status: Some(status) };
@@ -365,6 +385,52 @@ impl Context {
             }
         }
         Ok(Written::Done)
+    }
+
+    /// Writes a plan, under another name where an object that is not this plan has its name: names can be foreseen, and whoever may create plans
+    /// must not choose the arguments of an agent, or block a run.
+    async fn write_plan(
+        &self,
+        object: &ChaosExperiment,
+        plans: &Api<ChaosExperimentPlan>,
+        mut plan: ChaosExperimentPlan,
+        status: &mut ChaosExperimentStatus,
+    ) -> Result<(), Error> {
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let (name, run) = (plan.name_any(), plan.spec.run);
+        for _ in 0..NAME_TRIES {
+            match plans.create(&params, &plan).await {
+                Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {
+                    if plan.metadata.name.is_some() && self.has_plan(&plan).await? {
+                        return Ok(());
+                    }
+                    warn!(
+                        namespace = object.namespace(),
+                        name, "another object has the name of a ChaosExperimentPlan: it is written under another name"
+                    );
+                    let prefix = format!("{}-r{run}-", object.uid().unwrap_or_default());
+                    (plan.metadata.name, plan.metadata.generate_name) = (None, Some(prefix));
+                }
+                answer => {
+                    let written = answer.map_err(Error::api("writing a ChaosExperimentPlan"))?.name_any();
+                    if written != name {
+                        stored::rename(status, &name, &written);
+                        let taken = machine::plan_name_taken(&name, &written);
+                        self.publisher.publish(&object.object_ref(&()), vec![taken]).await;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        Err(Error::Contended)
+    }
+
+    /// Whether what has the plan's name is this plan, and stays.
+    async fn has_plan(&self, plan: &ChaosExperimentPlan) -> Result<bool, Error> {
+        let (namespace, name) = (plan.namespace().unwrap_or_default(), plan.name_any());
+        let api = Api::<Guarded<ChaosExperimentPlan>>::namespaced(self.client.clone(), &namespace);
+        let there = api.get_opt(&name).await.map_err(Error::api(format!("reading ChaosExperimentPlan {name}")))?;
+        Ok(there.is_some_and(|Guarded(there)| there.is_ok_and(|there| stored::is_same(&there, plan))))
     }
 
     /// Adds our finalizer to the experiment, or takes it away. The patch names the version that this was decided from, and nothing of
@@ -509,25 +575,6 @@ impl Context {
         });
         Ok(worst.unwrap_or(Preflight::Admitted))
     }
-}
-
-/// Keeps the plan that exists under the name of `record` if it has the same content, and replaces it otherwise: names are predictable, and
-/// whoever may create plans must not choose the arguments of an agent, or block a run.
-async fn replace_foreign_plan(plans: &Api<ChaosExperimentPlan>, params: &PostParams, record: &ChaosExperimentPlan) -> Result<(), Error> {
-    let name = record.name_any();
-    let what = || format!("replacing ChaosExperimentPlan {name}, which has other content than this run's plan");
-    let Some(existing) = plans.get_opt(&name).await.map_err(Error::api(format!("reading ChaosExperimentPlan {name}")))? else {
-        // Deleted since: the next round writes it.
-        return Err(Error::Contended);
-    };
-    if existing.spec == record.spec && existing.metadata.owner_references == record.metadata.owner_references {
-        return Ok(());
-    }
-    warn!(namespace = existing.namespace(), name, "a ChaosExperimentPlan has other content than this run's plan: replacing it");
-    let this_one = Preconditions { uid: existing.uid(), resource_version: existing.resource_version() };
-    let delete = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
-    plans.delete(&name, &delete).await.map_err(Error::api(what()))?;
-    plans.create(params, record).await.map(drop).map_err(Error::api(what()))
 }
 
 /// Whether writing the same object again will be refused again: also one that is too large for etcd, of which the API server says that it failed itself.

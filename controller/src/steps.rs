@@ -23,7 +23,7 @@ pub fn is_too_late(begun: Timestamp, now: Timestamp) -> bool {
 /// One step. After the last one the experiment is read again and decided about again, unless that one ends the pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// Write the record of a run that is over.
+    /// Write the record of a run that is over or paused.
     Record,
     /// Write the status, with the version of the object that it was decided from. If that has changed, nothing else is done.
     WriteStatus,
@@ -56,7 +56,7 @@ impl Step {
 pub fn steps(decision: &Decision, before: Option<&ChaosExperimentStatus>, failed: bool) -> Vec<Step> {
     let mut steps = Vec::new();
     if let Some(status) = &decision.status {
-        steps.extend(history::is_over(before, status).then_some(Step::Record));
+        steps.extend(history::is_to_be_recorded(before, status).then_some(Step::Record));
         steps.push(Step::WriteStatus);
     }
     steps.push(Step::Publish);

@@ -78,6 +78,20 @@ pub(crate) fn fill_in(status: &mut ChaosExperimentStatus, plan: &ChaosExperiment
     }
 }
 
+/// Has the status name the record `from` by its other name `to`.
+pub(crate) fn rename(status: &mut ChaosExperimentStatus, from: &str, to: &str) {
+    for pod in status.pods.iter_mut().filter(|pod| pod.plan.as_deref() == Some(from)) {
+        pod.plan = Some(to.to_owned());
+    }
+}
+
+/// Whether a record that is there is `plan`: of the same owner, with the same content, and not about to go.
+pub(crate) fn is_same(there: &ChaosExperimentPlan, plan: &ChaosExperimentPlan) -> bool {
+    there.spec == plan.spec
+        && there.metadata.owner_references == plan.metadata.owner_references
+        && there.metadata.deletion_timestamp.is_none()
+}
+
 /// The records of the experiment with this uid that `before` names and `after` does not. A name of another experiment's record in a status
 /// was written by somebody else, and is left alone.
 pub(crate) fn unused(uid: &str, before: Option<&ChaosExperimentStatus>, after: &ChaosExperimentStatus) -> BTreeSet<String> {

@@ -106,6 +106,18 @@ pub(crate) fn unreadable_and_held(error: &str, until: Timestamp) -> EventRecord 
     EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "Unreadable", note }
 }
 
+/// Another object has the name of a run's history record.
+pub(crate) fn record_name_taken(name: &str, own: &str) -> EventRecord {
+    let note = format!("Another object has the name of the run's history record, {name}, and other content: the record is {own}");
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "RecordNameTaken", note }
+}
+
+/// Another object has the name of a plan.
+pub(crate) fn plan_name_taken(name: &str, own: &str) -> EventRecord {
+    let note = format!("Another object has the name of the ChaosExperimentPlan {name}, and other content: the plan is {own}");
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "PlanNameTaken", note }
+}
+
 /// A run that only said what it would do.
 pub(super) fn dry_run(message: &str) -> EventRecord {
     EventRecord { about: About::Experiment, severity: Severity::Normal, reason: "DryRun", note: message.to_owned() }

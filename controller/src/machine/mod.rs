@@ -40,7 +40,7 @@ mod summary;
 mod tests;
 
 pub use events::{About, EventRecord, Severity};
-pub(crate) use events::{unreadable, unreadable_and_held};
+pub(crate) use events::{plan_name_taken, record_name_taken, unreadable, unreadable_and_held};
 pub(crate) use plan::too_large_a_share;
 pub use request::{Request, check, requested_percentage};
 pub(crate) use requested::is_waiting as is_run_requested;

@@ -187,8 +187,9 @@ impl Check {
         let goes_on = match next {
             Do::Step(Step::WriteStatus) => self.write_status(world, replica, &work, &decision),
             Do::Step(Step::Record) => {
-                let run = decision.status.as_ref().and_then(|status| status.run);
-                world.records.extend(run);
+                // That of a pause is not the run's own.
+                let over = decision.status.as_ref().filter(|status| status.completed_at.is_some());
+                world.records.extend(over.and_then(|status| status.run));
                 true
             }
             Do::Step(Step::SetFinalizer(wanted)) => {

@@ -108,12 +108,13 @@ async fn a_foreign_record_of_the_same_name_suppresses_none() {
     world.apply("x", spec(json!({}))).await.unwrap();
     let uid = world.experiments().get("x").await.unwrap().uid().unwrap();
     let forged = records(&world).await.remove(0);
-    let (first, second) = (record_name("x", &uid, 1, 0), record_name("x", &uid, 1, 1));
+    let first = record_name("x", &uid, 1, None);
     let api = Api::<ChaosExperimentHistory>::namespaced(world.client.clone(), &world.namespace);
     api.create(&PostParams::default(), &ChaosExperimentHistory::new(&first, forged.spec.clone())).await.unwrap();
 
     run(&world, "x").await;
-    let record = api.get(&second).await.unwrap();
+    let of_experiment = ListParams::default().labels(&format!("chaos.gushchin.dev/experiment-uid={uid}"));
+    let record = api.list(&of_experiment).await.unwrap().items.remove(0);
     assert_eq!(record.spec.experiment_ref.uid.as_ref(), Some(&uid));
     assert_eq!(world.status("x").await.phase, Some(netloss_controller::api::Phase::Completed));
     let labels = record.metadata.labels.unwrap();
@@ -125,4 +126,87 @@ async fn a_foreign_record_of_the_same_name_suppresses_none() {
     ] {
         assert_eq!(labels.get(label).map(String::as_str), Some(value), "{label}");
     }
+}
+
+/// Run, begin and agents of a record stand in status before the run ends: whoever reads them can write a record in advance.
+#[tokio::test]
+async fn a_record_made_in_advance_is_not_taken_for_the_runs_own() {
+    let world = World::new("history-advance").await;
+    world.pod("a").await;
+    world.apply("sample", spec(json!({}))).await.unwrap();
+    run(&world, "sample").await;
+    let sample = records(&world).await.remove(0).spec;
+
+    world.apply("x", spec(json!({}))).await.unwrap();
+    let entry = world.running("x", "a").await;
+    let experiment = world.experiments().get("x").await.unwrap();
+    let (uid, status) = (experiment.uid().unwrap(), experiment.status.clone().unwrap());
+    let mut forged = sample.clone();
+    (forged.experiment_ref.name, forged.experiment_ref.uid) = ("x".to_owned(), Some(uid.clone()));
+    forged.experiment_spec = experiment.spec.clone();
+    (forged.execution.run, forged.execution.start_time) = (status.run, status.start_time.clone().unwrap());
+    (forged.execution.status, forged.execution.message) = (RunResult::Failure, Some("forged".to_owned()));
+    forged.pods = status.pods.clone();
+    forged.pods[0].message = Some("forged".to_owned());
+    let api = Api::<ChaosExperimentHistory>::namespaced(world.client.clone(), &world.namespace);
+    // All the names that can be foreseen.
+    let name = record_name("x", &uid, 1, None);
+    for name in [name.clone(), format!("{name}-x1"), format!("{name}-x2"), format!("{name}-x3")] {
+        api.create(&PostParams::default(), &ChaosExperimentHistory::new(&name, forged.clone())).await.unwrap();
+    }
+    let report = world.removed(&run_of(&entry)).to_line();
+    world.set_state(&entry, json!({ "terminated": { "exitCode": 0, "message": report } })).await;
+    world.pass("x", 40).await;
+    world.pass("x", 50).await;
+
+    let of_run = ListParams::default().labels(&format!("chaos.gushchin.dev/experiment-uid={uid}"));
+    let own = api.list(&of_run).await.unwrap().items;
+    assert_eq!(own.len(), 1, "{own:?}");
+    assert_eq!((own[0].spec.execution.status, own[0].spec.execution.run), (RunResult::Success, Some(1)));
+    assert!(world.event_reasons("ChaosExperiment", "x").await.contains(&"RecordNameTaken".to_owned()));
+}
+
+/// A paused run has no finalizer, and is gone with its experiment: what it did until then is on record.
+#[tokio::test]
+async fn a_run_that_was_paused_and_deleted_is_on_record() {
+    let world = World::new("history-paused").await;
+    world.pod("a").await;
+    let pause = async |name: &str, paused: bool| {
+        let patch = Patch::Merge(json!({ "spec": { "paused": paused } }));
+        world.experiments().patch(name, &PatchParams::default(), &patch).await.unwrap();
+    };
+    for name in ["deleted", "resumed"] {
+        world.apply(name, spec(json!({ "duration": "10m" }))).await.unwrap();
+        let entry = world.running(name, "a").await;
+        pause(name, true).await;
+        world.pass(name, 10).await;
+        let stop = world.status(name).await.pods[0].stop.clone().expect("it is being stopped");
+        let report = world.removed(&run_of(&entry)).to_line();
+        let ended = json!({ "terminated": { "exitCode": 0, "message": report } });
+        world.set_states("a", &[(&entry.container, ended), (&stop.container, json!({ "terminated": { "exitCode": 0 } }))]).await;
+        world.pass(name, 20).await;
+        assert_eq!(world.status(name).await.phase, Some(netloss_controller::api::Phase::Paused));
+        if name == "deleted" {
+            world.experiments().delete(name, &kube::api::DeleteParams::default()).await.unwrap();
+            assert!(world.experiments().get_opt(name).await.unwrap().is_none(), "it is gone at once");
+            let records = records(&world).await;
+            assert_eq!(records.len(), 1);
+            assert_eq!(records[0].spec.execution.status, RunResult::Cancelled);
+            assert_eq!(records[0].spec.affected_resources.len(), 1, "{:?}", records[0]);
+            // Free for the next one.
+            world.delete_at_once("a").await;
+            world.pod("a").await;
+        }
+    }
+    // One that goes on has one record in the end.
+    pause("resumed", false).await;
+    world.pass("resumed", 60).await;
+    let entry = world.status("resumed").await.pods[0].clone();
+    let report = world.removed(&run_of(&entry)).to_line();
+    world.set_state(&entry, json!({ "terminated": { "exitCode": 0, "message": report } })).await;
+    world.pass("resumed", 70).await;
+    let records = records(&world).await;
+    let of_it: Vec<_> = records.iter().filter(|record| record.spec.experiment_ref.name == "resumed").collect();
+    assert_eq!(of_it.len(), 1, "{of_it:?}");
+    assert_eq!(of_it[0].spec.execution.phase, Some(netloss_controller::api::Phase::Completed));
 }

@@ -105,3 +105,34 @@ async fn without_its_record_nothing_is_put_in() {
     world.pass("x", 141).await;
     assert!(world.status("x").await.completed_at.is_some());
 }
+
+/// Names of plans can be foreseen, and an object with another's finalizer does not go when it is deleted.
+#[tokio::test]
+async fn a_foreign_plan_that_cannot_be_deleted_blocks_no_run() {
+    for what in ["content", "going"] {
+        let world = large(&format!("records-{what}")).await;
+        let dying = world.controller(world.faulty_client(Fault::CrashBefore(At::StatusWrite(1))), AGENT_IMAGE, 0);
+        world.pass_of(dying, "x").await.expect_err("the controller dies");
+        let left = records(&world).await.remove(0);
+        let (api, name) = (plans(&world), left.name_any());
+        let mut forged = left.clone();
+        forged.metadata.finalizers = Some(vec!["example.com/held".to_owned()]);
+        (forged.metadata.resource_version, forged.metadata.uid) = (None, None);
+        if what == "content" {
+            forged.spec.pods[0].argv.push("--loss=100".to_owned());
+        }
+        api.delete(&name, &DeleteParams::default()).await.unwrap();
+        api.create(&kube::api::PostParams::default(), &forged).await.unwrap();
+        if what == "going" {
+            api.delete(&name, &DeleteParams::default()).await.unwrap();
+        }
+        for _ in 0..2 {
+            world.pass("x", 0).await;
+        }
+        let entries = world.status("x").await.pods;
+        assert_eq!(entries.len(), PODS, "{what}");
+        assert!(entries.iter().all(|entry| entry.plan.is_some() && entry.plan.as_ref() != Some(&name)), "{what}: it is not used");
+        assert_as_written(&world, &entries).await;
+        assert!(world.event_reasons("ChaosExperiment", "x").await.contains(&"PlanNameTaken".to_owned()), "{what}");
+    }
+}
