@@ -57,6 +57,11 @@ const SUPERSEDED: u32 = 500;
 /// Tries to have the API server make up a name that is free.
 const NAME_TRIES: usize = 4;
 
+/// How long after its creation an experiment may begin a run in another namespace by the rights that its author had then. Later, that namespace
+/// has to open itself: rights are revoked, and nothing in the object says whose they were. It is for runs that begin at once, and for as long as
+/// their retries and a busy or restarting controller take.
+const AUTHORED: SignedDuration = SignedDuration::from_hours(1);
+
 /// The longest that one pass may take. Being cut off is like a crash, which every step allows for.
 const PASS_TIMEOUT: Duration = Duration::from_mins(2);
 
@@ -189,11 +194,13 @@ impl Context {
     }
 
     /// The settings for this experiment. One that was created before the API server called the webhook was reviewed by nobody: whether its author may act on
-    /// another namespace was not asked, so that the namespace has to open itself. An edit since then does not count, as it may have kept that namespace.
-    fn settings_for(&self, object: &ChaosExperiment) -> Settings {
+    /// another namespace was not asked, so that the namespace has to open itself. The same goes for one whose author was asked long ago ([`AUTHORED`]). An edit
+    /// since then does not count, as it may have kept that namespace, and nothing tells when it was made but what its author wrote.
+    fn settings_for(&self, object: &ChaosExperiment, now: Timestamp) -> Settings {
         let created = object.creation_timestamp().map(|time| time.0);
         let is_reviewed = self.served.as_ref().is_none_or(|served| served.has_reviewed(created));
-        Settings { trusts_admission: self.settings.trusts_admission && is_reviewed, ..self.settings.clone() }
+        let is_recent = created.is_some_and(|created| now.duration_since(created) <= AUTHORED);
+        Settings { trusts_admission: self.settings.trusts_admission && is_reviewed && is_recent, ..self.settings.clone() }
     }
 
     /// With another time that records are kept.
@@ -651,7 +658,8 @@ async fn pass(object: &ChaosExperiment, context: &Context, course: &mut Course) 
             spec: &current.spec,
             status: current.status.as_ref(),
         };
-        let (now, settings) = ((context.clock)(), &context.settings_for(&current));
+        let now = (context.clock)();
+        let settings = &context.settings_for(&current, now);
         let needs = machine::needs(&experiment, now, settings);
         let observed = observe::observe(&context.client, &experiment, &needs, settings, &context.heard, now).await;
         let mut observed = observed.map_err(Error::api("looking at pods"))?;

@@ -298,7 +298,8 @@ pub fn refusal(facts: &NamespaceFacts, namespace: &str, own: &str, allow_product
     if namespace != own && !settings.trusts_admission && !facts.allows(own) {
         let words = format!(
             "spec.namespace is \"{namespace}\", which is not open to experiments of the namespace \"{own}\": create the experiment in \"{namespace}\", \
-             or annotate that namespace with {ALLOW_FROM_ANNOTATION}: {own}"
+             or annotate that namespace with {ALLOW_FROM_ANNOTATION}: {own} (its author's right, where the webhook has asked for it, counts for runs that \
+             begin within an hour of its creation)"
         );
         return Some(words.into());
     }

@@ -136,6 +136,15 @@ fn warnings(experiment: &Experiment<'_>, seen: &Seen, now: Timestamp, settings: 
     if !excluded.is_empty() {
         warnings.push(format!("left alone, as they carry the label {}: {excluded}", targets::EXCLUDE_LABEL));
     }
+    let namespace = spec.target_namespace(experiment.namespace);
+    let is_open = namespace == experiment.namespace || seen.namespace.as_ref().is_some_and(|facts| facts.allows(experiment.namespace));
+    if !is_open && !begins_at_once(spec, now) {
+        warnings.push(format!(
+            "your right to act on \"{namespace}\" counts for runs that begin within an hour of the experiment's creation: for later ones, annotate that \
+             namespace with {}: {}",
+            targets::ALLOW_FROM_ANNOTATION, experiment.namespace
+        ));
+    }
     let active = some_of(seen.pods.iter().filter_map(|pod| active_agent(experiment.uid, pod)));
     if !active.is_empty() {
         warnings.push(format!("another run is active in some of these pods, which are skipped until it ends: {active}"));
@@ -281,6 +290,21 @@ mod tests {
         );
         let own = warned(|_| (), |seen| seen.pods[0].skip = active(experiment(&spec(), None).uid));
         assert_eq!(own, "", "an edit is not warned of its own run");
+    }
+
+    #[test]
+    fn the_authors_right_is_told_not_to_last_for_a_schedule() {
+        let elsewhere = |spec: &mut ChaosExperimentSpec| {
+            (spec.namespace, spec.schedule) = (Some("other".to_owned()), Some("@yearly".to_owned()));
+        };
+        let open = |seen: &mut Seen| {
+            seen.may_act = true;
+            let annotations = BTreeMap::from([(targets::ALLOW_FROM_ANNOTATION.to_owned(), "n".to_owned())]);
+            seen.namespace = Some(NamespaceFacts::of("other", None, Some(&annotations)));
+        };
+        let said = warned(elsewhere, |seen| seen.may_act = true);
+        assert!(said.contains("within an hour of the experiment's creation: for later ones, annotate that namespace"), "{said}");
+        assert_eq!(warned(elsewhere, open), "");
     }
 
     #[test]

@@ -370,3 +370,37 @@ async fn what_was_stored_before_the_webhook_is_not_trusted() {
     assert_eq!(there.agents("a").await.len(), 1, "{}", world.message("after").await);
     asked.end().await;
 }
+
+/// Rights can be revoked since. Whoever owns the target opens it, and can close it again, for as long as experiments begin runs there.
+#[tokio::test]
+async fn the_authors_rights_of_long_ago_begin_no_run() {
+    let world = World::new("webhook-long-ago").await;
+    let there = World::new("webhook-long-ago-target").await;
+    there.pod("a").await;
+    let asked = Asked::start(&world).await;
+    let controller = |seconds: i64| {
+        let now = world.at(seconds);
+        let settings = Settings { trusts_admission: true, ..Settings::new(AGENT_IMAGE, "netloss-system") };
+        Arc::new(Context::new(world.client.clone(), settings, Arc::new(move || now), None).reviewed_by(Some(Arc::clone(&asked.served))))
+    };
+    // Three hours from now, every day.
+    let begin = world.begin.to_zoned(jiff::tz::TimeZone::UTC);
+    let schedule = format!("{} {} * * *", begin.minute(), (begin.hour() + 3) % 24);
+    world.apply("x", spec(json!({ "namespace": there.namespace, "schedule": schedule }))).await.unwrap();
+    let due = async || {
+        let next = world.status("x").await.next_scheduled_time.expect("a next run").0;
+        next.duration_since(world.begin).as_secs() + 1
+    };
+    world.pass_of(controller(2), "x").await.unwrap();
+    world.pass_of(controller(due().await), "x").await.unwrap();
+    let said = world.message("x").await;
+    assert!(said.contains("is not open to experiments of the namespace \"webhook-long-ago\""), "{said}");
+    assert!(there.agents("a").await.is_empty());
+
+    let allow = json!({ "metadata": { "annotations": { "chaos.gushchin.dev/allow-experiments-from": world.namespace } } });
+    let namespaces = Api::<Namespace>::all(world.client.clone());
+    namespaces.patch(&there.namespace, &PatchParams::default(), &Patch::Merge(allow)).await.unwrap();
+    world.pass_of(controller(due().await), "x").await.unwrap();
+    assert_eq!(there.agents("a").await.len(), 1, "{}", world.message("x").await);
+    asked.end().await;
+}
