@@ -66,29 +66,6 @@ fn super_packets_are_taken_apart() -> Result<()> {
     Ok(())
 }
 
-/// Below a large MTU super-packets of a few small segments stay whole, and are lost as one packet: they count as one.
-#[test]
-fn the_share_is_right_below_a_large_mtu() -> Result<()> {
-    for direction in [Direction::Egress, Direction::Ingress] {
-        let pod = Pod::new()?;
-        pod.pod.ip_batch("link set eth0 mtu 9000\nroute change 192.0.2.0/24 dev eth0 src 192.0.2.1 advmss 1460\n")?;
-        pod.peer.ip_batch("link set peer0 mtu 9000\nroute change 192.0.2.0/24 dev peer0 src 192.0.2.2 advmss 1460\n")?;
-        let traffic = met(&pod, direction, "--loss 10 --per-segment")?;
-        println!(
-            "{} at 10 %: {} of {} packets lost, of {} segments",
-            direction.as_str(),
-            traffic.dropped,
-            traffic.packets,
-            LENGTH as u64 / MSS
-        );
-        // Otherwise none stayed whole, and the test tests nothing.
-        ensure!(traffic.packets < LENGTH as u64 / MSS, "{direction:?}: {traffic:?}");
-        let range = acceptable(traffic.packets, 0.1).context("no such probability")?;
-        ensure!(range.contains(&traffic.dropped), "{direction:?}: {traffic:?}, expected {range:?}");
-    }
-    Ok(())
-}
-
 #[test]
 fn tc_takes_nothing_apart() -> Result<()> {
     let pod = Pod::new()?;
