@@ -2,8 +2,7 @@
 
 use crate::{
     api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, ObservedLoss, ObservedTraffic, PodStatus},
-    guarded,
-    history,
+    guarded, history,
     listing::PAGE,
     observe::FREEZE,
     pods::{Changed, PodWatches},

@@ -125,20 +125,19 @@ pub(crate) async fn own_pod(world: &World, name: &str, metadata: Value) {
     let deployments = Api::<Deployment>::namespaced(world.client.clone(), &world.namespace);
     let owner = |kind: &str, name: &str, uid: Option<String>| json!([{ "apiVersion": "apps/v1", "kind": kind, "name": name, "uid": uid, "controller": true }]);
     let sets = Api::<ReplicaSet>::namespaced(world.client.clone(), &world.namespace);
-    let set = match sets.get_opt("web-1").await.unwrap() {
-        Some(set) => set,
-        None => {
-            let labels = json!({ "app": "web", "pod-template-hash": "1" });
-            let uid = deployments.get("web").await.unwrap().metadata.uid;
-            let object = json!({
-                "metadata": { "name": "web-1", "labels": labels, "ownerReferences": owner("Deployment", "web", uid) },
-                "spec": {
-                    "selector": { "matchLabels": labels },
-                    "template": { "metadata": { "labels": labels }, "spec": { "containers": [{ "name": "app", "image": "app" }] } },
-                },
-            });
-            sets.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap()
-        }
+    let set = if let Some(set) = sets.get_opt("web-1").await.unwrap() {
+        set
+    } else {
+        let labels = json!({ "app": "web", "pod-template-hash": "1" });
+        let uid = deployments.get("web").await.unwrap().metadata.uid;
+        let object = json!({
+            "metadata": { "name": "web-1", "labels": labels, "ownerReferences": owner("Deployment", "web", uid) },
+            "spec": {
+                "selector": { "matchLabels": labels },
+                "template": { "metadata": { "labels": labels }, "spec": { "containers": [{ "name": "app", "image": "app" }] } },
+            },
+        });
+        sets.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap()
     };
     let mut all = json!({ "ownerReferences": owner("ReplicaSet", "web-1", set.metadata.uid) });
     all.as_object_mut().unwrap().extend(metadata.as_object().unwrap().clone());

@@ -209,7 +209,7 @@ async fn what_protects_a_pod_is_checked_again_before_injection() {
             "excluded" => namespace_patch(&world, json!({ "labels": exclude })).await,
             "production" => namespace_patch(&world, json!({ "annotations": { "chaos.gushchin.dev/production": "true" } })).await,
             "share" => {
-                world.delete_at_once(["a", "b", "c", "d"].into_iter().find(|pod| !planned.contains(&(*pod).to_owned())).unwrap()).await
+                world.delete_at_once(["a", "b", "c", "d"].into_iter().find(|pod| !planned.contains(&(*pod).to_owned())).unwrap()).await;
             }
             _ => {
                 let patch = Patch::Merge(json!({ "metadata": { "labels": exclude } }));

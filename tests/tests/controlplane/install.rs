@@ -166,39 +166,8 @@ async fn a_foreign_definition_is_adopted_only_on_request() {
     assert!(world.experiments().get_opt("theirs").await.unwrap().is_some());
 }
 
-#[tokio::test]
-async fn the_chart_installs_what_kustomize_does() {
-    let control_plane = ControlPlane::start_for_tests().await.unwrap();
-    let chart = "config/chart";
-    helm(&control_plane, &["lint", "--strict", chart]).await.unwrap();
-    let template = ["template", "netloss", chart, "--namespace", "netloss-system"];
-    let rendered = by_name(&helm(&control_plane, &template).await.unwrap());
-    let mut kustomized = by_name(&kubectl(&control_plane, &["kustomize", "config/default"]).await.unwrap());
-    // Helm makes the namespace itself.
-    kustomized.retain(|name, _| !name.starts_with("Namespace ") && !name.contains("netloss-definitions"));
-    // A Job of each revision, as one that is there cannot be changed.
-    let job = kustomized.remove("Job netloss-system/netloss-webhook-ca").unwrap();
-    let (mut ours, mut kustomizes) = (essence(&rendered["Job netloss-system/netloss-webhook-ca-1"]), essence(&job));
-    // kubectl does not wait for the Job, and applies it again; Helm waits for five minutes or longer, and for one that is deleted meanwhile in vain.
-    let lives = [&mut ours, &mut kustomizes]
-        .map(|job| job["spec"].as_object_mut().unwrap().remove("ttlSecondsAfterFinished").unwrap().as_f64().unwrap());
-    assert!(lives[0] >= 3600.0 && lives[1] <= 60.0, "{lives:?}");
-    assert_eq!(ours, kustomizes);
-    assert_same(&rendered, &kustomized);
-    assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/crd"]).await.unwrap()));
-    assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/drain"]).await.unwrap()));
-
-    let namespaced: Vec<&str> =
-        template.iter().copied().chain(["--set", "watchNamespaces={shop}", "--set", "crds.install=false"]).collect();
-    let rendered = by_name(&helm(&control_plane, &namespaced).await.unwrap());
-    assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/namespaced"]).await.unwrap()));
-    assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/namespaced-drain"]).await.unwrap()));
-    let cluster_wide: Vec<&String> = rendered
-        .keys()
-        .filter(|name| name.starts_with("Cluster") || name.starts_with("Validating") || name.contains("Definition"))
-        .collect();
-    assert!(cluster_wide.is_empty(), "{cluster_wide:?}");
-
+/// What the chart says of values that cannot be meant.
+async fn refuses_bad_values(control_plane: &ControlPlane, template: &[&str]) {
     for (values, words) in [
         (&["--set", "replicas=0"] as &[&str], "replicas"),
         (&["--set", "image.digest=latest"], "digest"),
@@ -214,9 +183,45 @@ async fn the_chart_installs_what_kustomize_does() {
         (&["--set-json", r#"{"networkPolicy":{"apiServerPorts":[]}}"#], "apiServerPorts"),
     ] {
         let arguments: Vec<&str> = template.iter().chain(values).copied().collect();
-        let refused = helm(&control_plane, &arguments).await.expect_err(words);
+        let refused = helm(control_plane, &arguments).await.expect_err(words);
         assert!(refused.contains(words), "{values:?}: {refused}");
     }
+}
+
+#[tokio::test]
+async fn the_chart_installs_what_kustomize_does() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    let chart = "config/chart";
+    helm(&control_plane, &["lint", "--strict", chart]).await.unwrap();
+    let template = ["template", "netloss", chart, "--namespace", "netloss-system"];
+    let rendered = by_name(&helm(&control_plane, &template).await.unwrap());
+    let mut kustomized = by_name(&kubectl(&control_plane, &["kustomize", "config/default"]).await.unwrap());
+    // Helm makes the namespace itself.
+    kustomized.retain(|name, _| !name.starts_with("Namespace ") && !name.contains("netloss-definitions"));
+    // A Job of each revision, as one that is there cannot be changed.
+    let job = kustomized.remove("Job netloss-system/netloss-webhook-ca").unwrap();
+    let (mut of_chart, mut kustomizes) = (essence(&rendered["Job netloss-system/netloss-webhook-ca-1"]), essence(&job));
+    // kubectl does not wait for the Job, and applies it again; Helm waits for five minutes or longer, and for one that is deleted meanwhile in vain.
+    let lives = [&mut of_chart, &mut kustomizes]
+        .map(|job| job["spec"].as_object_mut().unwrap().remove("ttlSecondsAfterFinished").unwrap().as_f64().unwrap());
+    assert!(lives[0] >= 3600.0 && lives[1] <= 60.0, "{lives:?}");
+    assert_eq!(of_chart, kustomizes);
+    assert_same(&rendered, &kustomized);
+    assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/crd"]).await.unwrap()));
+    assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/drain"]).await.unwrap()));
+
+    let namespaced: Vec<&str> =
+        template.iter().copied().chain(["--set", "watchNamespaces={shop}", "--set", "crds.install=false"]).collect();
+    let rendered = by_name(&helm(&control_plane, &namespaced).await.unwrap());
+    assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/namespaced"]).await.unwrap()));
+    assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/namespaced-drain"]).await.unwrap()));
+    let cluster_wide: Vec<&String> = rendered
+        .keys()
+        .filter(|name| name.starts_with("Cluster") || name.starts_with("Validating") || name.contains("Definition"))
+        .collect();
+    assert!(cluster_wide.is_empty(), "{cluster_wide:?}");
+
+    refuses_bad_values(&control_plane, &template).await;
     // Words that YAML takes for numbers and truths.
     let odd =
         ["template", "netloss", chart, "--namespace", "123", "--set-string", "watchNamespaces={on,1e3}", "--set", "crds.install=false"];
