@@ -206,6 +206,7 @@ async fn by_the_command_line(user: &User<'_>) -> Result<()> {
     ensure!(said.contains("Completed"), "no run that completes:\n{said}");
     for examples in [
         "kubectl netloss run",
+        "kubectl netloss rerun",
         "kubectl netloss watch",
         "kubectl netloss stop",
         "kubectl netloss manifest",

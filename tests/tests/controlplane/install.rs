@@ -200,12 +200,12 @@ async fn the_chart_installs_what_kustomize_does() {
     kustomized.retain(|name, _| !name.starts_with("Namespace ") && !name.contains("netloss-definitions"));
     // A Job of each revision, as one that is there cannot be changed.
     let job = kustomized.remove("Job netloss-system/netloss-webhook-ca").unwrap();
-    let (mut of_chart, mut kustomizes) = (essence(&rendered["Job netloss-system/netloss-webhook-ca-1"]), essence(&job));
+    let (mut of_chart, mut from_files) = (essence(&rendered["Job netloss-system/netloss-webhook-ca-1"]), essence(&job));
     // kubectl does not wait for the Job, and applies it again; Helm waits for five minutes or longer, and for one that is deleted meanwhile in vain.
-    let lives = [&mut of_chart, &mut kustomizes]
+    let lives = [&mut of_chart, &mut from_files]
         .map(|job| job["spec"].as_object_mut().unwrap().remove("ttlSecondsAfterFinished").unwrap().as_f64().unwrap());
     assert!(lives[0] >= 3600.0 && lives[1] <= 60.0, "{lives:?}");
-    assert_eq!(of_chart, kustomizes);
+    assert_eq!(of_chart, from_files);
     assert_same(&rendered, &kustomized);
     assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/crd"]).await.unwrap()));
     assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/drain"]).await.unwrap()));
