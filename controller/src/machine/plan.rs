@@ -68,7 +68,7 @@ pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings,
     if bytes > LARGEST_WHOLE {
         let way_out = if left > count {
             format!(
-                "loss may remain in {left} pods of earlier runs, which are remembered there: kubectl netloss doctor --fix removes it, then {RERUN}"
+                "loss may remain in {left} pods of earlier runs, which are remembered there: kubectl netloss doctor --fix -A removes it, then {RERUN}"
             )
         } else {
             "lower spec.count".to_owned()

@@ -103,9 +103,10 @@ fn resolution(view: Option<&PodView>) -> Option<(Outcome, &'static str)> {
 /// Sets the condition `Recovered` by what status says of its pods.
 pub(super) fn set_recovered(status: &mut ChaosExperimentStatus, now: Timestamp) {
     let impaired = some_of(status.impaired_pods().map(PodStatus::display_name));
-    if !impaired.is_empty() {
+    let namespace = status.impaired_pods().next().map(|pod| pod.namespace.clone());
+    if let Some(namespace) = namespace {
         let words = format!(
-            "loss may remain in {impaired}: kubectl netloss doctor --fix removes it, and deleting the pod ends it (restarting a container does not)"
+            "loss may remain in {impaired}: kubectl netloss doctor --fix -n {namespace} removes it, and deleting the pod ends it (restarting a container does not)"
         );
         status.set_condition(RECOVERED, "False", LOSS_MAY_REMAIN, &words, now);
         return;
