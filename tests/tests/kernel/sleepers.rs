@@ -189,6 +189,18 @@ fn a_stop_is_read_though_the_socket_is_flooded() -> Result<()> {
     Ok(())
 }
 
+/// Whether all threads of a process are stopped: what one asked of the kernel before is done by then.
+fn is_stopped(pid: u32) -> Result<bool> {
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread that has just ended is no obstacle.
+        let status = std::fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
+        if !status.is_empty() && !status.contains("State:\tT") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Starts an agent and stops it as soon as its namespace is as it is to be; with another one, where it has come too far by then.
 fn stopped_while(pod: &Pod, arguments: &str, is_so: impl Fn(&Pod) -> bool) -> Result<Agent> {
     for attempt in 0..90 {
@@ -196,9 +208,8 @@ fn stopped_while(pod: &Pod, arguments: &str, is_so: impl Fn(&Pod) -> bool) -> Re
         // Nothing is waited for: this only spreads the moments over what a start takes here.
         thread::sleep(Duration::from_millis(10) * (attempt % 30));
         agent.signal(Signal::SIGSTOP)?;
-        // What it asked of the kernel before is done by then.
         let started = Instant::now();
-        while !std::fs::read_to_string(format!("/proc/{}/status", agent.pid()))?.contains("State:\tT") {
+        while !is_stopped(agent.pid())? {
             ensure!(started.elapsed() < PATIENCE, "it is never stopped");
         }
         if is_so(pod) {
@@ -213,7 +224,7 @@ fn stopped_while(pod: &Pod, arguments: &str, is_so: impl Fn(&Pod) -> bool) -> Re
 
 /// Whether a guard's tables are there and lose nothing yet.
 fn has_tables_without_a_lease(pod: &Pod) -> bool {
-    pod.pod.words("nft", "list set netdev netloss lease").is_ok_and(|set| !set.contains("\"eth0\""))
+    pod.pod.words("nft", "list set netdev netloss lease").is_ok_and(|set| !set.contains("eth0"))
 }
 
 /// It was stopped between making its tables and its first lease, and cannot be told to end. Whoever says that it cannot resume its loss is right.
