@@ -32,6 +32,9 @@ const LIFE: i64 = 180;
 const RENEW_BEFORE: i64 = 60;
 /// Between looks at the Secret, or the files.
 const LOOK: Duration = Duration::from_mins(1);
+/// Before the first further try to issue a certificate, and between later ones at most: in a new installation the authority's Job is seconds away.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Says in the Secret when its certificate ends.
 const EXPIRES: &str = "chaos.gushchin.dev/expires";
 
@@ -161,12 +164,14 @@ impl Keeper {
 
     /// Looks for ever.
     pub async fn keep(&self, served: &Served) {
-        let mut known = None;
+        let (mut known, mut pause) = (None, FIRST_PAUSE);
         loop {
             if let Err(error) = self.look(served, &mut known, Timestamp::now()).await {
                 warn!(error = format!("{error:#}"), "the webhook's certificate could not be issued: trying again");
-                sleep(Duration::from_secs(5)).await;
+                sleep(pause).await;
+                pause = (2 * pause).min(LONGEST_PAUSE);
             } else {
+                pause = FIRST_PAUSE;
                 sleep(LOOK).await;
             }
         }
