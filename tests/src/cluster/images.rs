@@ -94,6 +94,10 @@ pub(super) fn build_for_cluster(images: &[Image], how: Build) -> Result<Vec<Path
 ///
 /// If a tool is missing or a build fails.
 pub fn build(images: &[Image], architectures: &[Architecture]) -> Result<Vec<PathBuf>> {
+    if images.is_empty() {
+        // images/build takes no name for all of them.
+        return Ok(Vec::new());
+    }
     NEEDS.require()?;
     if architectures.contains(&Architecture::Arm64) {
         NEEDS_ARM64.require()?;
