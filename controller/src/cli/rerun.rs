@@ -3,11 +3,9 @@
 use super::{
     connect::Cluster,
     error::Error,
-    output::{OutputArgs, document, note, print},
-    run::{AROUND, FIELD_MANAGER, to_its_end},
-    show::Show,
+    output::{OutputArgs, note, print},
+    run::{AROUND, AttentionArgs, FIELD_MANAGER},
     verdict,
-    view::{ExperimentView, LiveFigures},
 };
 use crate::{
     api::{ChaosExperiment, ChaosExperimentStatus, Phase},
@@ -30,13 +28,8 @@ pub(super) struct RerunArgs {
     #[arg(value_name = "NAME")]
     name: String,
 
-    /// Show how it goes until it is over; the exit code says how it went
-    #[arg(long)]
-    watch: bool,
-
-    /// Wait until it is over and say nothing before; the exit code says how it went
-    #[arg(long, conflicts_with = "watch")]
-    wait: bool,
+    #[command(flatten)]
+    attention: AttentionArgs,
 
     /// Wait no longer than this; left out it is what is left of the run under way, the duration and five minutes
     #[arg(long, value_name = "DURATION")]
@@ -63,17 +56,8 @@ pub(super) async fn run(args: RerunArgs, cluster: &Cluster) -> Result<(), Error>
     if let Some(why) = held_back(&before) {
         note(&why);
     }
-    if !args.watch && !args.wait {
-        if format.is_table() {
-            let namespace = &cluster.namespace;
-            note(&format!("see it: kubectl netloss watch {name} -n {namespace}; end it: kubectl netloss stop {name} -n {namespace}"));
-            return Ok(());
-        }
-        return print(&document(format, "Experiment", &ExperimentView::new(&object, &LiveFigures::new(), now))?);
-    }
     let limit = args.timeout.map_or_else(|| longest(&before, now), Ttl::duration);
-    let show = if args.watch { Show::new(format) } else { Show::Silent };
-    to_its_end(cluster, &object, Some(limit), |object| is_over(object, now), show, format).await
+    args.attention.follow(cluster, &object, limit, |object| is_over(object, now), format).await
 }
 
 /// Writes the annotation, with the rights that an edit of the experiment takes.

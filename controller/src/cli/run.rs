@@ -34,6 +34,41 @@ pub(super) const FIELD_MANAGER: &str = "kubectl-netloss";
 /// For the agents to start and for their end to be seen, beside the duration.
 pub(super) const AROUND: Duration = Duration::from_mins(5);
 
+/// Whether a command that requests a run stays until its end.
+#[derive(Debug, Args)]
+pub(super) struct AttentionArgs {
+    /// Show how it goes until it is over; the exit code says how it went
+    #[arg(long)]
+    watch: bool,
+
+    /// Wait until it is over and say nothing meanwhile; the exit code says how it went
+    #[arg(long, conflicts_with = "watch")]
+    wait: bool,
+}
+
+impl AttentionArgs {
+    /// Follows the requested run until `is_over`, or says how to.
+    pub(super) async fn follow(
+        &self,
+        cluster: &Cluster,
+        object: &ChaosExperiment,
+        limit: Duration,
+        is_over: impl Fn(&ChaosExperiment) -> bool,
+        format: Format,
+    ) -> Result<(), Error> {
+        if self.watch || self.wait {
+            let show = if self.watch { Show::new(format) } else { Show::Silent };
+            return to_its_end(cluster, object, Some(limit), is_over, show, format).await;
+        }
+        if format.is_table() {
+            let (name, namespace) = (object.name_any(), &cluster.namespace);
+            note(&format!("see it: kubectl netloss watch {name} -n {namespace}; end it: kubectl netloss stop {name} -n {namespace}"));
+            return Ok(());
+        }
+        print(&document(format, "Experiment", &ExperimentView::new(object, &LiveFigures::new(), Timestamp::now()))?)
+    }
+}
+
 /// Lose packets of a workload's pods, for a while
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // flags of a command line are what they are
@@ -45,13 +80,8 @@ pub(super) struct RunArgs {
     #[arg(long)]
     dry_run: bool,
 
-    /// Show how it goes until it is over; the exit code says how it went
-    #[arg(long)]
-    watch: bool,
-
-    /// Wait until it is over and say nothing meanwhile; the exit code says how it went
-    #[arg(long, conflicts_with = "watch")]
-    wait: bool,
+    #[command(flatten)]
+    attention: AttentionArgs,
 
     /// Wait no longer than this; left out it is the duration and five minutes
     #[arg(long, value_name = "DURATION")]
@@ -127,17 +157,8 @@ pub(super) async fn run(args: RunArgs, cluster: &Cluster) -> Result<(), Error> {
     if args.output.output.is_table() {
         print(&format!("chaosexperiment.chaos.gushchin.dev/{name} created\n"))?;
     }
-    if !args.watch && !args.wait {
-        if args.output.output.is_table() {
-            let namespace = &cluster.namespace;
-            note(&format!("see it: kubectl netloss watch {name} -n {namespace}; end it: kubectl netloss stop {name} -n {namespace}"));
-            return Ok(());
-        }
-        return print(&document(args.output.output, "Experiment", &ExperimentView::new(&created, &LiveFigures::new(), Timestamp::now()))?);
-    }
     let limit = args.timeout.map_or(args.loss.duration.duration() + AROUND, Ttl::duration);
-    let show = if args.watch { Show::new(args.output.output) } else { Show::Silent };
-    to_its_end(cluster, &created, Some(limit), verdict::is_over, show, args.output.output).await
+    args.attention.follow(cluster, &created, limit, verdict::is_over, args.output.output).await
 }
 
 /// Looks at one pod, whatever other pods have its labels.
@@ -155,7 +176,7 @@ async fn prepare_alone(cluster: &Cluster, loss: &LossArgs, pod: &Workload) -> Re
 /// The loss in one pod, driven from here.
 async fn run_direct(args: &RunArgs, cluster: &Cluster, pod: &Workload, prepared: Prepared) -> Result<(), Error> {
     let format = args.output.output;
-    let mut show = if args.wait { Show::Silent } else { Show::new(format) };
+    let mut show = if args.attention.wait { Show::Silent } else { Show::new(format) };
     let object = direct::run(args, cluster, pod, prepared, args.agent_image.as_deref(), &mut show).await?;
     if let Show::Silent = show {
         print(&last_picture(&object, format)?)?;
