@@ -169,9 +169,9 @@ where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
     if namespaces.is_empty() {
-        vec![Api::all(client.clone())]
+        vec![listing::scoped(client, None)]
     } else {
-        namespaces.iter().map(|namespace| Api::namespaced(client.clone(), namespace)).collect()
+        namespaces.iter().map(|namespace| listing::scoped(client, Some(namespace))).collect()
     }
 }
 

@@ -176,10 +176,7 @@ pub struct Remnant {
 /// # Errors
 /// When the API server does not list records, or a pod cannot be read.
 pub async fn remnants(client: &Client, namespace: Option<&str>) -> kube::Result<Vec<Remnant>> {
-    let api: Api<Guarded<ChaosExperimentHistory>> = match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
+    let api = listing::scoped::<Guarded<ChaosExperimentHistory>>(client, namespace);
     let marked = ListParams::default().labels(&format!("{REMAINS_LABEL}=true"));
     let mut suspects = Vec::new();
     let keep = |record: Result<ChaosExperimentHistory, Unreadable>| {
@@ -360,14 +357,11 @@ pub async fn prune(
     now: Timestamp,
     metrics: &Metrics,
 ) -> kube::Result<()> {
-    let all = || {
-        namespace.map_or_else(|| Api::all(client.clone()), |namespace| Api::<ChaosExperimentHistory>::namespaced(client.clone(), namespace))
-    };
     let labels = experiment.map_or_else(|| EXPERIMENT_LABEL.to_owned(), |uid| format!("{EXPERIMENT_LABEL}={uid}"));
     let mut page = ListParams::default().labels(&labels).limit(PAGE);
     let mut found: BTreeMap<String, Vec<Kept>> = BTreeMap::new();
     loop {
-        let list = listing::metadata(all(), &page).await?;
+        let list = listing::metadata(listing::scoped::<ChaosExperimentHistory>(client, namespace), &page).await?;
         for object in &list.items {
             let label = |key: &str| object.labels().get(key).cloned().unwrap_or_default();
             let (experiment, called) = (label(EXPERIMENT_LABEL), label(NAME_LABEL));

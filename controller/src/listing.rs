@@ -2,9 +2,9 @@
 
 use crate::guarded::{Guarded, Unreadable};
 use kube::{
-    Api, Resource,
+    Api, Client, Resource,
     api::ListParams,
-    core::{ObjectList, PartialObjectMeta, Request},
+    core::{NamespaceResourceScope, ObjectList, PartialObjectMeta, Request},
 };
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
@@ -14,6 +14,17 @@ pub(crate) const PAGE: u32 = 8;
 
 /// Lists that expired between two pages and were begun again, at most.
 const RESTARTS: usize = 3;
+
+/// Objects of a kind in a namespace, or in all.
+pub(crate) fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
 
 /// The objects that `keep` makes something of, read in pages of `page`.
 ///

@@ -3,7 +3,7 @@
 use crate::{
     api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, ObservedLoss, ObservedTraffic, PodStatus},
     guarded, history,
-    listing::PAGE,
+    listing::{self, PAGE},
     observe::FREEZE,
     pods::{Changed, PodWatches},
     reconcile::{self, Context, Error},
@@ -119,12 +119,8 @@ struct Room {
 
 impl Room {
     fn new(client: &Client, namespace: Option<&str>) -> Self {
-        let experiments = match namespace {
-            Some(namespace) => Api::namespaced(client.clone(), namespace),
-            None => Api::all(client.clone()),
-        };
         let (store, writer) = reflector::store();
-        Self { experiments, store, writer }
+        Self { experiments: listing::scoped(client, namespace), store, writer }
     }
 
     async fn run(self, client: Client, context: Arc<Context>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {

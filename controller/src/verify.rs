@@ -3,6 +3,7 @@
 use crate::{
     api::{ChaosExperiment, ChaosExperimentHistory},
     leader::LEASE,
+    listing,
 };
 use anyhow::{Context as _, bail, ensure};
 use jiff::{SignedDuration, Timestamp};
@@ -47,11 +48,9 @@ impl Verify {
     async fn once(&self) -> anyhow::Result<()> {
         let scopes = if self.namespaces.is_empty() { vec![None] } else { self.namespaces.iter().map(Some).collect() };
         for scope in scopes {
-            let (client, one) = (self.client.clone(), ListParams::default().limit(1));
-            let (experiments, records) = match scope {
-                Some(namespace) => (Api::<ChaosExperiment>::namespaced(client.clone(), namespace), Api::namespaced(client, namespace)),
-                None => (Api::all(client.clone()), Api::<ChaosExperimentHistory>::all(client)),
-            };
+            let (namespace, one) = (scope.map(String::as_str), ListParams::default().limit(1));
+            let experiments = listing::scoped::<ChaosExperiment>(&self.client, namespace);
+            let records = listing::scoped::<ChaosExperimentHistory>(&self.client, namespace);
             experiments.list_metadata(&one).await.context("listing experiments: are the definitions installed (config/crd)?")?;
             records.list_metadata(&one).await.context("listing records: are the definitions installed (config/crd)?")?;
         }

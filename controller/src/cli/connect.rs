@@ -90,6 +90,15 @@ pub(super) enum Scope {
     One(String),
 }
 
+impl Scope {
+    fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::All => None,
+            Self::One(namespace) => Some(namespace),
+        }
+    }
+}
+
 /// A cluster as somebody sees it.
 #[derive(Clone)]
 pub(super) struct Cluster {
@@ -148,10 +157,7 @@ impl Cluster {
     where
         K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     {
-        match scope {
-            Scope::All => Api::all(self.client.clone()),
-            Scope::One(namespace) => Api::namespaced(self.client.clone(), namespace),
-        }
+        listing::scoped(&self.client, scope.namespace())
     }
 
     /// Objects of a kind in the namespace.
@@ -169,9 +175,18 @@ impl Cluster {
 
     /// An experiment of the namespace.
     pub(super) async fn experiment(&self, name: &str) -> Result<ChaosExperiment, Error> {
-        let found = self.here::<Guarded<ChaosExperiment>>().get_opt(name).await.and_then(|found| found.map(Guarded::decoded).transpose());
+        let found = self.find::<ChaosExperiment>(&self.namespace, name).await;
         let found = found.map_err(Error::api(format!("reading ChaosExperiment \"{name}\" in namespace \"{}\"", self.namespace)))?;
         found.map(plain).ok_or_else(|| Error::Failed(self.no_such("ChaosExperiment", name)))
+    }
+
+    /// An object of a namespace, if it is there. One that does not decode is an error.
+    pub(super) async fn find<K>(&self, namespace: &str, name: &str) -> kube::Result<Option<K>>
+    where
+        K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+    {
+        let found = listing::scoped::<Guarded<K>>(&self.client, Some(namespace)).get_opt(name).await?;
+        found.map(Guarded::decoded).transpose()
     }
 
     /// Objects of a kind in a namespace, or in all. One that this version does not understand is named, and left out.

@@ -87,12 +87,8 @@ pub(super) async fn look(cluster: &Cluster, pods: &[Pod]) -> Result<Orphans, Err
 /// # Errors
 /// When the pod or the experiments cannot be read.
 pub(super) async fn is_still_orphan(cluster: &Cluster, agent: &Agent) -> Result<bool, Error> {
-    let pods = cluster.api::<Guarded<Pod>>(&Scope::One(agent.namespace.clone()));
-    let pod = pods
-        .get_opt(&agent.pod)
-        .await
-        .and_then(|pod| pod.map(Guarded::decoded).transpose())
-        .map_err(Error::api(format!("reading pod {}/{}", agent.namespace, agent.pod)))?;
+    let pod = cluster.find::<Pod>(&agent.namespace, &agent.pod).await;
+    let pod = pod.map_err(Error::api(format!("reading pod {}/{}", agent.namespace, agent.pod)))?;
     let found = look(cluster, pod.as_slice()).await?;
     Ok(found.orphans.contains(agent))
 }

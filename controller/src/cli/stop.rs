@@ -282,8 +282,7 @@ async fn stop_by_hand(
     limit: Duration,
 ) -> Result<(), Error> {
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
-    let current = cluster.api::<Guarded<ChaosExperiment>>(&Scope::One(namespace.clone())).get_opt(&name).await;
-    let current = current.and_then(|current| current.map(Guarded::decoded).transpose());
+    let current = cluster.find::<ChaosExperiment>(&namespace, &name).await;
     let current = current.map_err(Error::api(format!("reading experiment \"{name}\"")))?;
     // The controller may have written more before it went.
     let current = current.filter(|current| current.uid() == object.uid());
