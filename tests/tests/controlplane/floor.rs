@@ -2,7 +2,6 @@
 //!
 //! What is tested is what the other files test on the newest release. No other program of the old release runs here, nor is needed.
 
-use crate::node::Node;
 use crate::scenarios::samples;
 use crate::world::{World, install_definitions};
 use crate::{lifecycle, policy, schema, webhook};
@@ -18,7 +17,6 @@ use tokio::sync::OnceCell;
 /// The API server that the tests of this file share, with the definitions installed.
 struct Floor {
     control_plane: ControlPlane,
-    node: Node,
 }
 
 impl Floor {
@@ -30,9 +28,8 @@ impl Floor {
     async fn start() -> Self {
         let control_plane = ControlPlane::start_for_tests_of(Release::Floor).await.expect("the control plane starts");
         let client = control_plane.client().await.expect("a client");
-        install_definitions(client.clone()).await;
-        let node = Node::start(client, control_plane.pki()).await;
-        Self { control_plane, node }
+        install_definitions(client).await;
+        Self { control_plane }
     }
 
     /// A namespace of this name.
@@ -111,7 +108,5 @@ async fn the_webhook_is_asked_for_a_new_spec_alone() {
 
 #[tokio::test]
 async fn a_run_from_its_begin_to_its_end() {
-    let floor = Floor::get().await;
-    let world = floor.world("floor-run").await;
-    lifecycle::whole_run(&world, &floor.node).await;
+    lifecycle::whole_run(Release::Floor).await;
 }

@@ -2,7 +2,7 @@
 
 use crate::node::Node;
 use crate::pods::run_of;
-use crate::world::{AGENT_IMAGE, World, spec};
+use crate::world::{AGENT_IMAGE, World, install_definitions, spec};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::controller::Action;
@@ -11,6 +11,7 @@ use netloss_contract::{Cleaned, Event};
 use netloss_controller::api::{Outcome, Phase, PodState};
 use netloss_controller::machine::Settings;
 use netloss_controller::reconcile::Context;
+use netloss_lab::controlplane::{ControlPlane, Release};
 use netloss_lab::host::paths::workspace_root;
 use serde_json::json;
 use std::sync::Arc;
@@ -242,12 +243,16 @@ pub(crate) fn client_of(world: &World, account: &str) -> Client {
 
 #[tokio::test]
 async fn the_whole_controller_runs_with_the_rights_of_its_role() {
-    let world = World::new("lifecycle-controller").await;
-    whole_run(&world, World::node()).await;
+    whole_run(Release::Newest).await;
 }
 
-/// A run from apply to its end by a controller with the rights of its service account, which watches all that it watches.
-pub(crate) async fn whole_run(world: &World, node: &Node) {
+/// A run from apply to its end by a controller with the rights of its service account, which watches all that it watches: on a control plane of
+/// its own, as it runs the experiments of all namespaces.
+pub(crate) async fn whole_run(release: Release) {
+    let control_plane = ControlPlane::start_for_tests_of(release).await.unwrap();
+    let world = &World::on(&control_plane, "whole").await;
+    install_definitions(world.client.clone()).await;
+    let node = Node::start(world.client.clone(), control_plane.pki()).await;
     let client = service_account(world).await;
     let settings = Settings::new(AGENT_IMAGE, "netloss-system");
     let context = Arc::new(Context::new(client.clone(), settings, Arc::new(Timestamp::now), None));
@@ -268,10 +273,11 @@ pub(crate) async fn whole_run(world: &World, node: &Node) {
     let report = world.removed(&run_of(&entry)).to_line();
     world.set_state(&entry, json!({ "terminated": { "exitCode": 0, "message": report } })).await;
     eventually("the run ends", async || world.status("x").await.phase == Some(Phase::Completed)).await;
-    eventually("events are written", async || {
-        world.event_reasons("ChaosExperiment", "x").await == ["ExperimentStarted", "ExperimentSucceeded"]
+    eventually("the last event is written", async || {
+        world.event_reasons("ChaosExperiment", "x").await.iter().any(|reason| reason == "ExperimentSucceeded")
     })
     .await;
+    assert_eq!(world.event_reasons("ChaosExperiment", "x").await, ["ExperimentStarted", "ExperimentSucceeded"]);
 
     stop.send(()).unwrap();
     tokio::time::timeout(Duration::from_secs(10), controller).await.expect("it stops when it is told to").unwrap();

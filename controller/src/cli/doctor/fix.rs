@@ -6,7 +6,7 @@ use crate::{
     cli::{
         agents,
         connect::{Cluster, Scope},
-        error::Error,
+        error::{Error, is_missing},
         freeze::STOP_LIMIT,
         hand::{self, Hand, send},
         output::{note, print},
@@ -134,6 +134,10 @@ async fn release(cluster: &Cluster, Stuck(object): &Stuck, image: Option<String>
     let metadata = json!({ "uid": object.uid(), "resourceVersion": object.resource_version(), "finalizers": finalizers });
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let what = format!("taking the finalizer from {namespace}/{name}");
-    api.patch(&name, &params, &Patch::Merge(json!({ "metadata": metadata }))).await.map_err(Error::api(what))?;
+    match api.patch(&name, &params, &Patch::Merge(json!({ "metadata": metadata }))).await {
+        // Somebody else has, and it is gone.
+        Err(error) if is_missing(&error) => {}
+        answer => drop(answer.map_err(Error::api(what))?),
+    }
     print(&format!("{namespace}/{name}: released: it is deleted now\n"))
 }
