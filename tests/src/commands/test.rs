@@ -38,6 +38,7 @@ const LONG: &[Stage] = &[
     Stage { name: "bench", what: "speed and weight, against what is no noise any more", run: bench },
     Stage { name: "floor", what: "the controller on the API server of the oldest supported release", run: floor },
     Stage { name: "images", what: "the images for amd64 and arm64, what is in them, and the bill of that", run: images },
+    Stage { name: "scenarios", what: "pods, kubelets and agents that come to harm during a run, and the node itself", run: scenarios },
     Stage { name: "faults", what: "a few schedules of the fault campaign, on a node of their own", run: faults },
     Stage { name: "run", what: "what `tests/lab run` shows", run: demonstration },
     Stage {
@@ -202,7 +203,11 @@ fn images() -> Result<Tally> {
 }
 
 fn cluster() -> Result<Tally> {
-    lab_tests(&["cluster"], &[MANY_THREADS])
+    lab_tests(&["cluster"], &["--skip=node::", "--skip=scenarios::", MANY_THREADS])
+}
+
+fn scenarios() -> Result<Tally> {
+    lab_tests(&["cluster"], &["node::", "scenarios::", MANY_THREADS])
 }
 
 fn faults() -> Result<Tally> {
