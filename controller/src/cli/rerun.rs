@@ -74,9 +74,10 @@ async fn request(cluster: &Cluster, object: &ChaosExperiment, now: Timestamp) ->
 fn held_back(object: &ChaosExperiment) -> Option<String> {
     let status = object.status.as_ref();
     if object.spec.paused == Some(true) {
-        let name = object.name_any();
+        let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
         return Some(format!(
-            "spec.paused is true: the run begins when it no longer is (kubectl patch chaos {name} --type merge -p '{{\"spec\":{{\"paused\":false}}}}')"
+            "spec.paused is true: the run begins when it no longer is (kubectl patch chaos {name} -n {namespace} --type merge -p \
+             '{{\"spec\":{{\"paused\":false}}}}')"
         ));
     }
     let goes_on = status.is_some_and(|status| status.is_under_way() || status.next_retry_time.is_some());
