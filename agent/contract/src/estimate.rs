@@ -7,7 +7,7 @@ const Z: f64 = 1.959_963_984_540_054;
 
 /// How improbable counts of a correct run have to be for a [`LossVerdict`] against it: 10⁻⁶ for both directions together, as a natural
 /// logarithm. With the 95 % interval one correct run in twenty would be judged wrong.
-const LOG_IMPROBABLE: f64 = -14.508_657_738_524;
+pub(crate) const LOG_IMPROBABLE: f64 = -14.508_657_738_524;
 
 /// So many times the variance inflation of lost packets are allowed for before a [`LossVerdict::Above`]: of 1000 packets with a loss of 0.1 % in bursts of
 /// 100, more than half are lost in one of 40 000 correct runs.
@@ -47,16 +47,22 @@ impl Expectation {
         }
     }
 
-    /// The same of a model that may lose some `packets` more at its start than in the long run.
+    /// The same of a model that may lose some `packets` more at its start than in the long run, or fewer where this is negative.
     #[must_use]
     pub(crate) fn with_start(self, packets: f64) -> Self {
-        Self { start: packets.max(0.0), ..self }
+        Self { start: packets, ..self }
     }
 
     /// Of packets that are lost independently of each other, in percent.
     #[must_use]
     pub fn independent(percentage: f64) -> Self {
         Self::new(percentage, 1.0)
+    }
+
+    /// How many packets more, or fewer where this is negative, may be lost at the start than in the long run.
+    #[cfg(test)]
+    pub(crate) fn start(self) -> f64 {
+        self.start
     }
 
     /// In percent, 0 to 100.
@@ -78,12 +84,13 @@ impl Expectation {
             return LossVerdict::NoPackets;
         }
         let (n, dropped) = (packets as f64 / self.variance_inflation, dropped.min(packets));
-        let (expected, share) = (self.percentage / 100.0, dropped as f64 / packets as f64);
+        let expected = self.percentage / 100.0;
         let (least, most) = (expected * (1.0 - TOLERANCE), (expected * (1.0 + TOLERANCE)).min(1.0));
         // Chernoff's bound is one for independent packets; a burst or two that happen to be long are allowed for.
         let bursts = if self.variance_inflation > 1.0 { BURSTS * self.variance_inflation } else { 0.0 };
-        let more = (dropped as f64 - self.start - bursts).max(0.0) / packets as f64;
-        if share < least && log_tail(n, share, least) < LOG_IMPROBABLE {
+        let more = (dropped as f64 - self.start.max(0.0) - bursts).max(0.0) / packets as f64;
+        let fewer = (dropped as f64 - self.start.min(0.0)).min(packets as f64) / packets as f64;
+        if fewer < least && log_tail(n, fewer, least) < LOG_IMPROBABLE {
             LossVerdict::Below
         } else if more > most && log_tail(n, more, most) < LOG_IMPROBABLE {
             LossVerdict::Above

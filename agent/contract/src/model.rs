@@ -218,12 +218,7 @@ impl LossModel {
     #[must_use]
     pub fn expectation(&self) -> Expectation {
         let netem = NetemLoss::of(self);
-        // The first number is any, and later ones leave it slowly; by how many steps is a matter of chance, too.
-        let start = match netem.longest_start() {
-            0.0 => 0.0,
-            packets => 3.0 * packets + 12.0,
-        };
-        Expectation::new(100.0 * netem.long_run().loss, netem.variance_inflation()).with_start(start)
+        Expectation::new(100.0 * netem.long_run().loss, netem.variance_inflation()).with_start(netem.start())
     }
 
     /// The loss that somebody has to agree to, in percent: what is asked for, or what will be lost where that is more. 100 where correlation is so near to 100 %

@@ -6,6 +6,7 @@
 
 use crate::{
     LossModel, Share,
+    estimate::LOG_IMPROBABLE,
     predict::{self, Chain, LongRun},
 };
 
@@ -131,6 +132,22 @@ impl NetemLoss {
                 if loss >= 0.5 || weight >= 1.0 { f64::INFINITY } else { (0.5 / (0.5 - loss)).ln() / -weight.ln() }
             }
             _ => 0.0,
+        }
+    }
+
+    /// How many packets more, or fewer where this is negative, may be lost than in the long run because of where the kernel starts: more is less probable than
+    /// 10⁻⁶.
+    ///
+    /// A chain starts in its first state (`state = 1` in `get_loss_clg`), and the time until it has forgotten that is distributed as e⁻ᵗ, where it is long.
+    pub(crate) fn start(&self) -> f64 {
+        match *self {
+            Self::Random { .. } => match self.longest_start() {
+                0.0 => 0.0,
+                // By how many steps the later numbers leave the first one is a matter of chance, too.
+                packets => 3.0 * packets + 12.0,
+            },
+            Self::GilbertElliott { p, r, h, k1 } => -LOG_IMPROBABLE * gilbert_elliott(p, r, h, k1).start(),
+            Self::FourState { p13, p31, p32, p14, p23 } => -LOG_IMPROBABLE * four_state(p13, p31, p32, p14, p23).start(),
         }
     }
 }

@@ -206,10 +206,8 @@ impl<const N: usize> Chain<N> {
 
     /// 1 + 2·Σ cov(k) / var over all distances k, where cov(k) is the covariance of the losses of two packets at that distance: the factor between the
     /// variance of the share of lost packets and that of independent losses. Infinite where the chain hardly ever leaves a state, so that this cannot be computed.
-    #[allow(clippy::needless_range_loop)] // rows and columns of several matrices
     pub(crate) fn variance_inflation(&self) -> f64 {
-        let class = self.recurrent();
-        if !class[0] {
+        if !self.recurrent()[0] {
             // The chain starts in the first state, and how long it takes to leave that for good is not a matter of the long run.
             return f64::INFINITY;
         }
@@ -219,7 +217,23 @@ impl<const N: usize> Chain<N> {
         if variance < 1e-15 {
             return 1.0;
         }
-        // The sum over all k of the expected excess from each state, g, solves (1 − P + 1π)·g = f − L (the fundamental matrix).
+        let Some(total) = self.excess(&states) else { return f64::INFINITY };
+        let covariances: f64 = (0..N).map(|state| states[state] * self.loss[state] * (total[state] - (self.loss[state] - loss))).sum();
+        1.0 + 2.0 * covariances / variance
+    }
+
+    /// How many packets more are lost, on average, than in the long run because the chain starts in its first state: fewer where this is negative. Not a
+    /// number that could be computed, and so 0, where the chain hardly ever leaves a state: its [`Self::variance_inflation`] is infinite.
+    pub(crate) fn start(&self) -> f64 {
+        if self.recurrent()[0] { self.excess(&self.stationary()).map_or(0.0, |total| total[0]) } else { 0.0 }
+    }
+
+    /// By how much the expected number of lost packets exceeds that of the long run when the chain starts in each state: the sum over all k of the expected
+    /// excess, g, solves (1 − P + 1π)·g = f − L (the fundamental matrix; Kemeny and Snell, 1960).
+    #[allow(clippy::needless_range_loop)] // rows and columns of several matrices
+    fn excess(&self, states: &[f64; N]) -> Option<[f64; N]> {
+        let class = self.recurrent();
+        let loss = self.mean(states);
         let mut equations = [[0.0; N]; N];
         let mut excess = [0.0; N];
         for row in 0..N {
@@ -234,9 +248,7 @@ impl<const N: usize> Chain<N> {
                 equations[row][column] = one - self.next[row][column] + states[column];
             }
         }
-        let Some(total) = solve(equations, excess) else { return f64::INFINITY };
-        let covariances: f64 = (0..N).map(|state| states[state] * self.loss[state] * (total[state] - excess[state])).sum();
-        1.0 + 2.0 * covariances / variance
+        solve(equations, excess)
     }
 
     fn mean(&self, states: &[f64; N]) -> f64 {
