@@ -10,13 +10,13 @@ use arbitrary::Unstructured;
 use clap::Parser;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use netloss_api::{
+    ChaosExperiment, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentPlan, ChaosExperimentPlanSpec, ChaosExperimentSpec,
+    ChaosExperimentStatus, DEFINITIONS, Outcome, PREFLIGHT, PodState, PodStatus,
+};
 use netloss_contract::{Record, RunArgs, container_name};
 use netloss_controller::{
     admission::{Asked, Review, Seen, judge},
-    api::{
-        ChaosExperiment, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentPlan, ChaosExperimentPlanSpec,
-        ChaosExperimentSpec, ChaosExperimentStatus, DEFINITIONS, Outcome, PREFLIGHT, PodState, PodStatus,
-    },
     cli,
     container::repository,
     machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Protection, Settings, Surroundings},
@@ -32,7 +32,7 @@ use std::{
 
 /// The schemas of the definitions, as an API server is given them.
 static SCHEMAS: LazyLock<Vec<Value>> = LazyLock::new(|| {
-    let schema = |definition: &netloss_controller::api::Definition| {
+    let schema = |definition: &netloss_api::Definition| {
         let crd = serde_json::to_value((definition.make)()).expect("a definition is JSON");
         crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
     };

@@ -2,7 +2,6 @@
 
 use crate::{
     admission::authority,
-    api::{self, DEFINITIONS},
     client::{self, Limits},
     definitions, drain,
     history::Retention,
@@ -18,6 +17,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
+use netloss_api::{self, DEFINITIONS};
 use std::{fmt, io::Write as _, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 use tracing::{Event, Subscriber, info};
 use tracing_subscriber::{
@@ -217,7 +217,7 @@ impl Args {
             Command::Definitions(args) => args.run(),
             Command::WebhookCa(args) => args.run(),
             Command::Reference => {
-                std::io::stdout().write_all(api::reference().as_bytes()).context("writing the reference to standard output")
+                std::io::stdout().write_all(netloss_api::reference().as_bytes()).context("writing the reference to standard output")
             }
             Command::Crd { plural } => {
                 let definition = DEFINITIONS.iter().find(|definition| definition.plural == plural).context("no such definition")?;

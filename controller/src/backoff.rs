@@ -1,6 +1,6 @@
 //! How long to wait before trying again, for each experiment on its own.
 
-use crate::order::rank;
+use netloss_api::order::rank;
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},

@@ -1,7 +1,7 @@
 //! The agent's container, made of nothing but what status has frozen.
 
-use crate::api::{PodStatus, SentContainer};
 use k8s_openapi::api::core::v1::{Capabilities, EphemeralContainer, SeccompProfile, SecurityContext};
+use netloss_api::{PodStatus, SentContainer};
 use serde_json::{Value, json};
 
 /// The container that `pod` says is to be put into it.

@@ -1,17 +1,14 @@
 //! Installs the definitions, and leaves alone those of somebody else: k8s-chaos has definitions of the same names.
 
-use crate::api::DEFINITIONS;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
 };
+use netloss_api::{DEFINITIONS, PART_OF};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::info;
-
-/// The label by which an installation tells netloss's definition from k8s-chaos's.
-pub const PART_OF: (&str, &str) = ("app.kubernetes.io/part-of", "netloss");
 
 /// Who writes, in managedFields.
 const FIELD_MANAGER: &str = "netloss-definitions";

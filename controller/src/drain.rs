@@ -4,11 +4,10 @@
 //! may run beside one: each status write carries the version that it was decided from, and what is in a pod is adopted.
 
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, PodStatus},
     guarded::{Guarded, Unreadable},
     listing,
-    observe::{FREEZE, FREEZE_ANNOTATION, is_cleaned_since},
-    reconcile::{Context, FINALIZER, reconcile},
+    observe::is_cleaned_since,
+    reconcile::{Context, reconcile},
     targets,
     words::some_of,
 };
@@ -20,6 +19,7 @@ use kube::{
     api::{ListParams, Patch, PatchParams},
     core::NamespaceResourceScope,
 };
+use netloss_api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, FINALIZER, FREEZE, FREEZE_ANNOTATION, PodStatus};
 use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};

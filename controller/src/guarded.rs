@@ -162,9 +162,10 @@ impl<K: Resource> Resource for Guarded<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::ChaosExperiment, machine::fixtures::spec, reconcile::FINALIZER};
+    use crate::machine::fixtures::spec;
     use k8s_openapi::api::core::v1::Pod;
     use kube::core::{ObjectList, PartialObjectMeta, WatchEvent};
+    use netloss_api::{ChaosExperiment, FINALIZER};
     use proptest::prelude::*;
 
     fn pod(metadata: &Value) -> Value {

@@ -1,15 +1,10 @@
 //! The record of a run: what goes into it, and how long it is kept.
 
 use crate::{
-    api::{
-        AS_REQUESTED, AffectedResource, Audit, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentStatus,
-        ErrorDetails, Execution, ExperimentRef, FailureReason, Outcome, PREFLIGHT, Phase, PodStatus, RunResult,
-    },
     guarded::{Guarded, Unreadable},
     listing,
     metrics::Metrics,
     observe::is_cleaned_since,
-    order::rank,
     words::brief,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -19,11 +14,13 @@ use kube::{
     api::{DeleteParams, ListParams},
     core::{ObjectMeta, PartialObjectMeta},
 };
+use netloss_api::{
+    AS_REQUESTED, AffectedResource, Audit, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentStatus,
+    EXPERIMENT_LABEL, ErrorDetails, Execution, ExperimentRef, FailureReason, Outcome, PREFLIGHT, Phase, PodStatus, RunResult,
+    SHORTENED_ANNOTATION, order::rank,
+};
 use std::collections::{BTreeMap, HashMap};
 use tracing::{info, warn};
-
-/// Names the experiment's uid on its records.
-pub const EXPERIMENT_LABEL: &str = "chaos.gushchin.dev/experiment-uid";
 
 /// Marks the record of a run that may have left loss in a pod, for those who list these alone.
 const REMAINS_LABEL: &str = "chaos.gushchin.dev/loss-may-remain";
@@ -242,9 +239,6 @@ pub fn is_same(there: &ChaosExperimentHistory, record: &ChaosExperimentHistory) 
 /// A record of more bytes is shortened: etcd stores 1.5 MiB by default, and the record is within an object.
 const LARGEST: usize = 1024 * 1024;
 
-/// Says on a record that something of it was left out.
-pub const SHORTENED_ANNOTATION: &str = "chaos.gushchin.dev/shortened";
-
 /// Leaves out of a record what is largest and matters least, until it is stored.
 fn fit(record: &mut ChaosExperimentHistory) {
     type Shorten = fn(&mut ChaosExperimentHistorySpec);
@@ -430,7 +424,7 @@ mod tests {
     fn the_record_of_loss_that_may_remain_is_marked() {
         let marked = |outcome| {
             let object = ChaosExperiment::new("x", crate::machine::fixtures::spec());
-            let pods = vec![PodStatus { state: crate::api::PodState::Ended, outcome: Some(outcome), ..entry() }];
+            let pods = vec![PodStatus { state: netloss_api::PodState::Ended, outcome: Some(outcome), ..entry() }];
             let status = ChaosExperimentStatus { pods, ..ChaosExperimentStatus::default() };
             record(&object, &status, at(0)).metadata.labels.unwrap().contains_key(REMAINS_LABEL)
         };
@@ -490,7 +484,7 @@ mod tests {
             (|record: &mut ChaosExperimentHistory| record.spec.execution.status = RunResult::Failure) as fn(&mut ChaosExperimentHistory),
             |record| record.spec.execution.message = Some("forged".to_owned()),
             |record| record.spec.experiment_ref.uid = None,
-            |record| record.spec.pods[0].observed = Some(crate::api::ObservedLoss::default()),
+            |record| record.spec.pods[0].observed = Some(netloss_api::ObservedLoss::default()),
             |record| record.spec.affected_resources.clear(),
             |record| record.metadata.labels = None,
             |record| record.metadata.deletion_timestamp = Some(Time(at(0))),

@@ -2,11 +2,10 @@
 //!
 //! It decides and never touches a packet: it puts `netloss-agent` into pods as an ephemeral container and reads what the agent
 //! reports. Looking ([`observe`]), deciding ([`machine`], pure) and doing ([`reconcile`]) are rooms of their own; what may be acted on
-//! is in [`targets`], what is put into a pod in [`container`], and the words of the API in [`api`]. [`admission`] says no before there is
+//! is in [`targets`], what is put into a pod in [`container`], and the words of the API in `netloss-api`. [`admission`] says no before there is
 //! anything to act on. [`cli`] is the other program of this package, `kubectl-netloss`, for people.
 
 pub mod admission;
-pub mod api;
 mod args;
 mod backoff;
 pub mod cli;
@@ -24,7 +23,6 @@ pub mod machine;
 pub mod metrics;
 pub mod observe;
 mod operate;
-mod order;
 mod pods;
 mod publish;
 pub mod reconcile;

@@ -6,16 +6,13 @@
 
 use crate::{
     admission::server::Served,
-    api::{
-        self, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan, ChaosExperimentSpec, ChaosExperimentStatus, PodState, PodStatus,
-    },
     backoff::Backoff,
     container::{agent_container, image_to_send, patch, repair_container, stop_container},
     guarded::{Guarded, Unreadable},
     health::Health,
     history::{self, Retention},
     listing,
-    machine::{self, AgentLog, Decision, Experiment, Observed, PodView, Preflight, RUN_REQUESTED_ANNOTATION, Settings},
+    machine::{self, AgentLog, Decision, Experiment, Observed, PodView, Preflight, Settings},
     metrics::{Metrics, Recorded},
     observe::{self, CONCURRENCY, Lookup},
     publish::Publisher,
@@ -35,15 +32,16 @@ use kube::{
     core::{ApiResource, DynamicObject, ObjectMeta, PartialObjectMeta},
     runtime::controller::Action,
 };
+use netloss_api::{
+    self, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan, ChaosExperimentSpec, ChaosExperimentStatus, FINALIZER, PodState,
+    PodStatus, RUN_REQUESTED_ANNOTATION,
+};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 use tracing::{debug, info, warn};
 
 /// Who writes, in managedFields.
 const FIELD_MANAGER: &str = "netloss-controller";
-
-/// Keeps an experiment from going while something of it is under way in a pod.
-pub const FINALIZER: &str = "chaos.gushchin.dev/netloss";
 
 /// Rounds of one pass: planning, the finalizer, asking, writing down the answer, patching and adopting are six; the others are for objects that changed meanwhile.
 const ROUNDS: usize = 12;
@@ -292,7 +290,7 @@ impl Context {
     async fn delete_superseded(&self, namespace: &str, uid: &str, run: &ChaosExperimentStatus, written: &str) {
         let Some(prefix) = history::paused_prefix(uid, run) else { return };
         let api = Api::<ChaosExperimentHistory>::namespaced(self.client.clone(), namespace);
-        let of_experiment = ListParams::default().labels(&format!("{}={uid}", history::EXPERIMENT_LABEL)).limit(SUPERSEDED);
+        let of_experiment = ListParams::default().labels(&format!("{}={uid}", netloss_api::EXPERIMENT_LABEL)).limit(SUPERSEDED);
         let records = match listing::metadata(api, &of_experiment).await {
             Ok(records) => records,
             Err(error) => return warn!(namespace, %error, "history records could not be listed: those of a pause stay"),
@@ -332,7 +330,7 @@ impl Context {
                 return Ok(Action::await_change());
             }
             Some(until) => machine::unreadable_and_held(error, until),
-            None if action == json!(api::Action::PodNetworkLoss) => machine::unreadable(error),
+            None if action == json!(netloss_api::Action::PodNetworkLoss) => machine::unreadable(error),
             None => return Ok(Action::await_change()),
         };
         self.publisher.publish(experiment, vec![event]).await;

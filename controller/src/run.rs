@@ -1,10 +1,8 @@
 //! The controller's loop: what wakes it, and how it ends.
 
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, ObservedLoss, ObservedTraffic, PodStatus},
     guarded, history,
     listing::{self, PAGE},
-    observe::FREEZE,
     pods::{Changed, PodWatches},
     reconcile::{self, Context, Error},
 };
@@ -20,6 +18,7 @@ use kube::{
         watcher,
     },
 };
+use netloss_api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, FREEZE, ObservedLoss, ObservedTraffic, PodStatus};
 use serde_json::json;
 use std::{collections::BTreeSet, future::Future, pin::pin, sync::Arc, time::Duration};
 use tokio::{
@@ -291,10 +290,8 @@ fn on_error(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Actio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        api::{Outcome, PodState, PodStatus},
-        machine::fixtures::{entry, spec},
-    };
+    use crate::machine::fixtures::{entry, spec};
+    use netloss_api::{Outcome, PodState, PodStatus};
 
     #[test]
     fn what_is_kept_answers_what_is_asked_there() {

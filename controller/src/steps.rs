@@ -3,8 +3,9 @@
 //! The order is what makes a crash between any two steps harmless (docs/ARCHITECTURE.md, invariant 4), so it stands here alone: the
 //! executor ([`crate::reconcile`]) goes through these steps, and so does the model check (`tests/model`).
 
-use crate::{api::ChaosExperimentStatus, history, machine::Decision};
+use crate::{history, machine::Decision};
 use jiff::{SignedDuration, Timestamp};
+use netloss_api::ChaosExperimentStatus;
 
 /// How long after its begin a round still does what it decided. One that was asleep for longer (a process that was stopped, a slow API
 /// server) drops it and reads again.

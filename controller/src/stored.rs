@@ -3,12 +3,11 @@
 //! The records are written first and never change, and their names are functions of what is in them: whichever controller writes the same
 //! plan writes the same records, and a status never names one that is not there yet (invariant 4).
 
-use crate::{
-    api::{ChaosExperiment, ChaosExperimentPlan, ChaosExperimentPlanSpec, ChaosExperimentStatus, PlannedArguments, PodStatus},
-    order::rank,
-};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
+use netloss_api::{
+    ChaosExperiment, ChaosExperimentPlan, ChaosExperimentPlanSpec, ChaosExperimentStatus, PlannedArguments, PodStatus, order::rank,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A status of more bytes has its arguments elsewhere: what is seen later has to fit into 256 KiB with it.

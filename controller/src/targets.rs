@@ -1,18 +1,16 @@
 //! Which pods an experiment may act on, and which of them it takes.
 
-use crate::{machine::Settings, order::rank, words::some_of};
+use crate::{machine::Settings, words::some_of};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, EphemeralContainer, Pod};
 use kube::core::ObjectMeta;
+use netloss_api::{ALLOW_FROM_ANNOTATION, EXCLUDE_LABEL, PRODUCTION_ANNOTATION, order::rank};
 use netloss_contract::CONTAINER_PREFIX;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
 };
-
-/// A pod or a namespace that carries this label with the value "true" is never acted on.
-pub const EXCLUDE_LABEL: &str = "chaos.gushchin.dev/exclude";
 
 /// Marks the API server's copy of a pod that the kubelet runs from a file.
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
@@ -232,11 +230,6 @@ pub struct NamespaceFacts {
     /// The value of [`ALLOW_FROM_ANNOTATION`].
     pub allows_from: Option<String>,
 }
-
-/// Opens a namespace to experiments of others: their names with commas between them, or `*`.
-pub const ALLOW_FROM_ANNOTATION: &str = "chaos.gushchin.dev/allow-experiments-from";
-/// Marks a namespace as production with the value "true".
-pub const PRODUCTION_ANNOTATION: &str = "chaos.gushchin.dev/production";
 
 impl NamespaceFacts {
     /// What matters of a namespace.

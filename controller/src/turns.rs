@@ -2,7 +2,7 @@
 //!
 //! kube's own limit takes any of those that wait, so that one could wait for as long as others change.
 
-use crate::api::ChaosExperiment;
+use netloss_api::ChaosExperiment;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Experiments that are worked on at a time. Each holds what it has read of its pods, and has several requests under way.
@@ -50,9 +50,9 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{ChaosExperimentStatus, Stopping};
     use crate::machine::fixtures::{at, entry, spec};
     use futures::FutureExt;
+    use netloss_api::{ChaosExperimentStatus, Stopping};
 
     /// One with a pod under way, to be stopped or not.
     fn experiment(paused: bool) -> ChaosExperiment {

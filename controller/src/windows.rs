@@ -1,11 +1,11 @@
 //! When loss is allowed: `spec.timeWindows` and `spec.maintenanceWindows`.
 
-use crate::api::{ChaosExperimentSpec, TimeWindow, WindowKind};
 use jiff::{
     Timestamp, ToSpan as _,
     civil::{Date, Time, Weekday},
     tz::TimeZone,
 };
+use netloss_api::{ChaosExperimentSpec, TimeWindow, WindowKind};
 
 /// How far it is looked ahead, in days: a week, so that each weekday is met, and one day more for windows that span midnight.
 const AHEAD: i64 = 8;

@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt};
-use netloss_controller::api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, Phase, PodState, RunResult};
+use netloss_api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, Phase, PodState, RunResult};
 use netloss_lab::cluster::traffic::{TrafficPod, create_namespace};
 use netloss_lab::cluster::{Build, Cluster, Image};
 use netloss_lab::controlplane::shell;

@@ -1,7 +1,6 @@
 //! What is refused and what is warned of, as a pure function of the object and of what was seen.
 
 use crate::{
-    api::ChaosExperimentSpec,
     machine::{Experiment, Settings, check, run_request, too_large_a_share},
     schedule::Schedule,
     targets::{self, CONTAINER_LIMIT, Candidate, NamespaceFacts, RESERVED, Refusal, Safety, Skip},
@@ -9,6 +8,7 @@ use crate::{
     words::{line, shortened, some_of},
 };
 use jiff::Timestamp;
+use netloss_api::ChaosExperimentSpec;
 use netloss_contract::container_name;
 
 /// The longest refusal or warning, in bytes.
@@ -120,7 +120,7 @@ fn warnings(experiment: &Experiment<'_>, seen: &Seen, now: Timestamp, settings: 
     }
     if let Ok(request) = check(experiment, settings) {
         let asked = request.model.highest_percentage();
-        if asked > crate::api::MAX_LOSS_PERCENTAGE {
+        if asked > netloss_api::MAX_LOSS_PERCENTAGE {
             warnings.push(format!("{asked} % is more than most protocols live with: expect connections to break"));
         }
         warnings.extend(request.model.warning());
@@ -134,7 +134,7 @@ fn warnings(experiment: &Experiment<'_>, seen: &Seen, now: Timestamp, settings: 
     let excluded = seen.pods.iter().filter(|pod| pod.skip == Some(Skip::Excluded)).map(|pod| pod.target.name.clone());
     let excluded = some_of(excluded);
     if !excluded.is_empty() {
-        warnings.push(format!("left alone, as they carry the label {}: {excluded}", targets::EXCLUDE_LABEL));
+        warnings.push(format!("left alone, as they carry the label {}: {excluded}", netloss_api::EXCLUDE_LABEL));
     }
     let namespace = spec.target_namespace(experiment.namespace);
     let is_open = namespace == experiment.namespace || seen.namespace.as_ref().is_some_and(|facts| facts.allows(experiment.namespace));
@@ -142,7 +142,7 @@ fn warnings(experiment: &Experiment<'_>, seen: &Seen, now: Timestamp, settings: 
         warnings.push(format!(
             "your right to act on \"{namespace}\" counts for runs that begin within an hour of the experiment's creation: for later ones, annotate that \
              namespace with {}: {}",
-            targets::ALLOW_FROM_ANNOTATION, experiment.namespace
+            netloss_api::ALLOW_FROM_ANNOTATION, experiment.namespace
         ));
     }
     let active = some_of(seen.pods.iter().filter_map(|pod| active_agent(experiment.uid, pod)));
@@ -299,7 +299,7 @@ mod tests {
         };
         let open = |seen: &mut Seen| {
             seen.may_act = true;
-            let annotations = BTreeMap::from([(targets::ALLOW_FROM_ANNOTATION.to_owned(), "n".to_owned())]);
+            let annotations = BTreeMap::from([(netloss_api::ALLOW_FROM_ANNOTATION.to_owned(), "n".to_owned())]);
             seen.namespace = Some(NamespaceFacts::of("other", None, Some(&annotations)));
         };
         let said = warned(elsewhere, |seen| seen.may_act = true);

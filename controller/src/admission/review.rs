@@ -3,13 +3,14 @@
 //! Of an object the spec alone is decoded, and only once it is known that it is ours to judge: its status and the object before may be large, and are anybody's.
 
 use super::judge::{Operation, Verdict};
-use crate::{api::ChaosExperimentSpec, machine::Experiment, words::brief};
+use crate::{machine::Experiment, words::brief};
 use hyper::body::Bytes;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use kube::core::{
     Status,
     admission::{AdmissionResponse, Operation as Done},
 };
+use netloss_api::ChaosExperimentSpec;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 

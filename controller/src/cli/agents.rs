@@ -1,12 +1,10 @@
 //! The agents that are in pods, whatever experiments say of them.
 
-use crate::{
-    api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodState, PodStatus},
-    targets,
-};
+use crate::targets;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, EphemeralContainer, Pod};
 use kube::ResourceExt;
+use netloss_api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodState, PodStatus};
 use netloss_contract::{CONTAINER_PREFIX, container_name};
 use serde_json::json;
 

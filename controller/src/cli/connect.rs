@@ -2,7 +2,6 @@
 
 use super::{error::Error, output::note};
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentHistory},
     guarded::{Guarded, Unreadable},
     listing,
     words::plain,
@@ -14,6 +13,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
     core::NamespaceResourceScope,
 };
+use netloss_api::{ChaosExperiment, ChaosExperimentHistory};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{path::PathBuf, time::Duration};
 

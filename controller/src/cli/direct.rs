@@ -12,12 +12,10 @@ use super::{
     view::{ExperimentView, LiveFigures},
     workload::{Kind, Workload},
 };
-use crate::{
-    api::{ChaosExperiment, PodState},
-    machine::Surroundings,
-};
+use crate::machine::Surroundings;
 use jiff::Timestamp;
 use kube::ResourceExt;
+use netloss_api::{ChaosExperiment, PodState};
 use std::{
     hash::{BuildHasher, RandomState},
     time::{Duration, Instant},

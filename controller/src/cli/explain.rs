@@ -9,10 +9,6 @@ use super::{
     view::{Seen, outcome_word, span},
 };
 use crate::{
-    api::{
-        AS_REQUESTED, ChaosExperiment, ChaosExperimentStatus, FailureReason, Outcome, PREFLIGHT, Phase, PodState, PodStatus, RUN_REQUESTED,
-        RunResult,
-    },
     history::{failure_reason, result},
     words::brief,
 };
@@ -20,6 +16,10 @@ use clap::Args;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt};
+use netloss_api::{
+    AS_REQUESTED, ChaosExperiment, ChaosExperimentStatus, FailureReason, Outcome, PREFLIGHT, Phase, PodState, PodStatus, RUN_REQUESTED,
+    RunResult,
+};
 use netloss_contract::LossVerdict;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -280,7 +280,7 @@ fn completed(said: &mut Explanation, object: &ChaosExperiment, status: &ChaosExp
             ));
         }
         RunResult::Cancelled => {
-            let why = status.stopping.map(super::super::api::Stopping::words).unwrap_or_default();
+            let why = status.stopping.map(netloss_api::Stopping::words).unwrap_or_default();
             said.why(format!("{name} was stopped before its time: {why}."));
         }
         RunResult::Partial | RunResult::Failure => {
@@ -354,11 +354,9 @@ fn way_out(said: &mut Explanation, target: &str, words: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        api::ObservedLoss,
-        machine::fixtures::{at, entry, planned, spec},
-    };
+    use crate::machine::fixtures::{at, entry, planned, spec};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use netloss_api::ObservedLoss;
     use netloss_contract::{PerDirection, Traffic};
 
     fn facts() -> Facts {

@@ -9,7 +9,6 @@ use super::{
     view::{ExperimentView, LiveFigures},
 };
 use crate::{
-    api::ChaosExperiment,
     guarded::Guarded,
     words::{line, plain},
 };
@@ -19,6 +18,7 @@ use kube::{
     Api, ResourceExt,
     runtime::{WatchStreamExt, watcher},
 };
+use netloss_api::ChaosExperiment;
 use std::time::Duration;
 use tokio::{
     task::JoinHandle,

@@ -10,13 +10,13 @@ use super::{
     status::experiments,
     verdict,
 };
-use crate::observe::{FREEZE, FREEZE_ANNOTATION};
 use clap::Args;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
     Api, ResourceExt,
     api::{ListParams, Patch, PatchParams, PostParams},
 };
+use netloss_api::{FREEZE, FREEZE_ANNOTATION};
 use netloss_contract::Ttl;
 use serde_json::json;
 use std::time::Duration;
@@ -101,7 +101,7 @@ async fn until_quiet(cluster: &Cluster, limit: Duration) -> Result<(), Error> {
             }
             other => other?,
         };
-        let is_open = |object: &&crate::api::ChaosExperiment| !verdict::is_at_rest(object);
+        let is_open = |object: &&netloss_api::ChaosExperiment| !verdict::is_at_rest(object);
         let open = objects.iter().filter(is_open).map(|object| format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any()));
         let open: Vec<String> = open.chain(agents.iter().map(Agent::words)).collect();
         if open.is_empty() {

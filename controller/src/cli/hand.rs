@@ -9,7 +9,6 @@ use super::{
     run::FIELD_MANAGER,
 };
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus, PodStatus},
     container::{agent_container, image_to_send, patch, repair_container, stop_container},
     guarded::Guarded,
     machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Preflight, Protection, Settings, Surroundings},
@@ -21,6 +20,7 @@ use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
 };
+use netloss_api::{ChaosExperiment, ChaosExperimentStatus, PodStatus};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Between looks: somebody is waiting.

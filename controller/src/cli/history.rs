@@ -7,13 +7,11 @@ use super::{
     show::tone,
     view::{Asked, Seen, span},
 };
-use crate::{
-    api::{ChaosExperimentHistory, RunResult},
-    machine::requested_percentage,
-};
+use crate::machine::requested_percentage;
 use clap::Args;
 use jiff::Timestamp;
 use kube::ResourceExt;
+use netloss_api::{ChaosExperimentHistory, RunResult};
 use serde::Serialize;
 
 /// Show the runs that are over, the latest first
@@ -147,11 +145,11 @@ fn text(runs: &[Past], namespaces: bool, wide: bool, paint: Paint, now: Timestam
 mod tests {
     use super::*;
     use crate::{
-        api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss, Outcome, Phase, PodState, PodStatus},
         history,
         machine::fixtures::{at, entry, spec},
     };
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use netloss_api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss, Outcome, Phase, PodState, PodStatus};
     use netloss_contract::{PerDirection, Traffic};
 
     #[test]

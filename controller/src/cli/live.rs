@@ -2,13 +2,13 @@
 
 use super::view::LiveFigures;
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentSpec, PodState, PodStatus},
     machine::{AgentLog, PodView},
     observe::{self, CONCURRENCY, Lookup},
 };
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use kube::{Client, ResourceExt};
+use netloss_api::{ChaosExperiment, ChaosExperimentSpec, PodState, PodStatus};
 
 /// Pods whose logs are read for one look.
 const MOST: usize = 100;

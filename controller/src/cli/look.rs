@@ -6,12 +6,12 @@ use super::{
 };
 use crate::{
     admission::{self, Operation, Seen, Verdict},
-    api::ChaosExperimentSpec,
     machine::{Experiment, Settings},
     observe,
     targets::{Candidate, NamespaceFacts},
 };
 use jiff::Timestamp;
+use netloss_api::ChaosExperimentSpec;
 
 /// The pods with these labels in the namespace.
 pub(super) async fn pods(cluster: &Cluster, selector: &super::workload::Labels) -> Result<Vec<Candidate>, Error> {

@@ -5,11 +5,9 @@ use super::{
     error::Error,
     workload::{self, Kind, Labels, Selection, Workload, parse_labels},
 };
-use crate::{
-    api::{Action, ChaosExperiment, ChaosExperimentSpec, LossModelSpec},
-    targets::Candidate,
-};
+use crate::targets::Candidate;
 use clap::Args;
+use netloss_api::{Action, ChaosExperiment, ChaosExperimentSpec, LossModelSpec};
 use netloss_contract::{BackendChoice, Correlation, Direction, LossPercentage, MeanBurst, Ttl};
 use std::str::FromStr;
 

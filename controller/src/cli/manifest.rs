@@ -7,7 +7,7 @@ use super::{
     output::{note, print, yaml},
     run::{Prepared, prepare},
 };
-use crate::api::ChaosExperiment;
+use netloss_api::ChaosExperiment;
 use serde_json::Value;
 
 pub(super) async fn run(loss: &LossArgs, cluster: &Cluster) -> Result<(), Error> {

@@ -34,13 +34,14 @@ mod view;
 mod watch;
 mod workload;
 
-use crate::{api::ChaosExperiment, words::plain};
+use crate::words::plain;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use connect::ConnectionArgs;
 use error::Error;
 pub use exit::Exit;
 use jiff::Timestamp;
+use netloss_api::ChaosExperiment;
 
 /// The program, as it is installed.
 const PROGRAM: &str = "kubectl-netloss";

@@ -9,12 +9,12 @@ use super::{
     error::{Error, is_forbidden, is_missing},
 };
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus},
     guarded::{Guarded, Unreadable},
     listing,
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::ListParams};
+use netloss_api::{ChaosExperiment, ChaosExperimentStatus};
 use std::collections::BTreeSet;
 
 /// Active agents that no listed experiment has as open.
@@ -117,11 +117,11 @@ async fn of_scope(cluster: &Cluster, scope: &Scope) -> kube::Result<Owners> {
 mod tests {
     use super::*;
     use crate::{
-        api::{Outcome, PodState, PodStatus},
         cli::agents::fixtures::{UID, agent},
         machine::fixtures::{entry, spec},
     };
     use kube::core::ObjectMeta;
+    use netloss_api::{Outcome, PodState, PodStatus};
 
     fn owners(objects: Vec<Result<ChaosExperiment, Unreadable>>, is_complete: bool) -> Owners {
         let mut owners = Owners { is_complete, ..Owners::default() };

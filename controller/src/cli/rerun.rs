@@ -7,16 +7,14 @@ use super::{
     run::{AROUND, AttentionArgs, FIELD_MANAGER},
     verdict,
 };
-use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus, Phase},
-    machine::{RUN_REQUESTED_ANNOTATION, run_request},
-};
+use crate::machine::run_request;
 use clap::Args;
 use jiff::Timestamp;
 use kube::{
     ResourceExt,
     api::{Patch, PatchParams},
 };
+use netloss_api::{ChaosExperiment, ChaosExperimentStatus, Phase, RUN_REQUESTED_ANNOTATION};
 use netloss_contract::Ttl;
 use serde_json::json;
 use std::time::Duration;

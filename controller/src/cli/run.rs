@@ -13,14 +13,12 @@ use super::{
     view::{ExperimentView, LiveFigures},
     workload::{self, Labels, Selection, Workload},
 };
-use crate::{
-    api::{ChaosExperiment, ChaosExperimentSpec},
-    targets::{Candidate, NamespaceFacts},
-};
+use crate::targets::{Candidate, NamespaceFacts};
 use clap::Args;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::PostParams};
+use netloss_api::{ChaosExperiment, ChaosExperimentSpec};
 use netloss_contract::Ttl;
 use serde::Serialize;
 use std::{

@@ -224,12 +224,12 @@ fn line(at: &str, pod: &PodLine) -> String {
 mod tests {
     use super::*;
     use crate::{
-        api::{ChaosExperiment, ChaosExperimentStatus, Phase, PodState, PodStatus},
         cli::view::LiveFigures,
         machine::fixtures::{at, entry, spec},
         metrics::Live,
     };
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use netloss_api::{ChaosExperiment, ChaosExperimentStatus, Phase, PodState, PodStatus};
     use netloss_contract::{PerDirection, Traffic};
 
     fn view(pods: Vec<PodStatus>, live: &LiveFigures, now: i64) -> ExperimentView {

@@ -8,10 +8,10 @@ use super::{
     show::{tone, whole},
     view::{ExperimentView, Seen, span},
 };
-use crate::api::ChaosExperiment;
 use clap::Args;
 use jiff::Timestamp;
 use kube::api::ListParams;
+use netloss_api::ChaosExperiment;
 use serde::Serialize;
 
 /// Show experiments, or one of them with its pods

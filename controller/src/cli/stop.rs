@@ -15,12 +15,7 @@ use super::{
     status::experiments,
     verdict,
 };
-use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus, Outcome, Phase},
-    guarded::Guarded,
-    history::EXPERIMENT_LABEL,
-    words::some_of,
-};
+use crate::{guarded::Guarded, words::some_of};
 use clap::Args;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -29,6 +24,7 @@ use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
 };
+use netloss_api::{ChaosExperiment, ChaosExperimentStatus, EXPERIMENT_LABEL, Outcome, Phase};
 use netloss_contract::Ttl;
 use serde_json::json;
 use std::time::Duration;
@@ -310,7 +306,7 @@ async fn how_it_ended(cluster: &Cluster, object: &ChaosExperiment, last: Option<
     }
     let of_this_one = ListParams::default().labels(&format!("{EXPERIMENT_LABEL}={}", object.uid().unwrap_or_default()));
     let scope = Scope::One(object.namespace().unwrap_or_default());
-    let records = cluster.list::<crate::api::ChaosExperimentHistory>(&scope, &of_this_one).await.unwrap_or_default();
+    let records = cluster.list::<netloss_api::ChaosExperimentHistory>(&scope, &of_this_one).await.unwrap_or_default();
     let of_run = records.into_iter().find(|record| record.spec.execution.run == status.run);
     of_run.map_or(status.clone(), |record| ChaosExperimentStatus { pods: record.spec.pods, ..status })
 }
@@ -334,10 +330,8 @@ fn outcomes(status: &ChaosExperimentStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        api::{PodState, PodStatus},
-        machine::fixtures::{entry, spec},
-    };
+    use crate::machine::fixtures::{entry, spec};
+    use netloss_api::{PodState, PodStatus};
 
     #[test]
     fn of_two_ends_the_worse_one_is_the_exit_code() {

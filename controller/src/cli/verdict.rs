@@ -1,13 +1,9 @@
 //! Whether a run is over, and what its end means for the exit code.
 
 use super::error::Error;
-use crate::{
-    api::{AS_REQUESTED, ChaosExperiment, ChaosExperimentStatus, Outcome, Phase, PodStatus, RunResult},
-    history,
-    machine::{RUN_REQUESTED_ANNOTATION, is_run_requested},
-    words::some_of,
-};
+use crate::{history, machine::is_run_requested, words::some_of};
 use kube::ResourceExt;
+use netloss_api::{AS_REQUESTED, ChaosExperiment, ChaosExperimentStatus, Outcome, Phase, PodStatus, RUN_REQUESTED_ANNOTATION, RunResult};
 
 /// Whether the run that the spec asks for is over, and none is to follow by itself.
 pub(super) fn is_over(object: &ChaosExperiment) -> bool {
@@ -74,11 +70,11 @@ fn partial(pods: &[PodStatus]) -> String {
 mod tests {
     use super::*;
     use crate::{
-        api::{PodState, Stopping},
         cli::exit::Exit,
         machine::fixtures::{at, entry, spec},
     };
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use netloss_api::{PodState, Stopping};
 
     fn object(phase: Phase, outcomes: &[Outcome]) -> ChaosExperiment {
         let mut object = ChaosExperiment::new("x", spec());

@@ -1,13 +1,9 @@
 //! An experiment as it is shown: made of the object, of what its agents said last, and of the time.
 
-use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss, Outcome, Phase, PodState, PodStatus},
-    machine::requested_percentage,
-    metrics::Live,
-    words::brief,
-};
+use crate::{machine::requested_percentage, metrics::Live, words::brief};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
+use netloss_api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss, Outcome, Phase, PodState, PodStatus};
 use netloss_contract::{Direction, Expectation, Traffic, Ttl, sanitize};
 use serde::Serialize;
 use std::collections::HashMap;

@@ -2,7 +2,7 @@
 
 use super::{connect::Cluster, error::Error};
 use crate::{
-    targets::{Candidate, EXCLUDE_LABEL, Skip},
+    targets::{Candidate, Skip},
     words::some_of,
 };
 use k8s_openapi::{
@@ -14,6 +14,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 use kube::{Api, api::ListParams, core::NamespaceResourceScope};
+use netloss_api::EXCLUDE_LABEL;
 use serde::de::DeserializeOwned;
 use std::{
     collections::{BTreeMap, BTreeSet},

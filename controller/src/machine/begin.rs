@@ -7,12 +7,12 @@ use super::{
     rest, summary,
 };
 use crate::{
-    api::{ChaosExperimentStatus, Phase},
     schedule::Schedule,
     windows::{Access, Windows},
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use netloss_api::{ChaosExperimentStatus, Phase};
 use std::time::Duration;
 
 /// How late a scheduled run may begin. One that is later was missed, and is skipped: it would come as a surprise.

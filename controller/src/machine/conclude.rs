@@ -3,12 +3,10 @@
 //! Only its own report says that the loss is gone. Without one the most that can be said is what the exit code stands for, and an
 //! exit code of 0 alone stands for nothing: any program can end so.
 
-use crate::{
-    api::{ObservedLoss, Outcome, PodState, PodStatus},
-    words::brief,
-};
+use crate::words::brief;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use netloss_api::{ObservedLoss, Outcome, PodState, PodStatus};
 use netloss_contract::{Applied, Backend, Event, ExitCode, Failed, Record, Removed, Ttl};
 use std::time::Duration;
 

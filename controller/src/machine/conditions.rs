@@ -2,8 +2,8 @@
 //! refused run or a dry run never sets.
 
 use super::{Decision, Experiment, plain, requested, rest};
-use crate::api::{AS_REQUESTED, ChaosExperimentStatus, NOT_ASKED, PREFLIGHT, RUN_REQUESTED};
 use jiff::Timestamp;
+use netloss_api::{AS_REQUESTED, ChaosExperimentStatus, NOT_ASKED, PREFLIGHT, RUN_REQUESTED};
 
 /// The decision with all conditions in its status. They are written alone where nothing else changes.
 pub(super) fn completed(experiment: &Experiment<'_>, decision: Decision, now: Timestamp) -> Decision {

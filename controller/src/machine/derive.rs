@@ -10,11 +10,11 @@ use super::{
     request::{Request, check},
 };
 use crate::{
-    api::{AskedLoss, ChaosExperimentStatus, PodStatus, SentContainer},
     container::repository,
     windows::{Access, Windows},
 };
 use jiff::{SignedDuration, Timestamp};
+use netloss_api::{AskedLoss, ChaosExperimentStatus, PodStatus, SentContainer};
 use netloss_contract::{CleanupArgs, Meant, StopArgs, Ttl};
 use std::{collections::BTreeMap, net::IpAddr};
 

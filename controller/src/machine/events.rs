@@ -1,10 +1,8 @@
 //! What is told on experiments and pods, made of transitions: each is told once, after it was written down.
 
-use crate::{
-    api::{AS_REQUESTED, ChaosExperimentStatus, LOSS_MAY_REMAIN, Outcome, PREFLIGHT, Phase, PodStatus, RECOVERED},
-    targets::{Candidate, Target},
-};
+use crate::targets::{Candidate, Target};
 use jiff::{SignedDuration, Timestamp};
+use netloss_api::{AS_REQUESTED, ChaosExperimentStatus, LOSS_MAY_REMAIN, Outcome, PREFLIGHT, Phase, PodStatus, RECOVERED};
 
 /// An event to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,11 +245,9 @@ fn target(pod: &PodStatus) -> Target {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        api::PodState,
-        machine::fixtures::{at, entry},
-    };
+    use crate::machine::fixtures::{at, entry};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use netloss_api::PodState;
 
     /// What k8s-chaos emits for its action pod-network-loss (internal/controller/chaosexperiment_controller.go), in its spelling.
     const INHERITED: [&str; 7] = [

@@ -1,7 +1,8 @@
 //! What the tests of the machine and of its surroundings share.
 
 use super::*;
-use crate::{api::PodState, targets::Target};
+use crate::targets::Target;
+use netloss_api::PodState;
 use netloss_contract::{
     Asked, Backend, Cause, Correlation, Direction, Event, Filtered, Heartbeat, LossModel, PerDirection, Removed, SCHEMA, Traffic,
 };
@@ -136,7 +137,7 @@ pub(crate) fn pods(views: BTreeMap<String, PodView>) -> Observed {
 /// A planned run that the API server would admit.
 pub(crate) fn planned(spec: &ChaosExperimentSpec, pods: usize) -> ChaosExperimentStatus {
     let mut status = decide(&experiment(spec, None), &surroundings(candidates(pods)), at(0), &settings()).status.unwrap();
-    status.set_condition(crate::api::PREFLIGHT, "True", "Admitted", "", at(0));
+    status.set_condition(netloss_api::PREFLIGHT, "True", "Admitted", "", at(0));
     status
 }
 

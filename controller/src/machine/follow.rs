@@ -9,12 +9,12 @@ use super::{
     rest, summary,
 };
 use crate::{
-    api::{ChaosExperimentStatus, Outcome, PREFLIGHT, Phase, PodStatus, Stopping},
     targets::{self, Refusal},
     words::brief,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use netloss_api::{ChaosExperimentStatus, Outcome, PREFLIGHT, Phase, PodStatus, Stopping};
 use std::{collections::BTreeSet, time::Duration};
 
 /// The name of a run in its agents' arguments and records.

@@ -1,7 +1,7 @@
 //! What holds a run back, what ends it early, and what comes after it.
 
 use super::*;
-use crate::api::{PREFLIGHT, RECOVERED, RetryBackoff, Stopping, TimeWindow};
+use netloss_api::{PREFLIGHT, RECOVERED, RetryBackoff, Stopping, TimeWindow};
 use netloss_contract::Cleaned;
 use serde_json::{Value, from_value, json};
 
@@ -306,7 +306,7 @@ fn a_run_waits_for_its_window_and_ends_with_it() {
     let run = begin(&spec, Some(&waits), at(3610)).status.unwrap();
     assert_eq!((run.run, run.pods[0].deadline.clone()), (Some(1), Time(at(3660))));
     let never = TimeWindow {
-        kind: crate::api::WindowKind::Absolute,
+        kind: netloss_api::WindowKind::Absolute,
         start: at(-9).to_string(),
         end: at(-3).to_string(),
         timezone: None,
@@ -557,7 +557,7 @@ fn the_end_of_a_run_holds_for_its_retries_and_its_resumption_too() {
     let rest = stopped_by_a_pause(&spec);
     let late = begin(&paused(&spec, false), Some(&rest), at(301)).status.unwrap();
     assert_eq!((late.phase, message_of(&late)), (Some(Phase::Completed), "spec.experimentDuration is over"));
-    assert_eq!(late.condition(crate::api::AS_REQUESTED).unwrap().status, "True", "what was measured before the pause was measured");
+    assert_eq!(late.condition(netloss_api::AS_REQUESTED).unwrap().status, "True", "what was measured before the pause was measured");
 }
 
 #[test]
@@ -650,7 +650,7 @@ fn all_conditions_are_set_in_each_state() {
         ("finished", finished, ("True", "NoLossLeft"), ("True", "Admitted"), ("True", "WithinChance")),
     ];
     for (state, status, recovered, preflight, as_requested) in table {
-        let said = [RECOVERED, PREFLIGHT, crate::api::AS_REQUESTED, crate::api::RUN_REQUESTED].map(|type_| condition(&status, type_));
+        let said = [RECOVERED, PREFLIGHT, netloss_api::AS_REQUESTED, netloss_api::RUN_REQUESTED].map(|type_| condition(&status, type_));
         let expected = [recovered, preflight, as_requested, ("False", "NotRequested")].map(|(is, why)| (is.to_owned(), why.to_owned()));
         assert_eq!(said, expected, "{state}");
         assert!(status.conditions.iter().all(|is| is.observed_generation == status.observed_generation), "{state}: {status:?}");
@@ -683,7 +683,7 @@ fn a_request_begins_one_more_run_of_an_unchanged_spec() {
     let again = begin_requested(&spec, Some(&over), FIRST, at(60)).status.unwrap();
     assert_eq!((again.run, again.attempt, again.run_requested_at.as_deref()), (Some(2), Some(1), Some(FIRST)));
     assert_eq!((again.pods.len(), again.start_time.clone()), (2, Some(Time(at(60)))));
-    let is = again.condition(crate::api::RUN_REQUESTED).unwrap();
+    let is = again.condition(netloss_api::RUN_REQUESTED).unwrap();
     assert_eq!((is.status.as_str(), is.reason.as_str()), ("False", "Handled"));
     let over = ChaosExperimentStatus { phase: Some(Phase::Completed), pods: Vec::new(), ..again };
     assert_eq!(begin_requested(&spec, Some(&over), FIRST, at(99)).status.and_then(|status| status.run), Some(2), "one request is one run");
@@ -705,7 +705,7 @@ fn a_request_waits_for_what_is_under_way_paused_or_retried() {
     let views = || pods(run.pods.iter().map(|entry| (entry.uid.clone(), agent(entry, AgentState::Running))).collect());
     let followed = decide(&requested(&spec, Some(&run), FIRST), &views(), at(15), &settings()).status.unwrap();
     assert_eq!((followed.stopping, followed.run, followed.run_requested_at.clone()), (None, Some(1), None), "the run goes on");
-    let is = followed.condition(crate::api::RUN_REQUESTED).unwrap();
+    let is = followed.condition(netloss_api::RUN_REQUESTED).unwrap();
     assert_eq!((is.status.as_str(), is.reason.as_str()), ("True", "Waiting"));
 
     let rest = stopped_by_a_pause(&spec);
@@ -720,7 +720,7 @@ fn a_request_waits_for_what_is_under_way_paused_or_retried() {
         (held.phase, held.completed_at.clone(), account(&held) == account(&over)),
         (Some(Phase::Completed), over.completed_at.clone(), true)
     );
-    assert_eq!(held.condition(crate::api::RUN_REQUESTED).unwrap().status, "True");
+    assert_eq!(held.condition(netloss_api::RUN_REQUESTED).unwrap().status, "True");
     assert_eq!(begin_requested(&paused(&spec, false), Some(&held), FIRST, at(60)).status.unwrap().run, Some(2));
 
     // Beside a schedule, at once; the schedule goes on.
@@ -742,7 +742,7 @@ fn a_request_that_is_not_a_time_begins_nothing_and_is_named() {
         let decision = begin_requested(&spec, Some(&over), bad, at(60));
         let status = decision.status.unwrap();
         assert_eq!((status.run, status.run_requested_at.clone()), (Some(1), None), "{bad:?}");
-        let is = status.condition(crate::api::RUN_REQUESTED).unwrap();
+        let is = status.condition(netloss_api::RUN_REQUESTED).unwrap();
         assert_eq!((is.status.as_str(), is.reason.as_str()), ("False", "InvalidValue"), "{bad:?}");
         assert!(is.message.contains("chaos.gushchin.dev/run-requested-at") && !is.message.contains(char::is_control), "{}", is.message);
         assert_eq!(begin_requested(&spec, Some(&status), bad, at(70)).status, None, "it is written once");

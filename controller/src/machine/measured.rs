@@ -1,9 +1,7 @@
 //! Whether what the agents counted contradicts what the kernel was told to lose.
 
-use crate::{
-    api::{ChaosExperimentStatus, ObservedTraffic, PodStatus},
-    words::some_of,
-};
+use crate::words::some_of;
+use netloss_api::{ChaosExperimentStatus, ObservedTraffic, PodStatus};
 use netloss_contract::{Expectation, LossVerdict};
 
 /// What the packets of a run say about the loss that was requested.
@@ -56,9 +54,9 @@ fn directions(pod: &PodStatus) -> impl Iterator<Item = (&str, &'static str, Expe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::ObservedLoss;
     use crate::machine::fixtures::{at, entry};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use netloss_api::ObservedLoss;
 
     fn pod(packets: u64, dropped: u64, expected: f64) -> PodStatus {
         let mut pod = entry();

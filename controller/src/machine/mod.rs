@@ -44,15 +44,15 @@ pub(crate) use events::{plan_name_taken, record_name_taken, unreadable, unreadab
 pub(crate) use plan::too_large_a_share;
 pub use request::{Request, check, requested_percentage};
 pub(crate) use requested::is_waiting as is_run_requested;
-pub use requested::{RUN_REQUESTED_ANNOTATION, run_request};
+pub use requested::run_request;
 
 use crate::{
-    api::{ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodState, PodStatus},
     metrics::Live,
     targets::{Candidate, NamespaceFacts, Safety, Skip},
     words::{acts, line, shortened},
 };
 use jiff::Timestamp;
+use netloss_api::{ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodState, PodStatus};
 use netloss_contract::{Applied, Record, Ttl};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -107,7 +107,7 @@ pub struct Experiment<'a> {
     pub deleting: bool,
     /// Whether it carries our finalizer.
     pub finalized: bool,
-    /// The value of its annotation [`RUN_REQUESTED_ANNOTATION`], whatever it is.
+    /// The value of its annotation [`netloss_api::RUN_REQUESTED_ANNOTATION`], whatever it is.
     pub requested: Option<&'a str>,
     /// What is asked for.
     pub spec: &'a ChaosExperimentSpec,
@@ -431,7 +431,7 @@ enum Begin {
     Retry,
     /// The end of a pause.
     Resume,
-    /// The annotation [`RUN_REQUESTED_ANNOTATION`] has another value than status. One more run begins as soon as nothing else is to be done:
+    /// The annotation [`netloss_api::RUN_REQUESTED_ANNOTATION`] has another value than status. One more run begins as soon as nothing else is to be done:
     /// what is under way, paused or about to be retried goes on first.
     Requested,
 }

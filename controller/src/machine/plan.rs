@@ -8,7 +8,6 @@ use super::{
     requested, rest, summary,
 };
 use crate::{
-    api::{ChaosExperimentStatus, Phase, PodState, PodStatus},
     stored::{self, LARGEST_WHOLE},
     targets::{self, Candidate, Refusal, Safety},
     windows::{Access, Windows},
@@ -16,6 +15,7 @@ use crate::{
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use netloss_api::{ChaosExperimentStatus, Phase, PodState, PodStatus};
 use netloss_contract::{Ttl, container_name};
 use std::{collections::BTreeSet, time::Duration};
 

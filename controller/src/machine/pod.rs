@@ -7,12 +7,12 @@ use super::{
     plan::deadline,
 };
 use crate::{
-    api::{Outcome, PodState, PodStatus, SentContainer, Stopping},
     targets::{Refusal, Safety, Skip},
     words::brief,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use netloss_api::{Outcome, PodState, PodStatus, SentContainer, Stopping};
 use netloss_contract::{Event, ExitCode, Ttl, container_name, repair_container_name, stop_container_name};
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 //! delete.
 
 use super::{fixtures::*, *};
-use crate::api::{AS_REQUESTED, Outcome, PREFLIGHT, PodState, RECOVERED, RUN_REQUESTED, Stopping};
+use netloss_api::{AS_REQUESTED, Outcome, PREFLIGHT, PodState, RECOVERED, RUN_REQUESTED, Stopping};
 use proptest::{collection::vec, prelude::*};
 use std::collections::BTreeSet;
 
@@ -210,7 +210,7 @@ impl Cluster {
 
     fn view(&self, entry: &PodStatus) -> PodView {
         let pod = &self.pods[index(entry)];
-        let sent = |sent: Option<&crate::api::SentContainer>| sent.and_then(|sent| pod.sent.get(&sent.container)).cloned();
+        let sent = |sent: Option<&netloss_api::SentContainer>| sent.and_then(|sent| pod.sent.get(&sent.container)).cloned();
         let agent = pod.agents.get(&entry.container).map(|(put_in, state, log)| {
             Box::new(AgentView {
                 args: put_in.argv.clone(),
@@ -479,15 +479,15 @@ proptest! {
 
     #[test]
     fn nor_with_retries_and_a_watch_over_the_targets(history in vec(happening(), 0..50), fixed: bool) {
-        let backoff = if fixed { crate::api::RetryBackoff::Fixed } else { crate::api::RetryBackoff::Exponential };
+        let backoff = if fixed { netloss_api::RetryBackoff::Fixed } else { netloss_api::RetryBackoff::Exponential };
         ends(Cluster::new(|spec| (spec.max_retries, spec.retry_backoff, spec.abort) = (3, backoff, Some(2))), &history)?;
     }
 
     #[test]
     fn nor_with_windows_that_close_and_a_dependency(history in vec(happening(), 0..50)) {
         ends(Cluster::new(|spec| {
-            let windows = [(0, 300), (600, 900), (2000, 2400), (5000, 6000)].map(|(start, end)| crate::api::TimeWindow {
-                kind: crate::api::WindowKind::Absolute,
+            let windows = [(0, 300), (600, 900), (2000, 2400), (5000, 6000)].map(|(start, end)| netloss_api::TimeWindow {
+                kind: netloss_api::WindowKind::Absolute,
                 start: at(start).to_string(),
                 end: at(end).to_string(),
                 timezone: None,

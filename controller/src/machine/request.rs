@@ -1,12 +1,9 @@
 //! What a spec asks for, checked: as the schema should have, and what a schema cannot.
 
 use super::{Experiment, Settings};
-use crate::{
-    api::{AskedLoss, ChaosExperimentSpec, LossModelSpec, MAX_LOSS_PERCENTAGE},
-    schedule::Schedule,
-    windows::Windows,
-};
+use crate::{schedule::Schedule, windows::Windows};
 use jiff::Timestamp;
+use netloss_api::{AskedLoss, ChaosExperimentSpec, LossModelSpec, MAX_LOSS_PERCENTAGE};
 use netloss_contract::{
     BackendChoice, Correlation, Endpoint, Filters, HeartbeatInterval, LossModel, LossPercentage, MeanBurst, Protocol, RunArgs, Share, Ttl,
 };

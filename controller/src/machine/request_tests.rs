@@ -1,7 +1,7 @@
 //! Which specs are refused, and what the others ask of the agent.
 
 use super::*;
-use crate::api::LossModelSpec;
+use netloss_api::LossModelSpec;
 
 fn model(kind: &str, mean_burst: Option<f64>, probabilities: &[f64]) -> LossModelSpec {
     let probabilities = (!probabilities.is_empty()).then(|| probabilities.to_vec());

@@ -1,11 +1,9 @@
 //! One more run of an unchanged spec, requested by an annotation.
 
 use super::Experiment;
-use crate::{api::ChaosExperimentStatus, words::brief};
+use crate::words::brief;
 use jiff::Timestamp;
-
-/// The annotation that requests one more run: an RFC 3339 time, which only has to differ from the last one (`status.runRequestedAt`).
-pub const RUN_REQUESTED_ANNOTATION: &str = "chaos.gushchin.dev/run-requested-at";
+use netloss_api::{ChaosExperimentStatus, RUN_REQUESTED_ANNOTATION};
 
 /// The longest value, in bytes. Status keeps it.
 const LONGEST: usize = 64;

@@ -7,13 +7,10 @@ use super::{
     measured::{Measured, measured},
     requested, summary,
 };
-use crate::{
-    api::{AS_REQUESTED, ChaosExperimentStatus, LOSS_MAY_REMAIN, Outcome, Phase, PodStatus, RECOVERED, RetryBackoff, Stopping},
-    targets::Skip,
-    words::some_of,
-};
+use crate::{targets::Skip, words::some_of};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use netloss_api::{AS_REQUESTED, ChaosExperimentStatus, LOSS_MAY_REMAIN, Outcome, Phase, PodStatus, RECOVERED, RetryBackoff, Stopping};
 use netloss_contract::Ttl;
 use std::time::Duration;
 

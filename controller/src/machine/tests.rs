@@ -1,11 +1,8 @@
 //! What the machine does, by example: mostly the words that a user reads.
 
 use super::{fixtures::*, *};
-use crate::{
-    api::{Outcome, Phase, PodState, SentContainer},
-    targets::EXCLUDE_LABEL,
-};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use netloss_api::{EXCLUDE_LABEL, Outcome, Phase, PodState, SentContainer};
 use netloss_contract::{Backend, Event, ExitCode, Failed, Kept, Stage, Ttl};
 
 #[path = "lifecycle_tests.rs"]
@@ -476,7 +473,7 @@ fn a_deleted_experiment_begins_nothing_and_follows_what_it_began() {
 #[test]
 fn what_is_not_ours_is_left_alone() {
     let mut other = spec();
-    other.action = crate::api::Action::PodKill;
+    other.action = netloss_api::Action::PodKill;
     assert_eq!(needs(&experiment(&other, None), at(0), &settings()), Needs::Nothing);
     assert_eq!(decide(&experiment(&other, None), &Observed::Nothing, at(0), &settings()), Decision::default());
     // k8s-chaos numbers no runs.
@@ -637,7 +634,7 @@ fn an_agent_that_outlives_its_deadline_and_answers_is_followed_to_its_end() {
     assert!(overdue.pods[0].repair.is_some(), "one that hangs is repaired");
     let answered = || Some(terminated(3, None));
     let open = step(&spec, &overdue, |entry| running(entry, None, answered()), at(130)).status.unwrap();
-    assert_eq!((open.pods[0].state, open.condition(crate::api::RECOVERED).unwrap().status.as_str()), (PodState::Applied, "False"));
+    assert_eq!((open.pods[0].state, open.condition(netloss_api::RECOVERED).unwrap().status.as_str()), (PodState::Applied, "False"));
     assert!(open.message.as_deref().unwrap().contains("the clock of its node is behind"), "{:?}", open.message);
     let stop = open.pods[0].stop.clone().expect("it is asked to end");
     assert!(stop.deadline.0 > at(130), "in time");
@@ -739,14 +736,14 @@ fn impaired(spec: &ChaosExperimentSpec) -> (ChaosExperimentStatus, Decision) {
 }
 
 fn recovered(status: &ChaosExperimentStatus) -> (&str, &str) {
-    status.condition(crate::api::RECOVERED).map_or(("", ""), |is| (&is.status, &is.reason))
+    status.condition(netloss_api::RECOVERED).map_or(("", ""), |is| (&is.status, &is.reason))
 }
 
 #[test]
 fn an_end_in_which_loss_may_remain_is_no_recovery() {
     let (status, ended) = impaired(&spec());
     assert_eq!((status.phase, recovered(&status)), (Some(Phase::Completed), ("False", "LossMayRemain")));
-    let words = &status.condition(crate::api::RECOVERED).unwrap().message;
+    let words = &status.condition(netloss_api::RECOVERED).unwrap().message;
     assert!(words.contains("n/p0") && words.contains("deleting the pod ends it"), "{words}");
     assert!(!reasons(&ended).iter().any(|reason| ["Recovered", "ExperimentSucceeded"].contains(reason)), "{:?}", reasons(&ended));
     let of_run: Vec<_> = ended.events.iter().filter(|event| event.about == About::Experiment).collect();
@@ -802,7 +799,7 @@ fn a_run_whose_counts_contradict_it_says_so() {
     };
     let as_requested = |decision: &Decision| {
         let status = decision.status.clone().unwrap();
-        let is = status.condition(crate::api::AS_REQUESTED).unwrap();
+        let is = status.condition(netloss_api::AS_REQUESTED).unwrap();
         (is.status.clone(), is.reason.clone())
     };
     let well = over(netloss_contract::Traffic::new(1000, 98, 10.0));
@@ -818,7 +815,7 @@ fn a_run_whose_counts_contradict_it_says_so() {
         assert!(message(&decision).contains(words), "{}", message(&decision));
         let told = decision.events.iter().find(|event| event.reason == reason).unwrap();
         assert_eq!((told.severity, &told.about), (Severity::Warning, &About::Experiment));
-        assert_eq!(crate::history::result(&decision.status.unwrap()), crate::api::RunResult::Partial);
+        assert_eq!(crate::history::result(&decision.status.unwrap()), netloss_api::RunResult::Partial);
     }
 }
 
@@ -872,7 +869,7 @@ fn the_largest_status_stays_within_its_bound() {
         decide(&experiment(Some(&status)), &pods(views), at(1), &settings()).status.unwrap()
     };
     for pod in &mut injected.pods {
-        pod.observed = Some(crate::api::ObservedLoss::default());
+        pod.observed = Some(netloss_api::ObservedLoss::default());
     }
     let views = injected.pods.iter().map(|entry| (entry.uid.clone(), refused.clone())).collect();
     let ended = decide(&experiment(Some(&injected)), &pods(views), at(2), &settings()).status.unwrap();
@@ -915,7 +912,7 @@ fn no_agent_is_injected_into_what_is_protected_by_then() {
     let admitted = |with_preflight: bool| {
         let mut status = status.clone();
         if with_preflight {
-            status.set_condition(crate::api::PREFLIGHT, "True", "Admitted", "", at(0));
+            status.set_condition(netloss_api::PREFLIGHT, "True", "Admitted", "", at(0));
         }
         status
     };

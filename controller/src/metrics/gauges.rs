@@ -1,12 +1,10 @@
 //! What is the case at present, for each experiment.
 
 use super::{ACTION, Live};
-use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss},
-    history::Remnant,
-};
+use crate::history::Remnant;
 use jiff::Timestamp;
 use kube::ResourceExt;
+use netloss_api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss};
 use prometheus::{Gauge, GaugeVec, Opts, core::Collector, proto::MetricFamily};
 use std::{collections::HashMap, sync::Arc};
 

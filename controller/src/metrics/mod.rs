@@ -8,12 +8,12 @@ mod gauges;
 pub mod server;
 
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus, Outcome, Phase, PodStatus},
     history::{self, Remnant},
     machine::EventRecord,
     targets::Safety,
 };
 use jiff::{SignedDuration, Timestamp};
+use netloss_api::{ChaosExperiment, ChaosExperimentStatus, Outcome, Phase, PodStatus};
 use netloss_contract::{PerDirection, Traffic, Ttl};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
@@ -385,7 +385,7 @@ mod tests {
             let mut lines = text.lines().filter_map(|line| line.strip_prefix("netloss_loss_may_remain_pods"));
             lines.next().map(str::to_owned)
         };
-        let experiment = crate::api::ExperimentRef { name: "x".to_owned(), namespace: "n".to_owned(), uid: Some("uid".to_owned()) };
+        let experiment = netloss_api::ExperimentRef { name: "x".to_owned(), namespace: "n".to_owned(), uid: Some("uid".to_owned()) };
         metrics.set_remnants(vec![Remnant { experiment, pods: 2 }]);
         let series = r#"{experiment="x",namespace="n"}"#;
         assert_eq!(gauge(&metrics), Some(format!("{series} 2")));
@@ -416,10 +416,8 @@ mod tests {
         assert!(!metrics.text(at(0)).unwrap().contains("experiment=\"x0\""));
     }
 
-    use crate::{
-        api::{PodState, PodStatus},
-        machine::fixtures::{entry, spec},
-    };
+    use crate::machine::fixtures::{entry, spec};
+    use netloss_api::{PodState, PodStatus};
 
     fn value(text: &str, series: &str) -> Option<f64> {
         text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
@@ -458,7 +456,7 @@ mod tests {
         };
         metrics.heard(&entry().uid, Live { at: at(0), traffic: traffic(1000, 500) });
         let (mut ended, mut open) = (ChaosExperiment::new("ended", spec()), ChaosExperiment::new("open", spec()));
-        let observed = Some(crate::api::ObservedLoss::new(traffic(1000, 100), 10.0.into()));
+        let observed = Some(netloss_api::ObservedLoss::new(traffic(1000, 100), 10.0.into()));
         let over = PodStatus { state: PodState::Ended, outcome: Some(Outcome::Clean), observed, ..entry() };
         ended.status = Some(ChaosExperimentStatus { pods: vec![over], ..ChaosExperimentStatus::default() });
         open.status = Some(ChaosExperimentStatus {

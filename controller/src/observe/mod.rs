@@ -12,7 +12,6 @@ pub(crate) use pod::is_cleaned_since;
 pub use pod::{Log, Lookup, log_to_read, view as view_of};
 
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentStatus, Phase, PodStatus},
     guarded::{Guarded, Unreadable},
     listing,
     machine::{AgentLog, Experiment, Needs, Observed, PodView, Pods, Protection, Settings, Surroundings},
@@ -27,6 +26,7 @@ use kube::{
     api::{ListParams, LogParams},
     core::{ApiResource, DynamicObject, PartialObjectMeta},
 };
+use netloss_api::{ChaosExperiment, ChaosExperimentStatus, FREEZE, FREEZE_ANNOTATION, Phase, PodStatus};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -59,11 +59,6 @@ const MOST_IMPAIRED: usize = 25;
 
 /// A list that has gone through so many pods for each one that is under way is given up: the others are read one by one.
 const LISTED_FOR_EACH: usize = 10;
-
-/// The ConfigMap in the controller's own namespace whose annotation stops all experiments and begins none.
-pub const FREEZE: &str = "netloss-freeze";
-/// The annotation; any value but "false" freezes.
-pub const FREEZE_ANNOTATION: &str = "chaos.gushchin.dev/freeze";
 
 /// The label that k8s-chaos's kustomization and its chart give to the pods of its controller.
 const RIVAL: &str = "app.kubernetes.io/name=k8s-chaos";

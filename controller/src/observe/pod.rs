@@ -2,7 +2,6 @@
 
 use super::report;
 use crate::{
-    api::{ChaosExperimentSpec, PodState, PodStatus},
     machine::{AgentLog, AgentState, AgentView, PodView},
     targets::{self, Skip},
 };
@@ -11,6 +10,7 @@ use k8s_openapi::{
     api::core::v1::{ContainerState, ContainerStatus, EphemeralContainer, Pod},
     apimachinery::pkg::apis::meta::v1::Time,
 };
+use netloss_api::{ChaosExperimentSpec, PodState, PodStatus};
 use netloss_contract::CONTAINER_PREFIX;
 use std::net::IpAddr;
 

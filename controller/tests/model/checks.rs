@@ -1,7 +1,7 @@
 //! What is promised, of each state and each step.
 
 use crate::{node::Container, world::World};
-use netloss_controller::api::{ChaosExperimentStatus, Phase, PodState, PodStatus};
+use netloss_api::{ChaosExperimentStatus, Phase, PodState, PodStatus};
 
 /// What is never to happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

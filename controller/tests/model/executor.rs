@@ -11,12 +11,11 @@ use crate::{
     world::{Action, Do, Heard, Left, Work, World},
 };
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
+use netloss_api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, FINALIZER, PodState, PodStatus};
 use netloss_controller::{
-    api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, PodState, PodStatus},
     container::{agent_container, repair_container, stop_container},
     machine::{self, AgentLog, Decision, Experiment, Needs, Observed, PodView, Pods, Preflight, Protection, Surroundings},
     observe::{self, Log, Lookup},
-    reconcile::FINALIZER,
     steps::{self, Step},
     targets::Candidate,
 };

@@ -15,10 +15,8 @@ use checks::Promise;
 use executor::Flaw;
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kept::{Kept, Memo};
-use netloss_controller::{
-    api::ChaosExperiment,
-    machine::{Decision, Settings},
-};
+use netloss_api::ChaosExperiment;
+use netloss_controller::machine::{Decision, Settings};
 use node::{Life, Node};
 use shape::Shape;
 use stateright::{Checker, HasDiscoveries, Model, Property};

@@ -4,7 +4,7 @@ use crate::{
     executor::Flaw,
     world::{Fault, Left, Wish},
 };
-use netloss_controller::api::ChaosExperiment;
+use netloss_api::ChaosExperiment;
 use serde_json::json;
 
 /// What can happen in one exploration, and how often.

@@ -5,8 +5,8 @@ use crate::{
     kept::Kept,
     node::{Life, Node},
 };
+use netloss_api::{ChaosExperiment, ChaosExperimentStatus, PodStatus, SentContainer};
 use netloss_controller::{
-    api::{ChaosExperiment, ChaosExperimentStatus, PodStatus, SentContainer},
     machine::{Decision, PodView, Preflight, Settings},
     steps::Step,
 };

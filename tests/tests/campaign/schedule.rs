@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
-use netloss_controller::api::{ChaosExperiment, ChaosExperimentHistory, Phase, PodState};
+use netloss_api::{ChaosExperiment, ChaosExperimentHistory, Phase, PodState};
 use netloss_lab::cluster::Image;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};

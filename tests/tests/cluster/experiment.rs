@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
-use netloss_controller::api::{ChaosExperiment, ChaosExperimentStatus, PodState};
+use netloss_api::{ChaosExperiment, ChaosExperimentStatus, PodState};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 

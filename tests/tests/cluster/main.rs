@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
-use netloss_controller::api::{ChaosExperimentStatus, Outcome, Phase, PodState};
+use netloss_api::{ChaosExperimentStatus, Outcome, Phase, PodState};
 use netloss_lab::cluster::Image;
 use netloss_lab::cluster::traffic::{TrafficPod, create_namespace, wait_ready};
 use serde_json::json;

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::api::{LogParams, Patch, PatchParams};
 use kube::runtime::wait::await_condition;
-use netloss_controller::api::{PodStatus, SentContainer};
+use netloss_api::{PodStatus, SentContainer};
 use netloss_controller::container::{agent_container, patch, stop_container};
 use netloss_lab::cluster::Image;
 use netloss_lab::cluster::traffic::wait_ready;

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
-use netloss_controller::api::{ChaosExperiment, ChaosExperimentStatus, Outcome, PREFLIGHT, Phase, PodState};
+use netloss_api::{ChaosExperiment, ChaosExperimentStatus, Outcome, PREFLIGHT, Phase, PodState};
 use netloss_controller::machine::Settings;
 use netloss_controller::reconcile::Context as Controller;
 use netloss_lab::cluster::traffic::{create_namespace, wait_ready};

@@ -7,7 +7,7 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
-use netloss_controller::api::{ChaosExperiment, DEFINITIONS, Phase};
+use netloss_api::{ChaosExperiment, DEFINITIONS, Phase};
 use netloss_controller::machine::Settings;
 use netloss_controller::reconcile::{Context, reconcile};
 use netloss_lab::controlplane::ControlPlane;

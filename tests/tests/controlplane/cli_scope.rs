@@ -6,7 +6,7 @@ use crate::world::{AGENT_IMAGE, World, spec};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use netloss_controller::api::{PodState, PodStatus};
+use netloss_api::{PodState, PodStatus};
 use serde_json::{Value, json};
 
 /// Lets experiments of every namespace act on this one.

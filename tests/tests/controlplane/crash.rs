@@ -4,7 +4,7 @@
 use crate::faults::{At, Fault};
 use crate::world::{AGENT_IMAGE, World, spec};
 use jiff::SignedDuration;
-use netloss_controller::api::{Outcome, Phase, PodState};
+use netloss_api::{Outcome, Phase, PodState};
 use serde_json::json;
 use std::sync::Arc;
 

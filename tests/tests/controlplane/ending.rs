@@ -6,10 +6,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
+use netloss_api::{FINALIZER, Outcome, Phase, PodStatus, RECOVERED, Stopping};
 use netloss_contract::{Cause, Cleaned, Event};
-use netloss_controller::api::{Outcome, Phase, PodStatus, RECOVERED, Stopping};
 use netloss_controller::machine::Settings;
-use netloss_controller::reconcile::{Context, FINALIZER};
+use netloss_controller::reconcile::Context;
 use serde_json::{Value, json};
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@ use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, Val
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
-use netloss_controller::api::DEFINITIONS;
+use netloss_api::DEFINITIONS;
 use netloss_lab::cluster::{apply, default_objects};
 use netloss_lab::controlplane::{ControlPlane, Release};
 use tokio::sync::OnceCell;

@@ -10,9 +10,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
+use netloss_api::{ChaosExperiment, ChaosExperimentHistory, DEFINITIONS, Phase, PodState, SHORTENED_ANNOTATION};
 use netloss_controller::admission::{Operation, judge, look};
-use netloss_controller::api::{ChaosExperiment, ChaosExperimentHistory, DEFINITIONS, Phase, PodState};
-use netloss_controller::history::SHORTENED_ANNOTATION;
 use netloss_controller::machine::{Experiment, Settings};
 use netloss_lab::controlplane::ControlPlane;
 use netloss_lab::host::process::{Daemon, Lifetime};

@@ -5,7 +5,7 @@ use crate::pods::run_of;
 use crate::world::{AGENT_IMAGE, World, spec};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use netloss_controller::api::{ChaosExperiment, ChaosExperimentPlan, ChaosExperimentPlanSpec, Outcome, PlannedArguments, PodState};
+use netloss_api::{ChaosExperiment, ChaosExperimentPlan, ChaosExperimentPlanSpec, Outcome, PlannedArguments, PodState};
 use serde_json::{Value, json};
 
 /// A client of a user who may write the status of experiments in this namespace, and nothing else.

@@ -5,7 +5,7 @@ use crate::world::{AGENT_IMAGE, World, spec};
 use jiff::SignedDuration;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
-use netloss_controller::api::{ChaosExperimentHistory, FailureReason, RunResult};
+use netloss_api::{ChaosExperimentHistory, FailureReason, RunResult};
 use netloss_controller::history::{Retention, record_name};
 use netloss_controller::machine::Settings;
 use netloss_controller::reconcile::Context;
@@ -116,7 +116,7 @@ async fn a_foreign_record_of_the_same_name_suppresses_none() {
     let of_experiment = ListParams::default().labels(&format!("chaos.gushchin.dev/experiment-uid={uid}"));
     let record = api.list(&of_experiment).await.unwrap().items.remove(0);
     assert_eq!(record.spec.experiment_ref.uid.as_ref(), Some(&uid));
-    assert_eq!(world.status("x").await.phase, Some(netloss_controller::api::Phase::Completed));
+    assert_eq!(world.status("x").await.phase, Some(netloss_api::Phase::Completed));
     let labels = record.metadata.labels.unwrap();
     for (label, value) in [
         ("chaos.gushchin.dev/experiment", "x"),
@@ -185,7 +185,7 @@ async fn a_run_that_was_paused_and_deleted_is_on_record() {
         let ended = json!({ "terminated": { "exitCode": 0, "message": report } });
         world.set_states("a", &[(&entry.container, ended), (&stop.container, json!({ "terminated": { "exitCode": 0 } }))]).await;
         world.pass(name, 20).await;
-        assert_eq!(world.status(name).await.phase, Some(netloss_controller::api::Phase::Paused));
+        assert_eq!(world.status(name).await.phase, Some(netloss_api::Phase::Paused));
         if name == "deleted" {
             world.experiments().delete(name, &kube::api::DeleteParams::default()).await.unwrap();
             assert!(world.experiments().get_opt(name).await.unwrap().is_none(), "it is gone at once");
@@ -208,5 +208,5 @@ async fn a_run_that_was_paused_and_deleted_is_on_record() {
     let records = records(&world).await;
     let of_it: Vec<_> = records.iter().filter(|record| record.spec.experiment_ref.name == "resumed").collect();
     assert_eq!(of_it.len(), 1, "{of_it:?}");
-    assert_eq!(of_it[0].spec.execution.phase, Some(netloss_controller::api::Phase::Completed));
+    assert_eq!(of_it[0].spec.execution.phase, Some(netloss_api::Phase::Completed));
 }

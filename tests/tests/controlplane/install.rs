@@ -10,7 +10,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
-use netloss_controller::api::{DEFINITIONS, PodState};
+use netloss_api::{DEFINITIONS, PodState};
 use netloss_lab::cluster::{apply, parse};
 use netloss_lab::controlplane::{ControlPlane, Tool, shell};
 use netloss_lab::documents::commands;

@@ -7,7 +7,7 @@ use crate::world::{AGENT_IMAGE, World, install_definitions, spec};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
-use netloss_controller::api::{ChaosExperimentHistory, Outcome, Phase, PodState, Stopping};
+use netloss_api::{ChaosExperimentHistory, Outcome, Phase, PodState, Stopping};
 use netloss_lab::cluster::{apply, parse};
 use netloss_lab::controlplane::ControlPlane;
 use netloss_lab::host::http::get;

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use netloss_controller::api::PodStatus;
+use netloss_api::PodStatus;
 use netloss_lab::controlplane::Pki;
 use netloss_lab::controlplane::kubelet::Kubelet;
 use serde_json::json;

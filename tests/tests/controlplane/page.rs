@@ -2,7 +2,7 @@
 
 use crate::cli::{brought, controller, ended, injected, netloss, stage};
 use crate::world::{World, spec};
-use netloss_controller::api::Phase;
+use netloss_api::Phase;
 use netloss_lab::browser::{Browser, Look, Scheme, View};
 use serde_json::json;
 use std::path::Path;

@@ -4,8 +4,8 @@ use crate::world::World;
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use netloss_api::{Phase, PodStatus};
 use netloss_contract::{Event, Record, SCHEMA};
-use netloss_controller::api::{Phase, PodStatus};
 use netloss_lab::controlplane::reports;
 use serde_json::{Value, json};
 

@@ -4,7 +4,7 @@ use crate::faults::{At, Fault};
 use crate::world::{AGENT_IMAGE, World, spec};
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, ResourceExt};
-use netloss_controller::api::{ChaosExperimentPlan, Outcome, PodState, PodStatus};
+use netloss_api::{ChaosExperimentPlan, Outcome, PodState, PodStatus};
 use serde_json::{Value, json};
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 use crate::world::{World, spec};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
-use netloss_controller::api::{Outcome, PREFLIGHT, Phase};
+use netloss_api::{Outcome, PREFLIGHT, Phase};
 use serde_json::json;
 
 #[tokio::test]

@@ -2,8 +2,7 @@
 
 use crate::world::{World, spec};
 use kube::api::{Patch, PatchParams};
-use netloss_controller::api::{AS_REQUESTED, ChaosExperimentStatus, PREFLIGHT, Phase, RECOVERED, RUN_REQUESTED};
-use netloss_controller::machine::RUN_REQUESTED_ANNOTATION;
+use netloss_api::{AS_REQUESTED, ChaosExperimentStatus, PREFLIGHT, Phase, RECOVERED, RUN_REQUESTED, RUN_REQUESTED_ANNOTATION};
 use serde_json::{Value, json};
 
 async fn request(world: &World, value: Value) {

@@ -4,7 +4,7 @@ use crate::world::World;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use netloss_controller::api::{Phase, PodState};
+use netloss_api::{Phase, PodState};
 use netloss_lab::documents::Document;
 use netloss_lab::host::paths::workspace_root;
 use serde_json::{Value, json};

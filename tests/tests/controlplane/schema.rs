@@ -3,7 +3,7 @@
 use crate::world::{World, spec};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
-use netloss_controller::api::RetryBackoff;
+use netloss_api::RetryBackoff;
 use serde_json::json;
 
 #[tokio::test]

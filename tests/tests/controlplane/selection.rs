@@ -3,7 +3,7 @@
 use crate::world::{AGENT_IMAGE, World, spec};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use netloss_controller::api::{Phase, PodState};
+use netloss_api::{Phase, PodState};
 use serde_json::json;
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@ use crate::leader::program;
 use crate::pods::run_of;
 use crate::world::{AGENT_IMAGE, World, install_definitions, spec};
 use futures::future::join_all;
-use netloss_controller::api::{Outcome, Phase, PodState};
+use netloss_api::{Outcome, Phase, PodState};
 use netloss_lab::controlplane::ControlPlane;
 use netloss_lab::controlplane::proxy::{Proxy, Weather};
 use netloss_lab::host::http::get;

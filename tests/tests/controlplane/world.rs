@@ -9,7 +9,7 @@ use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::controller::Action;
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, Config, ResourceExt};
-use netloss_controller::api::{ChaosExperiment, ChaosExperimentStatus, DEFINITIONS};
+use netloss_api::{ChaosExperiment, ChaosExperimentStatus, DEFINITIONS};
 use netloss_controller::machine::Settings;
 use netloss_controller::reconcile::{self, Context, Error};
 use netloss_lab::controlplane::{CONTEXT, ControlPlane};

@@ -232,7 +232,7 @@ fn namespace(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::new(
             Verdict::Warning,
             "namespace",
-            format!("\"{name}\" carries the label {}: nothing is done in it", crate::targets::EXCLUDE_LABEL),
+            format!("\"{name}\" carries the label {}: nothing is done in it", netloss_api::EXCLUDE_LABEL),
             "take the label away where that is not meant",
         ));
     }

@@ -1,7 +1,6 @@
 //! What is looked at, with the user's rights and on past what those do not reach.
 
 use crate::{
-    api::{ChaosExperiment, ChaosExperimentHistory, DEFINITIONS, PodStatus},
     cli::{
         agents::{self, Agent},
         connect::{Cluster, Scope},
@@ -11,7 +10,6 @@ use crate::{
         presence::{self, Presence},
         status::experiments,
     },
-    reconcile::FINALIZER,
     words::line,
 };
 use jiff::Timestamp;
@@ -30,6 +28,7 @@ use kube::{
     Api, ResourceExt,
     api::{ListParams, PostParams},
 };
+use netloss_api::{ChaosExperiment, ChaosExperimentHistory, DEFINITIONS, FINALIZER, PodStatus};
 use std::collections::BTreeSet;
 
 /// What the namespace's Pod Security standard refuses, as a label of it says.
@@ -415,11 +414,9 @@ pub(super) fn is_stuck(object: &ChaosExperiment) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        api::{Outcome, PodState},
-        machine::fixtures::{at, entry},
-    };
+    use crate::machine::fixtures::{at, entry};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use netloss_api::{Outcome, PodState};
     use serde_json::json;
 
     #[test]

@@ -2,7 +2,6 @@
 
 use super::facts::{Facts, Remains, Stuck, is_stuck};
 use crate::{
-    api::{ChaosExperiment, SentContainer},
     cli::{
         agents,
         connect::{Cluster, Scope},
@@ -15,7 +14,6 @@ use crate::{
         verdict,
     },
     container::{image_to_send, repair_container},
-    reconcile::FINALIZER,
     words::line,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -24,6 +22,7 @@ use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
 };
+use netloss_api::{ChaosExperiment, FINALIZER, SentContainer};
 use netloss_contract::{CONTAINER_PREFIX, CleanupArgs, Event, Meant, Record};
 use serde_json::json;
 use std::time::Duration;
@@ -73,7 +72,7 @@ async fn clean(cluster: &Cluster, remains: &Remains, ours: Option<&str>) -> Resu
     let argv = CleanupArgs { meant: Meant { run: None, deadline: Some(until) }, force: false }.to_argv();
     let container = format!("{CONTAINER_PREFIX}-doctor-{}-cleanup", now.as_second());
     let sent = SentContainer { container: container.clone(), argv, deadline: Time(until), number: 1 };
-    let entry = crate::api::PodStatus { image, ..entry.clone() };
+    let entry = netloss_api::PodStatus { image, ..entry.clone() };
     if let Some(words) = send(cluster, &entry, &repair_container(&entry, &sent), false).await? {
         return Err(Error::Failed(format!("pod {name}: what was to clean up was refused: {words}: delete the pod instead")));
     }

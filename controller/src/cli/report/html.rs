@@ -4,15 +4,13 @@ use super::{
     Report,
     plot::{Scale, key},
 };
-use crate::{
-    api::RunResult,
-    cli::{
-        output::Tone,
-        show::tone,
-        view::{PodLine, Seen, span},
-    },
+use crate::cli::{
+    output::Tone,
+    show::tone,
+    view::{PodLine, Seen, span},
 };
 use jiff::Timestamp;
+use netloss_api::RunResult;
 use netloss_contract::LossVerdict;
 
 const STYLE: &str = include_str!("style.css");

@@ -13,11 +13,11 @@ use super::{
     verdict,
     view::{Asked, ExperimentView, LiveFigures, PodLine, Seen},
 };
-use crate::api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, RunResult};
 use crate::{history, machine::requested_percentage, words::plain};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
+use netloss_api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, RunResult};
 use serde::Serialize;
 
 /// Write a run up: what was asked for, what was seen with its 95 % interval, and how each pod was left
@@ -179,11 +179,9 @@ impl Report {
 #[cfg(test)]
 mod fixtures {
     use super::*;
-    use crate::{
-        api::{ObservedLoss, Outcome, Phase, PodState, PodStatus},
-        machine::fixtures::{at, entry, spec},
-    };
+    use crate::machine::fixtures::{at, entry, spec};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use netloss_api::{ObservedLoss, Outcome, Phase, PodState, PodStatus};
     use netloss_contract::{PerDirection, Traffic};
 
     /// A run with a pod that went as asked, and one that says something that no page may believe.

@@ -1,6 +1,6 @@
 //! Which packets a run was to lose, in words.
 
-use crate::api::ChaosExperimentSpec;
+use netloss_api::ChaosExperimentSpec;
 
 /// What a spec says beside the share, the direction and the duration.
 pub(super) fn words(spec: &ChaosExperimentSpec) -> Vec<String> {

@@ -5,7 +5,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
-use netloss_controller::api::ChaosExperiment;
+use netloss_api::ChaosExperiment;
 use netloss_controller::definitions;
 use serde_json::json;
 use std::net::Ipv4Addr;

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use netloss_controller::api::ChaosExperiment;
+use netloss_api::ChaosExperiment;
 use netloss_controller::definitions;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
-use netloss_controller::api::{ChaosExperiment, Outcome, Phase, PodState};
+use netloss_api::{ChaosExperiment, Outcome, Phase, PodState};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 

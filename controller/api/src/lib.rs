@@ -6,6 +6,8 @@
 mod action;
 mod crd;
 mod history;
+mod names;
+pub mod order;
 mod plan;
 mod pod;
 mod reference;
@@ -17,6 +19,10 @@ pub use crd::{DEFINITIONS, Definition};
 pub use history::{
     AffectedResource, Audit, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentHistoryStatus, ErrorDetails, Execution,
     ExperimentRef, FailureReason, RunResult,
+};
+pub use names::{
+    ALLOW_FROM_ANNOTATION, EXCLUDE_LABEL, EXPERIMENT_LABEL, FINALIZER, FREEZE, FREEZE_ANNOTATION, PART_OF, PRODUCTION_ANNOTATION,
+    RUN_REQUESTED_ANNOTATION, SHORTENED_ANNOTATION,
 };
 pub use plan::{ChaosExperimentPlan, ChaosExperimentPlanSpec, PlannedArguments};
 pub use pod::{AskedLoss, ObservedInterval, ObservedLoss, ObservedTraffic, Outcome, PodState, PodStatus, SentContainer};

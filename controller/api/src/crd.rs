@@ -1,7 +1,7 @@
 //! The `CustomResourceDefinition`s as they are committed in `config/crd`.
 
 use super::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan};
-use crate::definitions::PART_OF;
+use crate::PART_OF;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
@@ -47,7 +47,7 @@ impl Definition {
     /// When it has no YAML form.
     pub fn yaml(&self) -> Result<String, serde_saphyr::ser::Error> {
         let yaml = serde_saphyr::to_string(&self.labelled())?;
-        Ok(format!("# Generated from controller/src/api by: {REGENERATE} {} > {}\n{yaml}", self.plural, self.committed()))
+        Ok(format!("# Generated from controller/api by: {REGENERATE} {} > {}\n{yaml}", self.plural, self.committed()))
     }
 }
 
@@ -188,7 +188,7 @@ mod tests {
     fn the_committed_definitions_are_the_current_ones() {
         for definition in DEFINITIONS {
             let (committed, plural) = (definition.committed(), definition.plural);
-            let path = format!("{}/../{committed}", env!("CARGO_MANIFEST_DIR"));
+            let path = format!("{}/../../{committed}", env!("CARGO_MANIFEST_DIR"));
             let text = std::fs::read_to_string(&path).unwrap_or_default();
             assert!(text == definition.yaml().unwrap(), "{committed} is out of date: run {REGENERATE} {plural} > {committed}");
         }

@@ -1,7 +1,7 @@
 //! docs/API.md, written from the definitions as the API server is given them.
 
 use super::DEFINITIONS;
-use crate::machine::RUN_REQUESTED_ANNOTATION;
+use crate::RUN_REQUESTED_ANNOTATION;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, ValidationRule,
 };
@@ -18,7 +18,7 @@ const OF_OTHERS: &str = "Of another action";
 pub fn page() -> String {
     let kinds: String = DEFINITIONS.iter().map(|definition| of_kind(&(definition.make)())).collect();
     format!(
-        "<!-- Generated from controller/src/api by: {REGENERATE} -->\n\
+        "<!-- Generated from controller/api by: {REGENERATE} -->\n\
          # API\n\n\
          The objects of the group `chaos.gushchin.dev`, version `v1alpha1`, with each field as the API server checks it: a value that is not within these limits \
          is refused with the field's name. `kubectl explain chaosexperiment.spec --recursive` shows the same for the cluster that you are on. `field[]` is an element \
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_committed_reference_is_the_current_one() {
-        let committed = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/API.md")).unwrap_or_default();
+        let committed = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/API.md")).unwrap_or_default();
         assert!(committed == page(), "docs/API.md is out of date: run {REGENERATE}");
     }
 
