@@ -18,10 +18,12 @@ use netloss_contract::{Record, RunArgs, container_name};
 use netloss_controller::{
     admission::{Asked, Review, Seen, judge},
     cli,
-    container::repository,
-    machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Protection, Settings, Surroundings},
     metrics::{Metrics, Recorded},
     observe::{Lookup, log_to_read, told, view_of},
+};
+use netloss_core::{
+    container::repository,
+    machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Protection, Settings, Surroundings},
     targets::{Candidate, NamespaceFacts, Skip, Target},
 };
 use serde_json::{Value, json};

@@ -4,20 +4,22 @@ use crate::{
     admission::authority,
     client::{self, Limits},
     definitions, drain,
-    history::Retention,
     leader::Election,
-    machine::{RIVAL_NAMESPACE, Settings},
     metrics::Metrics,
     operate::{self, Election as Elected, MetricsServer, Operation, WebhookServer},
     reconcile::Context,
+    records::Retention,
     verify,
-    words::line,
 };
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use netloss_api::{self, DEFINITIONS};
+use netloss_core::{
+    machine::{RIVAL_NAMESPACE, Settings},
+    words::line,
+};
 use std::{fmt, io::Write as _, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 use tracing::{Event, Subscriber, info};
 use tracing_subscriber::{

@@ -8,8 +8,6 @@ use crate::{
     listing,
     observe::is_cleaned_since,
     reconcile::{Context, reconcile},
-    targets,
-    words::some_of,
 };
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -20,6 +18,7 @@ use kube::{
     core::NamespaceResourceScope,
 };
 use netloss_api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, FINALIZER, FREEZE, FREEZE_ANNOTATION, PodStatus};
+use netloss_core::{targets, words::some_of};
 use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -274,7 +273,7 @@ fn display_name(object: &ChaosExperiment) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::at;
+    use netloss_core::machine::fixtures::at;
 
     #[test]
     fn an_agent_is_active_until_it_or_its_pod_has_ended() {

@@ -4,10 +4,10 @@
 //! Kubernetes admits and jiff does not (its last one is 9999-12-30T22:00:00Z), and field sets that are nested deeper than serde_json reads
 //! (128 levels). Of these entries only what [`crate::history`] shows is kept, read leniently: who wrote what part, and when.
 
-use crate::words::brief;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, Time};
 use kube::{Resource, core::ObjectMeta};
+use netloss_core::words::brief;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, DeserializeOwned, IgnoredAny},
@@ -162,10 +162,10 @@ impl<K: Resource> Resource for Guarded<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::spec;
     use k8s_openapi::api::core::v1::Pod;
     use kube::core::{ObjectList, PartialObjectMeta, WatchEvent};
     use netloss_api::{ChaosExperiment, FINALIZER};
+    use netloss_core::machine::fixtures::spec;
     use proptest::prelude::*;
 
     fn pod(metadata: &Value) -> Value {

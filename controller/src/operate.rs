@@ -8,20 +8,20 @@ use crate::{
     },
     client::{self, Limits},
     health::{self, Health},
-    history::Retention,
     http, leader,
-    machine::Settings,
     metrics::{
         Metrics,
         server::{self as metrics_server, Gate},
     },
     reconcile::{Clock, Context},
+    records::Retention,
     run,
 };
 use anyhow::Context as _;
 use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
 use kube::{Client, Config};
+use netloss_core::machine::Settings;
 use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,

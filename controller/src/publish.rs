@@ -1,15 +1,15 @@
 //! Events, as Kubernetes has them. They are for people: one that cannot be written is logged and let go.
 
-use crate::{
-    machine::{About, EventRecord, Severity},
-    observe::CONCURRENCY,
-    targets::Target,
-};
+use crate::observe::CONCURRENCY;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use netloss_core::{
+    machine::{About, EventRecord, Severity},
+    targets::Target,
 };
 use tracing::warn;
 

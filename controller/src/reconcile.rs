@@ -7,17 +7,13 @@
 use crate::{
     admission::server::Served,
     backoff::Backoff,
-    container::{agent_container, image_to_send, patch, repair_container, stop_container},
     guarded::{Guarded, Unreadable},
     health::Health,
-    history::{self, Retention},
     listing,
-    machine::{self, AgentLog, Decision, Experiment, Observed, PodView, Preflight, Settings},
     metrics::{Metrics, Recorded},
     observe::{self, CONCURRENCY, Lookup},
     publish::Publisher,
-    steps::{self, Step},
-    stored,
+    records::{self, Retention},
     turns::{self, Turns},
 };
 use futures::{StreamExt, stream};
@@ -35,6 +31,13 @@ use kube::{
 use netloss_api::{
     self, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan, ChaosExperimentSpec, ChaosExperimentStatus, FINALIZER, PodState,
     PodStatus, RUN_REQUESTED_ANNOTATION,
+};
+use netloss_core::{
+    container::{agent_container, image_to_send, patch, repair_container, stop_container},
+    history,
+    machine::{self, AgentLog, Decision, Experiment, Observed, PodView, Preflight, Settings},
+    steps::{self, Step},
+    stored,
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
@@ -225,7 +228,7 @@ impl Context {
 
     /// Deletes the records of a namespace, or of all, that are not kept any longer.
     pub(crate) async fn prune(&self, namespace: Option<&str>, experiment: Option<&str>) {
-        if let Err(error) = history::prune(&self.client, namespace, experiment, self.retention, (self.clock)(), &self.metrics).await {
+        if let Err(error) = records::prune(&self.client, namespace, experiment, self.retention, (self.clock)(), &self.metrics).await {
             warn!(namespace, %error, "history records could not be listed: none was deleted");
         }
     }
@@ -736,14 +739,12 @@ pub(crate) fn on_error(uid: &str, error: &Error, context: &Context) -> Action {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        client,
-        machine::fixtures::{at, settings, spec},
-    };
+    use crate::client;
     use futures::FutureExt;
     use http::Response;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use kube::client::Body;
+    use netloss_core::machine::fixtures::{at, settings, spec};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// A client that finds nothing, and how often it has looked.

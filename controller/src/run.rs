@@ -1,10 +1,11 @@
 //! The controller's loop: what wakes it, and how it ends.
 
 use crate::{
-    guarded, history,
+    guarded,
     listing::{self, PAGE},
     pods::{Changed, PodWatches},
     reconcile::{self, Context, Error},
+    records,
 };
 use futures::{FutureExt, StreamExt, channel::mpsc, future::join_all, stream};
 use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::Condition};
@@ -100,7 +101,7 @@ async fn watch_remnants(client: &Client, context: &Context, scopes: &[Option<&st
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let found = stream::iter(scopes).then(|scope| history::remnants(client, *scope)).collect::<Vec<_>>().await;
+        let found = stream::iter(scopes).then(|scope| records::remnants(client, *scope)).collect::<Vec<_>>().await;
         match found.into_iter().collect::<Result<Vec<_>, _>>() {
             Ok(found) => context.metrics().set_remnants(found.concat()),
             // What was known stays.
@@ -290,8 +291,8 @@ fn on_error(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Actio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::{entry, spec};
     use netloss_api::{Outcome, PodState, PodStatus};
+    use netloss_core::machine::fixtures::{entry, spec};
 
     #[test]
     fn what_is_kept_answers_what_is_asked_there() {

@@ -50,9 +50,9 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::{at, entry, spec};
     use futures::FutureExt;
     use netloss_api::{ChaosExperimentStatus, Stopping};
+    use netloss_core::machine::fixtures::{at, entry, spec};
 
     /// One with a pod under way, to be stopped or not.
     fn experiment(paused: bool) -> ChaosExperiment {

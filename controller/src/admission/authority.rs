@@ -195,7 +195,7 @@ fn client_config(there: &WebhookClientConfig, authority: &Authority) -> anyhow::
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::at;
+    use netloss_core::machine::fixtures::at;
 
     #[test]
     fn a_renewal_keeps_the_authority_before_it_and_its_path_and_no_more() {

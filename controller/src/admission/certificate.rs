@@ -228,7 +228,7 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::at;
+    use netloss_core::machine::fixtures::at;
 
     fn authority() -> Authority {
         Authority::make(None, at(0)).unwrap()

@@ -1,15 +1,15 @@
 //! What is refused and what is warned of, as a pure function of the object and of what was seen.
 
-use crate::{
+use jiff::Timestamp;
+use netloss_api::ChaosExperimentSpec;
+use netloss_contract::container_name;
+use netloss_core::{
     machine::{Experiment, Settings, check, run_request, too_large_a_share},
     schedule::Schedule,
     targets::{self, CONTAINER_LIMIT, Candidate, NamespaceFacts, RESERVED, Refusal, Safety, Skip},
     windows::{Access, Windows},
     words::{line, shortened, some_of},
 };
-use jiff::Timestamp;
-use netloss_api::ChaosExperimentSpec;
-use netloss_contract::container_name;
 
 /// The longest refusal or warning, in bytes.
 const LONGEST: usize = 4096;
@@ -183,7 +183,7 @@ fn full(spec: &ChaosExperimentSpec, seen: &Seen, now: Timestamp) -> Option<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::{at, candidates, experiment, settings, spec};
+    use netloss_core::machine::fixtures::{at, candidates, experiment, settings, spec};
     use std::collections::BTreeMap;
 
     fn seen() -> Seen {

@@ -8,7 +8,6 @@ use super::{
 };
 use crate::{
     http::{self, Answer, KeepAlive, LIMIT, plain},
-    machine::Settings,
     metrics::Metrics,
     reconcile::Clock,
 };
@@ -19,6 +18,7 @@ use hyper::{
 };
 use jiff::Timestamp;
 use kube::{Client, core::admission::AdmissionResponse};
+use netloss_core::machine::Settings;
 use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,

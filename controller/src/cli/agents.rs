@@ -1,11 +1,11 @@
 //! The agents that are in pods, whatever experiments say of them.
 
-use crate::targets;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, EphemeralContainer, Pod};
 use kube::ResourceExt;
 use netloss_api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodState, PodStatus};
 use netloss_contract::{CONTAINER_PREFIX, container_name};
+use netloss_core::targets;
 use serde_json::json;
 
 /// The version digit of a direct run's uid (RFC 9562, section 5.8: UUIDs of the application's own making).
@@ -161,7 +161,7 @@ pub(super) mod fixtures {
 #[cfg(test)]
 mod tests {
     use super::{fixtures::UID, *};
-    use crate::machine::fixtures::at;
+    use netloss_core::machine::fixtures::at;
     use serde_json::Value;
 
     fn pod(state: &Value) -> Pod {

@@ -4,7 +4,6 @@ use super::{error::Error, output::note};
 use crate::{
     guarded::{Guarded, Unreadable},
     listing,
-    words::plain,
 };
 use clap::Args;
 use kube::{
@@ -14,6 +13,7 @@ use kube::{
     core::NamespaceResourceScope,
 };
 use netloss_api::{ChaosExperiment, ChaosExperimentHistory};
+use netloss_core::words::plain;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{path::PathBuf, time::Duration};
 

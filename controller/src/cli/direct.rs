@@ -12,10 +12,10 @@ use super::{
     view::{ExperimentView, LiveFigures},
     workload::{Kind, Workload},
 };
-use crate::machine::Surroundings;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use netloss_api::{ChaosExperiment, PodState};
+use netloss_core::machine::Surroundings;
 use std::{
     hash::{BuildHasher, RandomState},
     time::{Duration, Instant},

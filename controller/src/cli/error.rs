@@ -1,7 +1,7 @@
 //! What goes wrong, in words that name the thing and the way out.
 
 use super::exit::Exit;
-use crate::words::line;
+use netloss_core::words::line;
 use std::io;
 
 /// Why a command did not do what it was asked.

@@ -8,10 +8,6 @@ use super::{
     presence::{self, Presence},
     view::{Seen, outcome_word, span},
 };
-use crate::{
-    history::{failure_reason, result},
-    words::brief,
-};
 use clap::Args;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -21,6 +17,10 @@ use netloss_api::{
     RunResult,
 };
 use netloss_contract::LossVerdict;
+use netloss_core::{
+    history::{failure_reason, result},
+    words::brief,
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -354,10 +354,10 @@ fn way_out(said: &mut Explanation, target: &str, words: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::{at, entry, planned, spec};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use netloss_api::ObservedLoss;
     use netloss_contract::{PerDirection, Traffic};
+    use netloss_core::machine::fixtures::{at, entry, planned, spec};
 
     fn facts() -> Facts {
         Facts { presence: Presence::Leads("one".to_owned()), freeze: None, waiting: BTreeMap::new() }

@@ -8,10 +8,7 @@ use super::{
     show::Show,
     view::{ExperimentView, LiveFigures},
 };
-use crate::{
-    guarded::Guarded,
-    words::{line, plain},
-};
+use crate::guarded::Guarded;
 use futures::StreamExt;
 use jiff::Timestamp;
 use kube::{
@@ -19,6 +16,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use netloss_api::ChaosExperiment;
+use netloss_core::words::{line, plain};
 use std::time::Duration;
 use tokio::{
     task::JoinHandle,
@@ -201,7 +199,7 @@ impl Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::spec;
+    use netloss_core::machine::fixtures::spec;
 
     fn object(uid: &str) -> Guarded<ChaosExperiment> {
         let mut object = ChaosExperiment::new("x", spec());

@@ -8,12 +8,7 @@ use super::{
     error::{Error, is_forbidden, is_missing},
     run::FIELD_MANAGER,
 };
-use crate::{
-    container::{agent_container, image_to_send, patch, repair_container, stop_container},
-    guarded::Guarded,
-    machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Preflight, Protection, Settings, Surroundings},
-    observe,
-};
+use crate::{guarded::Guarded, observe};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, EphemeralContainer, Pod};
 use kube::{
@@ -21,6 +16,10 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use netloss_api::{ChaosExperiment, ChaosExperimentStatus, PodStatus};
+use netloss_core::{
+    container::{agent_container, image_to_send, patch, repair_container, stop_container},
+    machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Preflight, Protection, Settings, Surroundings},
+};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Between looks: somebody is waiting.

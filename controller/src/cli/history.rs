@@ -7,11 +7,11 @@ use super::{
     show::tone,
     view::{Asked, Seen, span},
 };
-use crate::machine::requested_percentage;
 use clap::Args;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use netloss_api::{ChaosExperimentHistory, RunResult};
+use netloss_core::machine::requested_percentage;
 use serde::Serialize;
 
 /// Show the runs that are over, the latest first
@@ -144,13 +144,13 @@ fn text(runs: &[Past], namespaces: bool, wide: bool, paint: Paint, now: Timestam
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        history,
-        machine::fixtures::{at, entry, spec},
-    };
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use netloss_api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss, Outcome, Phase, PodState, PodStatus};
     use netloss_contract::{PerDirection, Traffic};
+    use netloss_core::{
+        history,
+        machine::fixtures::{at, entry, spec},
+    };
 
     #[test]
     fn a_run_is_a_line() {

@@ -1,14 +1,12 @@
 //! What agents count at present, which is in no status: it is read from their logs, as far as the user may.
 
 use super::view::LiveFigures;
-use crate::{
-    machine::{AgentLog, PodView},
-    observe::{self, CONCURRENCY, Lookup},
-};
+use crate::observe::{self, CONCURRENCY, Lookup};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use kube::{Client, ResourceExt};
 use netloss_api::{ChaosExperiment, ChaosExperimentSpec, PodState, PodStatus};
+use netloss_core::machine::{AgentLog, PodView};
 
 /// Pods whose logs are read for one look.
 const MOST: usize = 100;

@@ -6,12 +6,14 @@ use super::{
 };
 use crate::{
     admission::{self, Operation, Seen, Verdict},
-    machine::{Experiment, Settings},
     observe,
-    targets::{Candidate, NamespaceFacts},
 };
 use jiff::Timestamp;
 use netloss_api::ChaosExperimentSpec;
+use netloss_core::{
+    machine::{Experiment, Settings},
+    targets::{Candidate, NamespaceFacts},
+};
 
 /// The pods with these labels in the namespace.
 pub(super) async fn pods(cluster: &Cluster, selector: &super::workload::Labels) -> Result<Vec<Candidate>, Error> {

@@ -5,10 +5,10 @@ use super::{
     error::Error,
     workload::{self, Kind, Labels, Selection, Workload, parse_labels},
 };
-use crate::targets::Candidate;
 use clap::Args;
 use netloss_api::{Action, ChaosExperiment, ChaosExperimentSpec, LossModelSpec};
 use netloss_contract::{BackendChoice, Correlation, Direction, LossPercentage, MeanBurst, Ttl};
+use netloss_core::targets::Candidate;
 use std::str::FromStr;
 
 /// Who is to lose packets, and how many.
@@ -233,8 +233,8 @@ impl LossArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::candidates;
     use clap::Parser;
+    use netloss_core::machine::fixtures::candidates;
     use serde_json::json;
 
     #[derive(Debug, Parser)]

@@ -40,7 +40,7 @@ fn text(object: &ChaosExperiment) -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::spec;
+    use netloss_core::machine::fixtures::spec;
 
     #[test]
     fn a_manifest_is_what_was_asked_for() {

@@ -34,7 +34,6 @@ mod view;
 mod watch;
 mod workload;
 
-use crate::words::plain;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use connect::ConnectionArgs;
@@ -42,6 +41,7 @@ use error::Error;
 pub use exit::Exit;
 use jiff::Timestamp;
 use netloss_api::ChaosExperiment;
+use netloss_core::words::plain;
 
 /// The program, as it is installed.
 const PROGRAM: &str = "kubectl-netloss";
@@ -209,7 +209,7 @@ pub fn everything_shown(object: ChaosExperiment, now: Timestamp) -> Result<Strin
     let object = plain(object);
     let (figures, paint) = (view::LiveFigures::new(), output::Paint::none());
     let view = view::ExperimentView::new(&object, &figures, now);
-    let record = object.status.as_ref().map(|status| history::shown(&crate::history::record(&object, status, now), paint, now));
+    let record = object.status.as_ref().map(|status| history::shown(&netloss_core::history::record(&object, status, now), paint, now));
     let document = |format| output::document(format, "Experiment", &view).map_err(|error| error.to_string());
     let parts = [
         show::whole(&view, true, paint),

@@ -116,12 +116,10 @@ async fn of_scope(cluster: &Cluster, scope: &Scope) -> kube::Result<Owners> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cli::agents::fixtures::{UID, agent},
-        machine::fixtures::{entry, spec},
-    };
+    use crate::cli::agents::fixtures::{UID, agent};
     use kube::core::ObjectMeta;
     use netloss_api::{Outcome, PodState, PodStatus};
+    use netloss_core::machine::fixtures::{entry, spec};
 
     fn owners(objects: Vec<Result<ChaosExperiment, Unreadable>>, is_complete: bool) -> Owners {
         let mut owners = Owners { is_complete, ..Owners::default() };

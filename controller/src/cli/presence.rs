@@ -1,13 +1,14 @@
 //! Whether netloss's controller is there: by its lease, and where it has none by its pods.
 
 use super::connect::Cluster;
-use crate::{leader::LEASE, targets::is_ready, words::line};
+use crate::leader::LEASE;
 use jiff::Timestamp;
 use k8s_openapi::api::{
     coordination::v1::{Lease, LeaseSpec},
     core::v1::Pod,
 };
 use kube::{Api, api::ListParams};
+use netloss_core::{targets::is_ready, words::line};
 
 /// The label of the controller's pods, as config/manager has it.
 const LABEL: &str = "app.kubernetes.io/name=netloss-controller";
@@ -88,8 +89,8 @@ fn of(lease: Result<Option<LeaseSpec>, String>, ready: Result<usize, String>, no
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::at;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+    use netloss_core::machine::fixtures::at;
 
     fn lease(renewed: i64) -> LeaseSpec {
         LeaseSpec {

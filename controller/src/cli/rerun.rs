@@ -7,7 +7,6 @@ use super::{
     run::{AROUND, AttentionArgs, FIELD_MANAGER},
     verdict,
 };
-use crate::machine::run_request;
 use clap::Args;
 use jiff::Timestamp;
 use kube::{
@@ -16,6 +15,7 @@ use kube::{
 };
 use netloss_api::{ChaosExperiment, ChaosExperimentStatus, Phase, RUN_REQUESTED_ANNOTATION};
 use netloss_contract::Ttl;
+use netloss_core::machine::run_request;
 use serde_json::json;
 use std::time::Duration;
 
@@ -100,7 +100,7 @@ fn longest(object: &ChaosExperiment, now: Timestamp) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::{at, entry, spec};
+    use netloss_core::machine::fixtures::{at, entry, spec};
 
     fn object(status: ChaosExperimentStatus) -> ChaosExperiment {
         let mut object = ChaosExperiment::new("x", spec());

@@ -13,13 +13,13 @@ use super::{
     view::{ExperimentView, LiveFigures},
     workload::{self, Labels, Selection, Workload},
 };
-use crate::targets::{Candidate, NamespaceFacts};
 use clap::Args;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::PostParams};
 use netloss_api::{ChaosExperiment, ChaosExperimentSpec};
 use netloss_contract::Ttl;
+use netloss_core::targets::{Candidate, NamespaceFacts};
 use serde::Serialize;
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -327,8 +327,8 @@ fn is_consent(answer: &str, namespace: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::{candidates, spec};
     use clap::Parser;
+    use netloss_core::machine::fixtures::{candidates, spec};
 
     #[derive(Debug, Parser)]
     struct Command {

@@ -223,14 +223,14 @@ fn line(at: &str, pod: &PodLine) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cli::view::LiveFigures,
-        machine::fixtures::{at, entry, spec},
-        metrics::Live,
-    };
+    use crate::cli::view::LiveFigures;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use netloss_api::{ChaosExperiment, ChaosExperimentStatus, Phase, PodState, PodStatus};
     use netloss_contract::{PerDirection, Traffic};
+    use netloss_core::machine::{
+        Live,
+        fixtures::{at, entry, spec},
+    };
 
     fn view(pods: Vec<PodStatus>, live: &LiveFigures, now: i64) -> ExperimentView {
         let mut object = ChaosExperiment::new("x", spec());

@@ -117,10 +117,8 @@ fn row(view: &ExperimentView, namespaces: bool, wide: bool, paint: Paint, now: T
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cli::view::LiveFigures,
-        machine::fixtures::{at, planned, spec},
-    };
+    use crate::cli::view::LiveFigures;
+    use netloss_core::machine::fixtures::{at, planned, spec};
 
     #[test]
     fn a_list_has_a_line_for_each() {

@@ -15,7 +15,7 @@ use super::{
     status::experiments,
     verdict,
 };
-use crate::{guarded::Guarded, words::some_of};
+use crate::guarded::Guarded;
 use clap::Args;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -26,6 +26,7 @@ use kube::{
 };
 use netloss_api::{ChaosExperiment, ChaosExperimentStatus, EXPERIMENT_LABEL, Outcome, Phase};
 use netloss_contract::Ttl;
+use netloss_core::words::some_of;
 use serde_json::json;
 use std::time::Duration;
 
@@ -330,8 +331,8 @@ fn outcomes(status: &ChaosExperimentStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::{entry, spec};
     use netloss_api::{PodState, PodStatus};
+    use netloss_core::machine::fixtures::{entry, spec};
 
     #[test]
     fn of_two_ends_the_worse_one_is_the_exit_code() {

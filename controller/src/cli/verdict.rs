@@ -1,9 +1,9 @@
 //! Whether a run is over, and what its end means for the exit code.
 
 use super::error::Error;
-use crate::{history, machine::is_run_requested, words::some_of};
 use kube::ResourceExt;
 use netloss_api::{AS_REQUESTED, ChaosExperiment, ChaosExperimentStatus, Outcome, Phase, PodStatus, RUN_REQUESTED_ANNOTATION, RunResult};
+use netloss_core::{history, machine::is_run_requested, words::some_of};
 
 /// Whether the run that the spec asks for is over, and none is to follow by itself.
 pub(super) fn is_over(object: &ChaosExperiment) -> bool {
@@ -69,12 +69,10 @@ fn partial(pods: &[PodStatus]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cli::exit::Exit,
-        machine::fixtures::{at, entry, spec},
-    };
+    use crate::cli::exit::Exit;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use netloss_api::{PodState, Stopping};
+    use netloss_core::machine::fixtures::{at, entry, spec};
 
     fn object(phase: Phase, outcomes: &[Outcome]) -> ChaosExperiment {
         let mut object = ChaosExperiment::new("x", spec());

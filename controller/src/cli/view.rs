@@ -1,10 +1,13 @@
 //! An experiment as it is shown: made of the object, of what its agents said last, and of the time.
 
-use crate::{machine::requested_percentage, metrics::Live, words::brief};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use netloss_api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss, Outcome, Phase, PodState, PodStatus};
 use netloss_contract::{Direction, Expectation, Traffic, Ttl, sanitize};
+use netloss_core::{
+    machine::{Live, requested_percentage},
+    words::brief,
+};
 use serde::Serialize;
 use std::collections::HashMap;
 
@@ -295,9 +298,9 @@ pub(super) fn span(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::{at, entry, spec};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use netloss_contract::PerDirection;
+    use netloss_core::machine::fixtures::{at, entry, spec};
 
     fn object(pods: Vec<PodStatus>) -> ChaosExperiment {
         let mut object = ChaosExperiment::new("x", spec());

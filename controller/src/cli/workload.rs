@@ -1,10 +1,6 @@
 //! From a workload to the labels by which an experiment selects its pods.
 
 use super::{connect::Cluster, error::Error};
-use crate::{
-    targets::{Candidate, Skip},
-    words::some_of,
-};
 use k8s_openapi::{
     api::{
         apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
@@ -15,6 +11,10 @@ use k8s_openapi::{
 };
 use kube::{Api, api::ListParams, core::NamespaceResourceScope};
 use netloss_api::EXCLUDE_LABEL;
+use netloss_core::{
+    targets::{Candidate, Skip},
+    words::some_of,
+};
 use serde::de::DeserializeOwned;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -311,7 +311,7 @@ mod tests {
         let owners = BTreeSet::from(["old".to_owned(), "new".to_owned()]);
         assert_eq!(foreign(&owners, &metadata, &[]), ["other", "bare"]);
         let with_skip = |skip| {
-            let mut pods = crate::machine::fixtures::candidates(1);
+            let mut pods = netloss_core::machine::fixtures::candidates(1);
             (pods[0].target.uid, pods[0].skip) = ("uid-other".to_owned(), Some(skip));
             foreign(&owners, &metadata, &pods)
         };

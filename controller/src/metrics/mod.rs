@@ -7,14 +7,15 @@
 mod gauges;
 pub mod server;
 
-use crate::{
-    history::{self, Remnant},
-    machine::EventRecord,
-    targets::Safety,
-};
+use crate::records::Remnant;
 use jiff::{SignedDuration, Timestamp};
 use netloss_api::{ChaosExperiment, ChaosExperimentStatus, Outcome, Phase, PodStatus};
-use netloss_contract::{PerDirection, Traffic, Ttl};
+use netloss_contract::Ttl;
+use netloss_core::{
+    history,
+    machine::{EventRecord, Live},
+    targets::Safety,
+};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
@@ -25,15 +26,6 @@ use std::{
 
 /// The label `action` of everything that netloss does.
 const ACTION: &str = "pod-network-loss";
-
-/// What an agent last said of a loss that is in place.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Live {
-    /// When, by its node's clock.
-    pub at: Timestamp,
-    /// What it had counted.
-    pub traffic: PerDirection<Traffic>,
-}
 
 /// Lists what is there at present.
 type Experiments = Box<dyn Fn() -> Vec<Arc<ChaosExperiment>> + Send + Sync>;
@@ -316,7 +308,7 @@ fn name(outcome: Outcome) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::at;
+    use netloss_core::machine::fixtures::{at, entry, spec};
     use std::collections::BTreeMap;
 
     /// What k8s-chaos exports (internal/metrics/metrics.go), with its labels in the order of their names: dashboards and alerts go by these.
@@ -338,7 +330,7 @@ mod tests {
     #[test]
     fn inherited_metrics_have_their_names_and_labels() {
         let metrics = Metrics::default();
-        let mut object = ChaosExperiment::new("x", crate::machine::fixtures::spec());
+        let mut object = ChaosExperiment::new("x", netloss_core::machine::fixtures::spec());
         let start = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(0)));
         let over = ChaosExperimentStatus {
             phase: Some(Phase::Failed),
@@ -347,8 +339,8 @@ mod tests {
             ..ChaosExperimentStatus::default()
         };
         let event = |reason| EventRecord {
-            about: crate::machine::About::Experiment,
-            severity: crate::machine::Severity::Normal,
+            about: netloss_core::machine::About::Experiment,
+            severity: netloss_core::machine::Severity::Normal,
             reason,
             note: String::new(),
         };
@@ -390,7 +382,7 @@ mod tests {
         let series = r#"{experiment="x",namespace="n"}"#;
         assert_eq!(gauge(&metrics), Some(format!("{series} 2")));
         // While it is there, its status tells.
-        let mut object = ChaosExperiment::new("x", crate::machine::fixtures::spec());
+        let mut object = ChaosExperiment::new("x", netloss_core::machine::fixtures::spec());
         (object.metadata.namespace, object.metadata.uid) = (Some("n".to_owned()), Some("uid".to_owned()));
         object.status = Some(ChaosExperimentStatus::default());
         let list = vec![Arc::new(object)];
@@ -416,7 +408,6 @@ mod tests {
         assert!(!metrics.text(at(0)).unwrap().contains("experiment=\"x0\""));
     }
 
-    use crate::machine::fixtures::{entry, spec};
     use netloss_api::{PodState, PodStatus};
 
     fn value(text: &str, series: &str) -> Option<f64> {

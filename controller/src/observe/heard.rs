@@ -33,7 +33,7 @@ impl Heard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::at;
+    use netloss_core::machine::fixtures::at;
 
     #[test]
     fn each_agent_is_listened_to_now_and_then() {

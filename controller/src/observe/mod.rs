@@ -1,4 +1,4 @@
-//! What is seen of pods, made into what [`crate::machine::decide`] needs.
+//! What is seen of pods, made into what [`netloss_core::machine::decide`] needs.
 //!
 //! Everything that comes out of a pod is read within limits and believed only where it carries the run's name: the log and the
 //! termination message are written by a process in somebody else's pod.
@@ -14,9 +14,6 @@ pub use pod::{Log, Lookup, log_to_read, view as view_of};
 use crate::{
     guarded::{Guarded, Unreadable},
     listing,
-    machine::{AgentLog, Experiment, Needs, Observed, PodView, Pods, Protection, Settings, Surroundings},
-    targets::{Candidate, NamespaceFacts},
-    words::brief,
 };
 use futures::{AsyncReadExt, StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
@@ -27,6 +24,11 @@ use kube::{
     core::{ApiResource, DynamicObject, PartialObjectMeta},
 };
 use netloss_api::{ChaosExperiment, ChaosExperimentStatus, FREEZE, FREEZE_ANNOTATION, Phase, PodStatus};
+use netloss_core::{
+    machine::{AgentLog, Experiment, Needs, Observed, PodView, Pods, Protection, Settings, Surroundings},
+    targets::{Candidate, NamespaceFacts},
+    words::brief,
+};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -390,13 +392,11 @@ async fn bounded_log(api: &Api<Pod>, pod: &str, params: &LogParams) -> anyhow::R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        client,
-        machine::fixtures::{at, entry, spec},
-    };
+    use crate::client;
     use futures::FutureExt;
     use http::Response;
     use kube::client::Body;
+    use netloss_core::machine::fixtures::{at, entry, spec};
     use serde_json::json;
     use std::sync::{
         Arc,

@@ -1,10 +1,6 @@
 //! A pod object, made into a view.
 
 use super::report;
-use crate::{
-    machine::{AgentLog, AgentState, AgentView, PodView},
-    targets::{self, Skip},
-};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{ContainerState, ContainerStatus, EphemeralContainer, Pod},
@@ -12,6 +8,10 @@ use k8s_openapi::{
 };
 use netloss_api::{ChaosExperimentSpec, PodState, PodStatus};
 use netloss_contract::CONTAINER_PREFIX;
+use netloss_core::{
+    machine::{AgentLog, AgentState, AgentView, PodView},
+    targets::{self, Skip},
+};
 use std::net::IpAddr;
 
 /// A part of an agent's log.
@@ -160,7 +160,7 @@ fn state(pod: &Pod, container: &str, run: &str) -> AgentState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::{at, entry, spec};
+    use netloss_core::machine::fixtures::{at, entry, spec};
     use serde_json::{Value, json};
 
     fn seen(overlay: &Value) -> PodView {

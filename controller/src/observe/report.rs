@@ -1,7 +1,7 @@
 //! The agent's records, found in text that anything may have written.
 
-use crate::{machine::AgentLog, metrics::Live};
 use netloss_contract::{Event, Record};
+use netloss_core::machine::{AgentLog, Live};
 
 /// The records of this run, in their order.
 fn records<'a>(text: &'a str, run: &'a str) -> impl DoubleEndedIterator<Item = Record> + 'a {
@@ -34,7 +34,7 @@ pub(super) fn live(text: &str, run: &str) -> Option<Box<Live>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::{applied, heartbeat, record, removed};
+    use netloss_core::machine::fixtures::{applied, heartbeat, record, removed};
 
     #[test]
     fn a_log_is_searched_for_the_begin_of_the_loss() {

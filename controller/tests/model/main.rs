@@ -16,7 +16,7 @@ use executor::Flaw;
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kept::{Kept, Memo};
 use netloss_api::ChaosExperiment;
-use netloss_controller::machine::{Decision, Settings};
+use netloss_core::machine::{Decision, Settings};
 use node::{Life, Node};
 use shape::Shape;
 use stateright::{Checker, HasDiscoveries, Model, Property};

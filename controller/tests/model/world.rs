@@ -6,7 +6,7 @@ use crate::{
     node::{Life, Node},
 };
 use netloss_api::{ChaosExperiment, ChaosExperimentStatus, PodStatus, SentContainer};
-use netloss_controller::{
+use netloss_core::{
     machine::{Decision, PodView, Preflight, Settings},
     steps::Step,
 };

@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use kube::api::{LogParams, Patch, PatchParams};
 use kube::runtime::wait::await_condition;
 use netloss_api::{PodStatus, SentContainer};
-use netloss_controller::container::{agent_container, patch, stop_container};
+use netloss_core::container::{agent_container, patch, stop_container};
 use netloss_lab::cluster::Image;
 use netloss_lab::cluster::traffic::wait_ready;
 use serde_json::{Value, json};

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::EphemeralContainer;
 use kube::api::{ListParams, Patch, PatchParams};
 use netloss_api::{Phase, PodStatus};
 use netloss_contract::{Cleaned, Event, container_name};
-use netloss_controller::container::{agent_container, patch};
+use netloss_core::container::{agent_container, patch};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 

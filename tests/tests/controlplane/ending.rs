@@ -8,8 +8,8 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use netloss_api::{FINALIZER, Outcome, Phase, PodStatus, RECOVERED, Stopping};
 use netloss_contract::{Cause, Cleaned, Event};
-use netloss_controller::machine::Settings;
 use netloss_controller::reconcile::Context;
+use netloss_core::machine::Settings;
 use serde_json::{Value, json};
 use std::sync::Arc;
 

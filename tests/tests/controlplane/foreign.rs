@@ -12,7 +12,7 @@ use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
 use netloss_api::{ChaosExperiment, ChaosExperimentHistory, DEFINITIONS, Phase, PodState, SHORTENED_ANNOTATION};
 use netloss_controller::admission::{Operation, judge, look};
-use netloss_controller::machine::{Experiment, Settings};
+use netloss_core::machine::{Experiment, Settings};
 use netloss_lab::controlplane::ControlPlane;
 use netloss_lab::host::process::{Daemon, Lifetime};
 use serde_json::{Value, json};

@@ -6,9 +6,9 @@ use jiff::SignedDuration;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use netloss_api::{ChaosExperimentHistory, FailureReason, RunResult};
-use netloss_controller::history::{Retention, record_name};
-use netloss_controller::machine::Settings;
 use netloss_controller::reconcile::Context;
+use netloss_controller::records::Retention;
+use netloss_core::{history::record_name, machine::Settings};
 use serde_json::json;
 use std::sync::Arc;
 

@@ -9,9 +9,9 @@ use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
 use netloss_api::{ChaosExperimentHistory, Outcome, Phase, PodState, PodStatus};
 use netloss_contract::{Event, ExitCode, Failed, Record, Stage};
-use netloss_controller::machine::Settings;
 use netloss_controller::metrics::Metrics;
 use netloss_controller::reconcile::Context;
+use netloss_core::machine::Settings;
 use serde_json::{Value, json};
 use std::sync::Arc;
 

@@ -143,7 +143,7 @@ async fn loss_that_may_remain_of_an_experiment_that_was_deleted_is_named() {
     let mut status = object.status.clone().unwrap();
     let pod = &mut status.pods[0];
     (pod.state, pod.outcome) = (PodState::Ended, Some(Outcome::Unknown));
-    let record = netloss_controller::history::record(&object, &status, world.at(60));
+    let record = netloss_core::history::record(&object, &status, world.at(60));
     let records = Api::<ChaosExperimentHistory>::namespaced(world.client.clone(), &world.namespace);
     records.create(&PostParams::default(), &record).await.unwrap();
     world.set_state(&entry, json!({ "terminated": { "exitCode": 137 } })).await;

@@ -11,7 +11,7 @@ use kube::runtime::wait::await_condition;
 use kube::{Api, Client, ResourceExt};
 use netloss_api::{ChaosExperiment, PodStatus, SentContainer};
 use netloss_contract::{repair_container_name, stop_container_name};
-use netloss_controller::container::{agent_container, patch, repair_container, stop_container};
+use netloss_core::container::{agent_container, patch, repair_container, stop_container};
 use netloss_lab::cluster::{apply, default_objects};
 use netloss_lab::controlplane::{ControlPlane, Extent};
 use netloss_lab::host::process::Lifetime;

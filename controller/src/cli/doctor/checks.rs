@@ -309,7 +309,7 @@ fn stuck(facts: &Facts) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::cli::doctor::facts::{Installed, Remains};
-    use crate::machine::fixtures::entry;
+    use netloss_core::machine::fixtures::entry;
 
     fn facts() -> Facts {
         Facts {

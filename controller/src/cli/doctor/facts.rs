@@ -1,16 +1,13 @@
 //! What is looked at, with the user's rights and on past what those do not reach.
 
-use crate::{
-    cli::{
-        agents::{self, Agent},
-        connect::{Cluster, Scope},
-        error::{Error, is_forbidden},
-        hand::agent_image,
-        look, orphans,
-        presence::{self, Presence},
-        status::experiments,
-    },
-    words::line,
+use crate::cli::{
+    agents::{self, Agent},
+    connect::{Cluster, Scope},
+    error::{Error, is_forbidden},
+    hand::agent_image,
+    look, orphans,
+    presence::{self, Presence},
+    status::experiments,
 };
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -29,6 +26,7 @@ use kube::{
     api::{ListParams, PostParams},
 };
 use netloss_api::{ChaosExperiment, ChaosExperimentHistory, DEFINITIONS, FINALIZER, PodStatus};
+use netloss_core::words::line;
 use std::collections::BTreeSet;
 
 /// What the namespace's Pod Security standard refuses, as a label of it says.
@@ -223,7 +221,7 @@ async fn webhook(cluster: &Cluster) -> Result<Option<bool>, String> {
 
 type Labels = std::collections::BTreeMap<String, String>;
 
-async fn namespace(cluster: &Cluster) -> Result<(Option<Labels>, crate::targets::NamespaceFacts), Error> {
+async fn namespace(cluster: &Cluster) -> Result<(Option<Labels>, netloss_core::targets::NamespaceFacts), Error> {
     let facts = look::namespace(cluster).await?;
     let object = Api::<Namespace>::all(cluster.client.clone()).get_opt(&cluster.namespace).await;
     Ok((object.ok().flatten().and_then(|object| object.metadata.labels), facts))
@@ -414,9 +412,9 @@ pub(super) fn is_stuck(object: &ChaosExperiment) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::{at, entry};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use netloss_api::{Outcome, PodState};
+    use netloss_core::machine::fixtures::{at, entry};
     use serde_json::json;
 
     #[test]

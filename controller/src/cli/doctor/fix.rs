@@ -1,20 +1,16 @@
 //! What can be put right from here, with the user's rights.
 
 use super::facts::{Facts, Remains, Stuck, is_stuck};
-use crate::{
-    cli::{
-        agents,
-        connect::{Cluster, Scope},
-        error::{Error, is_missing},
-        freeze::STOP_LIMIT,
-        hand::{self, Hand, send},
-        output::{note, print},
-        run::FIELD_MANAGER,
-        stop::stop_orphan,
-        verdict,
-    },
-    container::{image_to_send, repair_container},
-    words::line,
+use crate::cli::{
+    agents,
+    connect::{Cluster, Scope},
+    error::{Error, is_missing},
+    freeze::STOP_LIMIT,
+    hand::{self, Hand, send},
+    output::{note, print},
+    run::FIELD_MANAGER,
+    stop::stop_orphan,
+    verdict,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
@@ -24,6 +20,10 @@ use kube::{
 };
 use netloss_api::{ChaosExperiment, FINALIZER, SentContainer};
 use netloss_contract::{CONTAINER_PREFIX, CleanupArgs, Event, Meant, Record};
+use netloss_core::{
+    container::{image_to_send, repair_container},
+    words::line,
+};
 use serde_json::json;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};

@@ -13,11 +13,11 @@ use super::{
     verdict,
     view::{Asked, ExperimentView, LiveFigures, PodLine, Seen},
 };
-use crate::{history, machine::requested_percentage, words::plain};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
 use netloss_api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, RunResult};
+use netloss_core::{history, machine::requested_percentage, words::plain};
 use serde::Serialize;
 
 /// Write a run up: what was asked for, what was seen with its 95 % interval, and how each pod was left
@@ -179,10 +179,10 @@ impl Report {
 #[cfg(test)]
 mod fixtures {
     use super::*;
-    use crate::machine::fixtures::{at, entry, spec};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use netloss_api::{ObservedLoss, Outcome, Phase, PodState, PodStatus};
     use netloss_contract::{PerDirection, Traffic};
+    use netloss_core::machine::fixtures::{at, entry, spec};
 
     /// A run with a pod that went as asked, and one that says something that no page may believe.
     pub(super) fn object() -> ChaosExperiment {
@@ -225,7 +225,7 @@ mod fixtures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::at;
+    use netloss_core::machine::fixtures::at;
 
     #[test]
     fn a_record_says_what_the_status_said() {

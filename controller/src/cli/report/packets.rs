@@ -32,7 +32,7 @@ pub(super) fn words(spec: &ChaosExperimentSpec) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::fixtures::spec;
+    use netloss_core::machine::fixtures::spec;
     use serde_json::json;
 
     #[test]

@@ -8,30 +8,30 @@ use serde_json::Value;
 const LONGEST: usize = 400;
 
 /// What may be shown is decided in one place, for the agent too.
-pub(crate) use netloss_contract::is_unprintable as acts;
+pub use netloss_contract::is_unprintable as acts;
 
 /// `text` on one line.
 #[must_use]
-pub(crate) fn line(text: &str) -> String {
+pub fn line(text: &str) -> String {
     sanitize(text).trim().to_owned()
 }
 
 /// `text` on one line and of bounded length.
 #[must_use]
-pub(crate) fn brief(text: &str) -> String {
+pub fn brief(text: &str) -> String {
     shortened(line(text), LONGEST)
 }
 
 /// At most so many bytes, and a sign that there was more.
 #[must_use]
-pub(crate) fn shortened(mut text: String, longest: usize) -> String {
+pub fn shortened(mut text: String, longest: usize) -> String {
     truncate(&mut text, longest);
     text
 }
 
 /// The object with each of its texts on one line: what comes from a cluster may have been written by anybody, and goes to a terminal.
 #[must_use]
-pub(crate) fn plain<T: Serialize + DeserializeOwned>(object: T) -> T {
+pub fn plain<T: Serialize + DeserializeOwned>(object: T) -> T {
     fn each(value: &mut Value) {
         match value {
             Value::String(text) if text.contains(acts) => *text = line(text),
@@ -47,7 +47,7 @@ pub(crate) fn plain<T: Serialize + DeserializeOwned>(object: T) -> T {
 
 /// The first few of many, and how many more there are.
 #[must_use]
-pub(crate) fn some_of(entries: impl IntoIterator<Item = String>) -> String {
+pub fn some_of(entries: impl IntoIterator<Item = String>) -> String {
     const FEW: usize = 3;
     let mut entries = entries.into_iter();
     let mut parts: Vec<String> = entries.by_ref().take(FEW).collect();

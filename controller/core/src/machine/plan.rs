@@ -150,7 +150,7 @@ fn enough(
 }
 
 /// Why `count` of the eligible pods are more than `spec.maxPercentage` allows.
-pub(crate) fn too_large_a_share(count: usize, eligible: usize, max: u32) -> Refusal {
+pub fn too_large_a_share(count: usize, eligible: usize, max: u32) -> Refusal {
     let share = (count * 100).div_ceil(eligible.max(1));
     let words = format!(
         "spec.maxPercentage is {max}, but {count} of the {eligible} eligible pods are {share} %: lower spec.count or raise spec.maxPercentage"

@@ -24,8 +24,8 @@ mod conclude;
 mod conditions;
 mod derive;
 mod events;
-#[cfg(test)]
-pub(crate) mod fixtures;
+#[cfg(any(test, feature = "fixtures"))]
+pub mod fixtures;
 mod follow;
 mod measured;
 mod plan;
@@ -40,24 +40,32 @@ mod summary;
 mod tests;
 
 pub use events::{About, EventRecord, Severity};
-pub(crate) use events::{plan_name_taken, record_name_taken, unreadable, unreadable_and_held};
-pub(crate) use plan::too_large_a_share;
+pub use events::{plan_name_taken, record_name_taken, unreadable, unreadable_and_held};
+pub use plan::too_large_a_share;
 pub use request::{Request, check, requested_percentage};
-pub(crate) use requested::is_waiting as is_run_requested;
+pub use requested::is_waiting as is_run_requested;
 pub use requested::run_request;
 
 use crate::{
-    metrics::Live,
     targets::{Candidate, NamespaceFacts, Safety, Skip},
     words::{acts, line, shortened},
 };
 use jiff::Timestamp;
 use netloss_api::{ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodState, PodStatus};
-use netloss_contract::{Applied, Record, Ttl};
+use netloss_contract::{Applied, PerDirection, Record, Traffic, Ttl};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
+
+/// What an agent last said of a loss that is in place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Live {
+    /// When, by its node's clock.
+    pub at: Timestamp,
+    /// What it had counted.
+    pub traffic: PerDirection<Traffic>,
+}
 
 /// Where k8s-chaos's kustomization installs its controller.
 pub const RIVAL_NAMESPACE: &str = "k8s-chaos-system";
@@ -318,7 +326,7 @@ pub struct Decision {
 }
 
 /// When no agent of an experiment that was deleted then, and of which nothing else is known, can be at work any more: none is planned since.
-pub(crate) fn held_until(deleted: Timestamp, settings: &Settings) -> Timestamp {
+pub fn held_until(deleted: Timestamp, settings: &Settings) -> Timestamp {
     plan::deadline(deleted, settings.start_timeout + Ttl::MAX + settings.grace)
 }
 

@@ -90,13 +90,13 @@ pub(super) fn failed_run(message: &str) -> EventRecord {
 }
 
 /// An experiment that does not decode, as another definition than netloss's may let one be written.
-pub(crate) fn unreadable(error: &str) -> EventRecord {
+pub fn unreadable(error: &str) -> EventRecord {
     let note = format!("Not run: the experiment does not decode ({error}): correct that field; config/crd would have refused it");
     EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "Unreadable", note }
 }
 
 /// The same of one that is being deleted and has netloss's finalizer, until when that stays.
-pub(crate) fn unreadable_and_held(error: &str, until: Timestamp) -> EventRecord {
+pub fn unreadable_and_held(error: &str, until: Timestamp) -> EventRecord {
     let note = format!(
         "Its finalizer stays until {until}, when no agent of it can be at work any more: the experiment does not decode ({error}): correct that field to \
          have it deleted before"
@@ -105,13 +105,13 @@ pub(crate) fn unreadable_and_held(error: &str, until: Timestamp) -> EventRecord 
 }
 
 /// Another object has the name of a run's history record.
-pub(crate) fn record_name_taken(name: &str, own: &str) -> EventRecord {
+pub fn record_name_taken(name: &str, own: &str) -> EventRecord {
     let note = format!("Another object has the name of the run's history record, {name}, and other content: the record is {own}");
     EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "RecordNameTaken", note }
 }
 
 /// Another object has the name of a plan.
-pub(crate) fn plan_name_taken(name: &str, own: &str) -> EventRecord {
+pub fn plan_name_taken(name: &str, own: &str) -> EventRecord {
     let note = format!("Another object has the name of the ChaosExperimentPlan {name}, and other content: the plan is {own}");
     EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "PlanNameTaken", note }
 }

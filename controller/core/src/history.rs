@@ -1,47 +1,21 @@
-//! The record of a run: what goes into it, and how long it is kept.
+//! The record of a run: what goes into it, and its name.
 
-use crate::{
-    guarded::{Guarded, Unreadable},
-    listing,
-    metrics::Metrics,
-    observe::is_cleaned_since,
-    words::brief,
-};
-use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
-use kube::{
-    Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams},
-    core::{ObjectMeta, PartialObjectMeta},
-};
+use crate::words::brief;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{ResourceExt, core::ObjectMeta};
 use netloss_api::{
     AS_REQUESTED, AffectedResource, Audit, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentStatus,
     EXPERIMENT_LABEL, ErrorDetails, Execution, ExperimentRef, FailureReason, Outcome, PREFLIGHT, Phase, PodStatus, RunResult,
     SHORTENED_ANNOTATION, order::rank,
 };
-use std::collections::{BTreeMap, HashMap};
-use tracing::{info, warn};
+use std::collections::BTreeMap;
 
 /// Marks the record of a run that may have left loss in a pod, for those who list these alone.
-const REMAINS_LABEL: &str = "chaos.gushchin.dev/loss-may-remain";
-
-/// Pods that one look at such records reads at most: who may write records may make them up.
-const REMNANTS: usize = 50;
+pub const REMAINS_LABEL: &str = "chaos.gushchin.dev/loss-may-remain";
 
 /// Names the experiment on its records, as k8s-chaos does; a name of more than 63 characters is cut.
-const NAME_LABEL: &str = "chaos.gushchin.dev/experiment";
-
-/// Records of one page of a list, metadata only: up to 256 KiB of annotations each.
-const PAGE: u32 = 100;
-
-/// How long records are kept.
-#[derive(Debug, Clone, Copy)]
-pub struct Retention {
-    /// So many of each experiment, the latest ones.
-    pub count: usize,
-    /// No longer than this.
-    pub age: SignedDuration,
-}
+pub const NAME_LABEL: &str = "chaos.gushchin.dev/experiment";
 
 /// How a run that is over went.
 #[must_use]
@@ -159,46 +133,6 @@ pub fn record(object: &ChaosExperiment, status: &ChaosExperimentStatus, now: Tim
     record
 }
 
-/// Loss that a run may have left, by its record, which outlives its experiment.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Remnant {
-    /// Which experiment.
-    pub experiment: ExperimentRef,
-    /// In how many pods.
-    pub pods: usize,
-}
-
-/// What runs may have left by their records: in pods that are still there, and in which nobody has cleaned up since.
-///
-/// # Errors
-/// When the API server does not list records, or a pod cannot be read.
-pub async fn remnants(client: &Client, namespace: Option<&str>) -> kube::Result<Vec<Remnant>> {
-    let api = listing::scoped::<Guarded<ChaosExperimentHistory>>(client, namespace);
-    let marked = ListParams::default().labels(&format!("{REMAINS_LABEL}=true"));
-    let mut suspects = Vec::new();
-    let keep = |record: Result<ChaosExperimentHistory, Unreadable>| {
-        let record = record.ok()?.spec;
-        let room = REMNANTS - suspects.len();
-        let pods = record.pods.into_iter().filter(PodStatus::may_keep_loss).take(room);
-        suspects.extend(pods.map(|pod| (record.experiment_ref.clone(), pod)));
-        None::<()>
-    };
-    listing::list(&api, &marked, listing::PAGE, keep).await?;
-    let mut found: Vec<Remnant> = Vec::new();
-    for (experiment, entry) in suspects {
-        let since = entry.ended_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
-        let pod = Api::<Guarded<Pod>>::namespaced(client.clone(), &entry.namespace).get_opt(&entry.name).await?;
-        if !pod.is_some_and(|pod| pod.uid().as_deref() == Some(&entry.uid) && !pod.0.is_ok_and(|pod| is_cleaned_since(&pod, since))) {
-            continue;
-        }
-        match found.iter_mut().find(|known| known.experiment == experiment) {
-            Some(known) => known.pods += 1,
-            None => found.push(Remnant { experiment, pods: 1 }),
-        }
-    }
-    Ok(found)
-}
-
 /// Sorts by experiment and run for a person, and is another for a later experiment of the same name. `paused` is the attempt that a pause has ended, of a
 /// record that stands until the run's own.
 #[must_use]
@@ -215,7 +149,7 @@ fn suffix(uid: &str, run: u32) -> String {
 }
 
 /// What the names of records of the run's pauses contain, if there can be any.
-pub(crate) fn paused_prefix(uid: &str, status: &ChaosExperimentStatus) -> Option<String> {
+pub fn paused_prefix(uid: &str, status: &ChaosExperimentStatus) -> Option<String> {
     let is_later = status.attempt.is_some_and(|attempt| attempt > 1);
     is_later.then(|| format!("{}-p", suffix(uid, status.run.unwrap_or_default())))
 }
@@ -302,98 +236,13 @@ fn affected(pod: &PodStatus) -> AffectedResource {
 }
 
 /// The field manager that wrote the spec last.
-pub(crate) fn writer(object: &ChaosExperiment) -> Option<String> {
+pub fn writer(object: &ChaosExperiment) -> Option<String> {
     let writes_spec = |fields: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::FieldsV1>| {
         fields.is_some_and(|fields| fields.0.get("f:spec").is_some())
     };
     let entries =
         object.metadata.managed_fields.iter().flatten().filter(|entry| entry.subresource.as_deref().unwrap_or_default().is_empty());
     entries.filter(|entry| writes_spec(entry.fields_v1.as_ref())).max_by_key(|entry| entry.time.clone())?.manager.clone()
-}
-
-/// A record, as far as it matters whether it is kept.
-struct Kept {
-    name: String,
-    /// The experiment's uid.
-    experiment: String,
-    /// The experiment's name, as a label has it.
-    called: String,
-    made: Timestamp,
-}
-
-/// Which of these records are not kept, and why, in k8s-chaos's word for the first.
-fn expired(records: &[Kept], retention: Retention, now: Timestamp) -> Vec<(&Kept, &'static str)> {
-    let mut newest_first: Vec<_> = records.iter().collect();
-    newest_first.sort_by_key(|record| std::cmp::Reverse(record.made));
-    let mut seen: HashMap<&str, usize> = HashMap::new();
-    let mut gone = Vec::new();
-    for record in newest_first {
-        let count = seen.entry(&record.experiment).or_default();
-        *count += 1;
-        if *count > retention.count {
-            gone.push((record, "retention_limit"));
-        } else if now.duration_since(record.made) > retention.age {
-            gone.push((record, "retention_age"));
-        }
-    }
-    gone
-}
-
-/// Deletes the records of a namespace, or of all, that are not kept; `experiment` are those of one experiment alone.
-///
-/// # Errors
-/// When the API server does not list them.
-pub async fn prune(
-    client: &Client,
-    namespace: Option<&str>,
-    experiment: Option<&str>,
-    retention: Retention,
-    now: Timestamp,
-    metrics: &Metrics,
-) -> kube::Result<()> {
-    let labels = experiment.map_or_else(|| EXPERIMENT_LABEL.to_owned(), |uid| format!("{EXPERIMENT_LABEL}={uid}"));
-    let mut page = ListParams::default().labels(&labels).limit(PAGE);
-    let mut found: BTreeMap<String, Vec<Kept>> = BTreeMap::new();
-    loop {
-        let list = listing::metadata(listing::scoped::<ChaosExperimentHistory>(client, namespace), &page).await?;
-        for object in &list.items {
-            let label = |key: &str| object.labels().get(key).cloned().unwrap_or_default();
-            let (experiment, called) = (label(EXPERIMENT_LABEL), label(NAME_LABEL));
-            let made = object.creation_timestamp().map_or(now, |time| time.0);
-            let record = Kept { name: object.name_any(), experiment, called, made };
-            found.entry(object.namespace().unwrap_or_default()).or_default().push(record);
-        }
-        match list.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => page = page.continue_token(&token),
-            None => break,
-        }
-    }
-    for (namespace, records) in &found {
-        let api = Api::<Guarded<PartialObjectMeta<ChaosExperimentHistory>>>::namespaced(client.clone(), namespace);
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for record in records {
-            *counts.entry(&record.called).or_default() += 1;
-        }
-        for (record, reason) in expired(records, retention, now) {
-            let name = &record.name;
-            match api.delete(name, &DeleteParams::default()).await {
-                Ok(_) => {
-                    metrics.history_deleted(reason);
-                    info!(namespace, name, reason, "deleted a history record that is not kept any longer");
-                }
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => {
-                    warn!(namespace, name, %error, "a history record could not be deleted");
-                    continue;
-                }
-            }
-            counts.entry(&record.called).and_modify(|count| *count = count.saturating_sub(1));
-        }
-        for (called, count) in counts {
-            metrics.history_counted(namespace, called, count);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -429,25 +278,6 @@ mod tests {
             record(&object, &status, at(0)).metadata.labels.unwrap().contains_key(REMAINS_LABEL)
         };
         assert!(marked(Outcome::Unknown) && !marked(Outcome::Clean));
-    }
-
-    #[test]
-    fn records_go_by_count_and_by_age() {
-        let made = |name: &str, experiment: &str, seconds| Kept {
-            name: name.to_owned(),
-            experiment: experiment.to_owned(),
-            called: String::new(),
-            made: at(seconds),
-        };
-        let expired = |records: &[Kept], retention, now| -> Vec<(String, &str)> {
-            super::expired(records, retention, now).into_iter().map(|(record, why)| (record.name.clone(), why)).collect()
-        };
-        let gone = |name: &str, why: &'static str| (name.to_owned(), why);
-        let records = [made("a1", "a", 0), made("a2", "a", 10), made("a3", "a", 20), made("b1", "b", 5)];
-        let keep = |count, seconds| Retention { count, age: SignedDuration::from_secs(seconds) };
-        assert_eq!(expired(&records, keep(2, 1000), at(30)), [gone("a1", "retention_limit")]);
-        assert_eq!(expired(&records, keep(9, 12), at(30)), ["a2", "b1", "a1"].map(|name| gone(name, "retention_age")));
-        assert!(expired(&records, keep(9, 1000), at(30)).is_empty());
     }
 
     #[test]

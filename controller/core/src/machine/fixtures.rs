@@ -9,7 +9,7 @@ use netloss_contract::{
 use serde_json::json;
 
 /// A pod that is planned, in the first run of the experiment `uid`.
-pub(crate) fn entry() -> PodStatus {
+pub fn entry() -> PodStatus {
     let entry = json!({
         "namespace": "n",
         "name": "p",
@@ -26,12 +26,12 @@ pub(crate) fn entry() -> PodStatus {
 }
 
 /// Seconds after some moment.
-pub(crate) fn at(seconds: i64) -> Timestamp {
+pub fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
 }
 
 /// A record of the first run of the experiment `uid`.
-pub(crate) fn record(event: Event) -> Record {
+pub fn record(event: Event) -> Record {
     Record { schema: SCHEMA, time: at(40), run: Some("uid/1".parse().unwrap()), event }
 }
 
@@ -40,7 +40,8 @@ fn asked() -> Asked {
     Asked { model, direction: Direction::Both, seed: None, per_segment: false }
 }
 
-pub(crate) fn applied() -> Event {
+/// The agent says that its loss is in place.
+pub fn applied() -> Event {
     Event::Applied(Applied {
         agent_version: "0.1.0".to_owned(),
         kernel: "6.12".to_owned(),
@@ -59,7 +60,8 @@ pub(crate) fn applied() -> Event {
     })
 }
 
-pub(crate) fn heartbeat() -> Event {
+/// The agent says that it is alive.
+pub fn heartbeat() -> Event {
     Event::Heartbeat(Heartbeat {
         elapsed_seconds: 10.0,
         remaining_seconds: 20.0,
@@ -73,7 +75,8 @@ pub(crate) fn heartbeat() -> Event {
     })
 }
 
-pub(crate) fn removed() -> Event {
+/// The agent says that its loss is gone.
+pub fn removed() -> Event {
     Event::Removed(Removed {
         cause: Cause::Ttl,
         interface: "eth0".to_owned(),
@@ -92,7 +95,7 @@ pub(crate) fn removed() -> Event {
 }
 
 /// What a user of the defaults asks for, but for retries.
-pub(crate) fn spec() -> ChaosExperimentSpec {
+pub fn spec() -> ChaosExperimentSpec {
     serde_json::from_value(serde_json::json!({
         "action": "pod-network-loss", "selector": { "app": "web" }, "duration": "30s", "lossPercentage": 10, "count": 2, "maxRetries": 0,
     }))
@@ -100,17 +103,17 @@ pub(crate) fn spec() -> ChaosExperimentSpec {
 }
 
 /// What the controller of most tests was started with.
-pub(crate) fn settings() -> Settings {
+pub fn settings() -> Settings {
     Settings::new("agent:1", "netloss-system")
 }
 
 /// The experiment `uid` in the namespace `n`.
-pub(crate) fn experiment<'a>(spec: &'a ChaosExperimentSpec, status: Option<&'a ChaosExperimentStatus>) -> Experiment<'a> {
+pub fn experiment<'a>(spec: &'a ChaosExperimentSpec, status: Option<&'a ChaosExperimentStatus>) -> Experiment<'a> {
     Experiment { namespace: "n", uid: "uid", generation: 1, deleting: false, finalized: true, requested: None, spec, status }
 }
 
 /// Eligible pods p0, p1 …, and their uids.
-pub(crate) fn candidates(count: usize) -> Vec<Candidate> {
+pub fn candidates(count: usize) -> Vec<Candidate> {
     let target = |n| Target { namespace: "n".to_owned(), name: format!("p{n}"), uid: format!("pod-uid-{n}"), node: None };
     let candidate = |n| Candidate {
         target: target(n),
@@ -125,47 +128,47 @@ pub(crate) fn candidates(count: usize) -> Vec<Candidate> {
 }
 
 /// A namespace with these pods in it.
-pub(crate) fn surroundings(pods: Vec<Candidate>) -> Observed {
+pub fn surroundings(pods: Vec<Candidate>) -> Observed {
     Observed::Surroundings(Surroundings { pods, ..Surroundings::default() })
 }
 
 /// These pods of a run.
-pub(crate) fn pods(views: BTreeMap<String, PodView>) -> Observed {
+pub fn pods(views: BTreeMap<String, PodView>) -> Observed {
     Observed::Pods(Pods { views, protection: Some(Protection::default()), ..Pods::default() })
 }
 
 /// A planned run that the API server would admit.
-pub(crate) fn planned(spec: &ChaosExperimentSpec, pods: usize) -> ChaosExperimentStatus {
+pub fn planned(spec: &ChaosExperimentSpec, pods: usize) -> ChaosExperimentStatus {
     let mut status = decide(&experiment(spec, None), &surroundings(candidates(pods)), at(0), &settings()).status.unwrap();
     status.set_condition(netloss_api::PREFLIGHT, "True", "Admitted", "", at(0));
     status
 }
 
 /// What is seen of an agent of a planned pod.
-pub(crate) fn agent_view(entry: &PodStatus, state: AgentState, log: AgentLog) -> AgentView {
+pub fn agent_view(entry: &PodStatus, state: AgentState, log: AgentLog) -> AgentView {
     AgentView { args: entry.argv.clone(), state, log, stop: None, repair: None }
 }
 
 /// An agent of a planned pod.
-pub(crate) fn present(agent: AgentView) -> PodView {
+pub fn present(agent: AgentView) -> PodView {
     PodView::Present { skip: None, new_sandbox: false, agent: Some(Box::new(agent)) }
 }
 
 /// An agent of a planned pod, in this state.
-pub(crate) fn agent(entry: &PodStatus, state: AgentState) -> PodView {
+pub fn agent(entry: &PodStatus, state: AgentState) -> PodView {
     present(agent_view(entry, state, AgentLog::Silent))
 }
 
 /// A log that says that the loss is in place.
-pub(crate) fn log_of(applied: Event, since: Timestamp) -> AgentLog {
+pub fn log_of(applied: Event, since: Timestamp) -> AgentLog {
     let Event::Applied(applied) = applied else { panic!("{applied:?}") };
     AgentLog::Applied(since, Box::new(applied))
 }
 
 /// A pod without an agent.
-pub(crate) const BARE: PodView = PodView::Present { skip: None, new_sandbox: false, agent: None };
+pub const BARE: PodView = PodView::Present { skip: None, new_sandbox: false, agent: None };
 
 /// An agent that ended.
-pub(crate) fn terminated(exit_code: i32, last: Option<Event>) -> AgentState {
+pub fn terminated(exit_code: i32, last: Option<Event>) -> AgentState {
     AgentState::Terminated { exit_code, reason: None, message: None, last: last.map(|event| Box::new(record(event))) }
 }

@@ -17,7 +17,7 @@ pub(crate) const LARGEST_WHOLE: usize = 150 * 1024;
 const LARGEST_RECORD: usize = 200 * 1024;
 
 /// In bytes, as the API server gets it.
-pub(crate) fn size(status: &ChaosExperimentStatus) -> usize {
+pub fn size(status: &ChaosExperimentStatus) -> usize {
     serde_json::to_vec(status).map_or(usize::MAX, |bytes| bytes.len())
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn without_arguments(mut status: ChaosExperimentStatus) -> ChaosExper
 }
 
 /// The form in which a status is kept, and the records that have to be there before it is written.
-pub(crate) fn split(experiment: &ChaosExperiment, mut status: ChaosExperimentStatus) -> (ChaosExperimentStatus, Vec<ChaosExperimentPlan>) {
+pub fn split(experiment: &ChaosExperiment, mut status: ChaosExperimentStatus) -> (ChaosExperimentStatus, Vec<ChaosExperimentPlan>) {
     // Those that were read from a record are in it.
     status.pods.iter_mut().filter(|pod| pod.plan.is_some()).for_each(|pod| pod.argv.clear());
     if size(&status) <= LARGEST_WHOLE {
@@ -61,13 +61,13 @@ pub(crate) fn split(experiment: &ChaosExperiment, mut status: ChaosExperimentSta
 }
 
 /// The records that have arguments of these pods of the status which are not in it.
-pub(crate) fn missing(status: &ChaosExperimentStatus, wanted: impl Fn(&PodStatus) -> bool) -> BTreeSet<String> {
+pub fn missing(status: &ChaosExperimentStatus, wanted: impl Fn(&PodStatus) -> bool) -> BTreeSet<String> {
     let pods = status.pods.iter().filter(|pod| pod.argv.is_empty() && wanted(pod));
     pods.filter_map(|pod| pod.plan.clone()).collect()
 }
 
 /// Puts in the arguments that a record has.
-pub(crate) fn fill_in(status: &mut ChaosExperimentStatus, plan: &ChaosExperimentPlan) {
+pub fn fill_in(status: &mut ChaosExperimentStatus, plan: &ChaosExperimentPlan) {
     let name = plan.metadata.name.as_deref();
     for pod in status.pods.iter_mut().filter(|pod| pod.plan.is_some() && pod.plan.as_deref() == name) {
         let of_pod = plan.spec.pods.iter().find(|planned| planned.uid == pod.uid && planned.container == pod.container);
@@ -78,14 +78,14 @@ pub(crate) fn fill_in(status: &mut ChaosExperimentStatus, plan: &ChaosExperiment
 }
 
 /// Has the status name the record `from` by its other name `to`.
-pub(crate) fn rename(status: &mut ChaosExperimentStatus, from: &str, to: &str) {
+pub fn rename(status: &mut ChaosExperimentStatus, from: &str, to: &str) {
     for pod in status.pods.iter_mut().filter(|pod| pod.plan.as_deref() == Some(from)) {
         pod.plan = Some(to.to_owned());
     }
 }
 
 /// Whether a record that is there is `plan`: of the same owner, with the same content, and not about to go.
-pub(crate) fn is_same(there: &ChaosExperimentPlan, plan: &ChaosExperimentPlan) -> bool {
+pub fn is_same(there: &ChaosExperimentPlan, plan: &ChaosExperimentPlan) -> bool {
     there.spec == plan.spec
         && there.metadata.owner_references == plan.metadata.owner_references
         && there.metadata.deletion_timestamp.is_none()
@@ -93,7 +93,7 @@ pub(crate) fn is_same(there: &ChaosExperimentPlan, plan: &ChaosExperimentPlan) -
 
 /// The records of the experiment with this uid that `before` names and `after` does not. A name of another experiment's record in a status
 /// was written by somebody else, and is left alone.
-pub(crate) fn unused(uid: &str, before: Option<&ChaosExperimentStatus>, after: &ChaosExperimentStatus) -> BTreeSet<String> {
+pub fn unused(uid: &str, before: Option<&ChaosExperimentStatus>, after: &ChaosExperimentStatus) -> BTreeSet<String> {
     let names = |status: &ChaosExperimentStatus| -> BTreeSet<String> { status.pods.iter().filter_map(|pod| pod.plan.clone()).collect() };
     let (used, own) = (names(after), format!("{uid}-r"));
     before.map(names).unwrap_or_default().into_iter().filter(|name| name.starts_with(&own) && !used.contains(name)).collect()
