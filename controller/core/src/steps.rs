@@ -1,7 +1,7 @@
 //! The order in which a decision is done.
 //!
 //! The order is what makes a crash between any two steps harmless (docs/ARCHITECTURE.md, invariant 4), so it stands here alone: the
-//! executor ([`crate::reconcile`]) goes through these steps, and so does the model check (`tests/model`).
+//! executor (`reconcile` of the controller) goes through these steps, and so does the model check (`tests/model`).
 
 use crate::{history, machine::Decision};
 use jiff::{SignedDuration, Timestamp};
