@@ -1,9 +1,8 @@
 //! The controller of netloss: runs `ChaosExperiments` of the action pod-network-loss.
 //!
-//! It decides and never touches a packet: it puts `netloss-agent` into pods as an ephemeral container and reads what the agent
-//! reports. Looking ([`observe`]), deciding ([`machine`], pure) and doing ([`reconcile`]) are rooms of their own; what may be acted on
-//! is in [`targets`], what is put into a pod in [`container`], and the words of the API in `netloss-api`. [`admission`] says no before there is
-//! anything to act on. [`cli`] is the other program of this package, `kubectl-netloss`, for people.
+//! It never touches a packet: it puts `netloss-agent` into pods as an ephemeral container and reads what the agent reports. [`observe`] looks, `netloss-core`
+//! decides, [`reconcile`] does. [`admission`] says no before there is anything to act on. [`cli`] is the other program of this package, `kubectl-netloss`, for
+//! people. The objects of the API are in `netloss-api`.
 
 pub mod admission;
 mod args;
