@@ -3,6 +3,7 @@
 use crate::{
     guarded,
     listing::{self, PAGE},
+    metrics::Metrics,
     pods::{Changed, PodWatches},
     reconcile::{self, Context, Error},
     records,
@@ -51,6 +52,7 @@ pub async fn run(client: Client, context: Arc<Context>, namespaces: &[String], s
     let rooms: Vec<Room> = scopes.iter().map(|scope| Room::new(&client, *scope)).collect();
     let stores: Vec<Store<Guarded>> = rooms.iter().map(|room| room.store.clone()).collect();
     let seen = stores.clone();
+    let _looking = Looking(context.metrics());
     context
         .metrics()
         .set_experiments(Some(Box::new(move || stores.iter().flat_map(Store::state).filter_map(|object| readable(&object)).collect())));
@@ -76,10 +78,16 @@ pub async fn run(client: Client, context: Arc<Context>, namespaces: &[String], s
         () = sweep(&context, &scopes) => {}
         () = watch_remnants(&client, &context, &scopes) => {}
     }
-    context.metrics().set_experiments(None);
-    context.metrics().set_remnants(Vec::new());
-    context.metrics().set_watches(0);
     info!("stopped");
+}
+
+/// Also where the run is dropped as it stands, as it is when the lease is lost.
+struct Looking<'a>(&'a Metrics);
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        self.0.forget_cluster();
+    }
 }
 
 /// Deletes history records that are not kept any longer, now and then.

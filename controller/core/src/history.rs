@@ -149,6 +149,7 @@ fn suffix(uid: &str, run: u32) -> String {
 }
 
 /// What the names of records of the run's pauses contain, if there can be any.
+#[must_use]
 pub fn paused_prefix(uid: &str, status: &ChaosExperimentStatus) -> Option<String> {
     let is_later = status.attempt.is_some_and(|attempt| attempt > 1);
     is_later.then(|| format!("{}-p", suffix(uid, status.run.unwrap_or_default())))
@@ -236,6 +237,7 @@ fn affected(pod: &PodStatus) -> AffectedResource {
 }
 
 /// The field manager that wrote the spec last.
+#[must_use]
 pub fn writer(object: &ChaosExperiment) -> Option<String> {
     let writes_spec = |fields: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::FieldsV1>| {
         fields.is_some_and(|fields| fields.0.get("f:spec").is_some())

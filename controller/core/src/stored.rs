@@ -17,6 +17,7 @@ pub(crate) const LARGEST_WHOLE: usize = 150 * 1024;
 const LARGEST_RECORD: usize = 200 * 1024;
 
 /// In bytes, as the API server gets it.
+#[must_use]
 pub fn size(status: &ChaosExperimentStatus) -> usize {
     serde_json::to_vec(status).map_or(usize::MAX, |bytes| bytes.len())
 }
@@ -28,6 +29,7 @@ pub(crate) fn without_arguments(mut status: ChaosExperimentStatus) -> ChaosExper
 }
 
 /// The form in which a status is kept, and the records that have to be there before it is written.
+#[must_use]
 pub fn split(experiment: &ChaosExperiment, mut status: ChaosExperimentStatus) -> (ChaosExperimentStatus, Vec<ChaosExperimentPlan>) {
     // Those that were read from a record are in it.
     status.pods.iter_mut().filter(|pod| pod.plan.is_some()).for_each(|pod| pod.argv.clear());
@@ -85,6 +87,7 @@ pub fn rename(status: &mut ChaosExperimentStatus, from: &str, to: &str) {
 }
 
 /// Whether a record that is there is `plan`: of the same owner, with the same content, and not about to go.
+#[must_use]
 pub fn is_same(there: &ChaosExperimentPlan, plan: &ChaosExperimentPlan) -> bool {
     there.spec == plan.spec
         && there.metadata.owner_references == plan.metadata.owner_references
@@ -93,6 +96,7 @@ pub fn is_same(there: &ChaosExperimentPlan, plan: &ChaosExperimentPlan) -> bool 
 
 /// The records of the experiment with this uid that `before` names and `after` does not. A name of another experiment's record in a status
 /// was written by somebody else, and is left alone.
+#[must_use]
 pub fn unused(uid: &str, before: Option<&ChaosExperimentStatus>, after: &ChaosExperimentStatus) -> BTreeSet<String> {
     let names = |status: &ChaosExperimentStatus| -> BTreeSet<String> { status.pods.iter().filter_map(|pod| pod.plan.clone()).collect() };
     let (used, own) = (names(after), format!("{uid}-r"));

@@ -126,6 +126,7 @@ impl Candidate {
 
 impl Candidate {
     /// A pod of which its metadata alone is known.
+    #[must_use]
     pub fn unreadable(metadata: &ObjectMeta, error: &str) -> Self {
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let target = Target { namespace: text(&metadata.namespace), name: text(&metadata.name), uid: text(&metadata.uid), node: None };
@@ -174,6 +175,7 @@ fn template(pod: &Pod) -> String {
 }
 
 /// The addresses by which a pod's node is known.
+#[must_use]
 pub fn host_ips(pod: &Pod) -> Vec<IpAddr> {
     let Some(status) = &pod.status else { return Vec::new() };
     let all = status.host_ips.iter().flatten().map(|address| address.ip.as_str());
@@ -330,6 +332,7 @@ const LATE_START: SignedDuration = SignedDuration::from_mins(1);
 
 /// The name of an agent's container that has not ended. One without a state yet is about to start, unless its deadline has passed: then it
 /// changes nothing if it does (an image that cannot be pulled, a kubelet that created it and never started it).
+#[must_use]
 pub fn active_agent(pod: &Pod, now: Timestamp) -> Option<String> {
     let state = |name: &str| {
         let mut statuses = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());

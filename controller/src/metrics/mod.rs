@@ -237,6 +237,14 @@ impl Metrics {
         }
     }
 
+    /// This replica no longer looks at the cluster: what it saw last would be shown for ever, as if it were so.
+    pub(crate) fn forget_cluster(&self) {
+        self.set_experiments(None);
+        self.set_remnants(Vec::new());
+        self.set_watches(0);
+        self.forget_history_counts();
+    }
+
     /// They are counted again.
     pub(crate) fn forget_history_counts(&self) {
         self.history_counts.reset();

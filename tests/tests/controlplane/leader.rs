@@ -132,12 +132,19 @@ async fn a_leader_that_sleeps_through_its_lease_leads_no_longer() {
     let world = world("leader-asleep").await;
     let first = Replica::start(&world, "first", SHORT).await;
     until("the first leads", async || first.leads().await).await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    let active = "chaosexperiment_active{action=\"pod-network-loss\"} 1";
+    until("it shows the run", async || get(first.metrics, "/metrics").await.contains(active)).await;
     let second = Replica::start(&world, "second", SHORT).await;
     first.daemon.signal(Signal::SIGSTOP).unwrap();
     until("the second leads", async || second.leads().await).await;
     first.daemon.signal(Signal::SIGCONT).unwrap();
     until("the first has noticed", async || !get(first.metrics, "/metrics").await.is_empty() && !first.leads().await).await;
     assert_eq!(holder(&world).await.as_deref(), Some("second"));
+    let text = get(first.metrics, "/metrics").await;
+    assert!(!text.contains(active), "it goes on showing what it saw last:\n{text}");
+    until("the second shows the run", async || get(second.metrics, "/metrics").await.contains(active)).await;
     assert!(get(first.health, "/livez").await.starts_with("HTTP/1.1 200"), "it is alive, and waits");
 }
 

@@ -90,12 +90,14 @@ pub(super) fn failed_run(message: &str) -> EventRecord {
 }
 
 /// An experiment that does not decode, as another definition than netloss's may let one be written.
+#[must_use]
 pub fn unreadable(error: &str) -> EventRecord {
     let note = format!("Not run: the experiment does not decode ({error}): correct that field; config/crd would have refused it");
     EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "Unreadable", note }
 }
 
 /// The same of one that is being deleted and has netloss's finalizer, until when that stays.
+#[must_use]
 pub fn unreadable_and_held(error: &str, until: Timestamp) -> EventRecord {
     let note = format!(
         "Its finalizer stays until {until}, when no agent of it can be at work any more: the experiment does not decode ({error}): correct that field to \
@@ -105,12 +107,14 @@ pub fn unreadable_and_held(error: &str, until: Timestamp) -> EventRecord {
 }
 
 /// Another object has the name of a run's history record.
+#[must_use]
 pub fn record_name_taken(name: &str, own: &str) -> EventRecord {
     let note = format!("Another object has the name of the run's history record, {name}, and other content: the record is {own}");
     EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "RecordNameTaken", note }
 }
 
 /// Another object has the name of a plan.
+#[must_use]
 pub fn plan_name_taken(name: &str, own: &str) -> EventRecord {
     let note = format!("Another object has the name of the ChaosExperimentPlan {name}, and other content: the plan is {own}");
     EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "PlanNameTaken", note }

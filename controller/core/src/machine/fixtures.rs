@@ -1,6 +1,12 @@
 //! What the tests of the machine and of its surroundings share.
 
-use super::*;
+// Of tests alone: they panic where a fixture is wrong.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, clippy::panic)]
+
+use super::{
+    AgentLog, AgentState, AgentView, Applied, BTreeMap, Candidate, ChaosExperimentSpec, ChaosExperimentStatus, Experiment, Observed,
+    PodStatus, PodView, Pods, Protection, Record, Settings, Surroundings, Timestamp, decide,
+};
 use crate::targets::Target;
 use netloss_api::PodState;
 use netloss_contract::{
@@ -9,6 +15,7 @@ use netloss_contract::{
 use serde_json::json;
 
 /// A pod that is planned, in the first run of the experiment `uid`.
+#[must_use]
 pub fn entry() -> PodStatus {
     let entry = json!({
         "namespace": "n",
@@ -26,11 +33,13 @@ pub fn entry() -> PodStatus {
 }
 
 /// Seconds after some moment.
+#[must_use]
 pub fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
 }
 
 /// A record of the first run of the experiment `uid`.
+#[must_use]
 pub fn record(event: Event) -> Record {
     Record { schema: SCHEMA, time: at(40), run: Some("uid/1".parse().unwrap()), event }
 }
@@ -41,6 +50,7 @@ fn asked() -> Asked {
 }
 
 /// The agent says that its loss is in place.
+#[must_use]
 pub fn applied() -> Event {
     Event::Applied(Applied {
         agent_version: "0.1.0".to_owned(),
@@ -61,6 +71,7 @@ pub fn applied() -> Event {
 }
 
 /// The agent says that it is alive.
+#[must_use]
 pub fn heartbeat() -> Event {
     Event::Heartbeat(Heartbeat {
         elapsed_seconds: 10.0,
@@ -76,6 +87,7 @@ pub fn heartbeat() -> Event {
 }
 
 /// The agent says that its loss is gone.
+#[must_use]
 pub fn removed() -> Event {
     Event::Removed(Removed {
         cause: Cause::Ttl,
@@ -95,6 +107,7 @@ pub fn removed() -> Event {
 }
 
 /// What a user of the defaults asks for, but for retries.
+#[must_use]
 pub fn spec() -> ChaosExperimentSpec {
     serde_json::from_value(serde_json::json!({
         "action": "pod-network-loss", "selector": { "app": "web" }, "duration": "30s", "lossPercentage": 10, "count": 2, "maxRetries": 0,
@@ -103,16 +116,19 @@ pub fn spec() -> ChaosExperimentSpec {
 }
 
 /// What the controller of most tests was started with.
+#[must_use]
 pub fn settings() -> Settings {
     Settings::new("agent:1", "netloss-system")
 }
 
 /// The experiment `uid` in the namespace `n`.
+#[must_use]
 pub fn experiment<'a>(spec: &'a ChaosExperimentSpec, status: Option<&'a ChaosExperimentStatus>) -> Experiment<'a> {
     Experiment { namespace: "n", uid: "uid", generation: 1, deleting: false, finalized: true, requested: None, spec, status }
 }
 
 /// Eligible pods p0, p1 …, and their uids.
+#[must_use]
 pub fn candidates(count: usize) -> Vec<Candidate> {
     let target = |n| Target { namespace: "n".to_owned(), name: format!("p{n}"), uid: format!("pod-uid-{n}"), node: None };
     let candidate = |n| Candidate {
@@ -128,16 +144,19 @@ pub fn candidates(count: usize) -> Vec<Candidate> {
 }
 
 /// A namespace with these pods in it.
+#[must_use]
 pub fn surroundings(pods: Vec<Candidate>) -> Observed {
     Observed::Surroundings(Surroundings { pods, ..Surroundings::default() })
 }
 
 /// These pods of a run.
+#[must_use]
 pub fn pods(views: BTreeMap<String, PodView>) -> Observed {
     Observed::Pods(Pods { views, protection: Some(Protection::default()), ..Pods::default() })
 }
 
 /// A planned run that the API server would admit.
+#[must_use]
 pub fn planned(spec: &ChaosExperimentSpec, pods: usize) -> ChaosExperimentStatus {
     let mut status = decide(&experiment(spec, None), &surroundings(candidates(pods)), at(0), &settings()).status.unwrap();
     status.set_condition(netloss_api::PREFLIGHT, "True", "Admitted", "", at(0));
@@ -145,21 +164,25 @@ pub fn planned(spec: &ChaosExperimentSpec, pods: usize) -> ChaosExperimentStatus
 }
 
 /// What is seen of an agent of a planned pod.
+#[must_use]
 pub fn agent_view(entry: &PodStatus, state: AgentState, log: AgentLog) -> AgentView {
     AgentView { args: entry.argv.clone(), state, log, stop: None, repair: None }
 }
 
 /// An agent of a planned pod.
+#[must_use]
 pub fn present(agent: AgentView) -> PodView {
     PodView::Present { skip: None, new_sandbox: false, agent: Some(Box::new(agent)) }
 }
 
 /// An agent of a planned pod, in this state.
+#[must_use]
 pub fn agent(entry: &PodStatus, state: AgentState) -> PodView {
     present(agent_view(entry, state, AgentLog::Silent))
 }
 
 /// A log that says that the loss is in place.
+#[must_use]
 pub fn log_of(applied: Event, since: Timestamp) -> AgentLog {
     let Event::Applied(applied) = applied else { panic!("{applied:?}") };
     AgentLog::Applied(since, Box::new(applied))
@@ -169,6 +192,7 @@ pub fn log_of(applied: Event, since: Timestamp) -> AgentLog {
 pub const BARE: PodView = PodView::Present { skip: None, new_sandbox: false, agent: None };
 
 /// An agent that ended.
+#[must_use]
 pub fn terminated(exit_code: i32, last: Option<Event>) -> AgentState {
     AgentState::Terminated { exit_code, reason: None, message: None, last: last.map(|event| Box::new(record(event))) }
 }

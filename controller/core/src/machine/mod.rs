@@ -326,6 +326,7 @@ pub struct Decision {
 }
 
 /// When no agent of an experiment that was deleted then, and of which nothing else is known, can be at work any more: none is planned since.
+#[must_use]
 pub fn held_until(deleted: Timestamp, settings: &Settings) -> Timestamp {
     plan::deadline(deleted, settings.start_timeout + Ttl::MAX + settings.grace)
 }

@@ -150,6 +150,7 @@ fn enough(
 }
 
 /// Why `count` of the eligible pods are more than `spec.maxPercentage` allows.
+#[must_use]
 pub fn too_large_a_share(count: usize, eligible: usize, max: u32) -> Refusal {
     let share = (count * 100).div_ceil(eligible.max(1));
     let words = format!(

@@ -34,6 +34,7 @@ pub(super) fn is_new(experiment: &Experiment<'_>, status: &ChaosExperimentStatus
 }
 
 /// Whether this value of the annotation requests a run that has not begun.
+#[must_use]
 pub fn is_waiting(value: Option<&str>, status: &ChaosExperimentStatus) -> bool {
     value.is_some_and(|value| run_request(value).is_ok() && status.run_requested_at.as_deref() != Some(value))
 }
