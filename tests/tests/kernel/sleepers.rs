@@ -243,8 +243,11 @@ fn an_agent_that_was_stopped_before_its_first_lease_loses_nothing() -> Result<()
         thread::sleep(Duration::from_secs(11));
     }
     wake(&pod, &agent, &Sleep::Stopped)?;
-    let failed = agent.finish()?.failed(ExitCode::Failed)?;
-    ensure!(failed.message.contains("not armed within") && failed.left.is_empty(), "{failed:?}");
+    let end = agent.finish()?;
+    let never = matches!(&end.last, Some(Event::Failed(failed)) if failed.message.contains("not armed within") && failed.left.is_empty());
+    // A thread stops when its system call has ended. Where that took longer than a lease, the first one had come and gone when the tables were looked at.
+    let ran_out = matches!(&end.last, Some(Event::Removed(removed)) if removed.cause == Cause::LeaseExpired);
+    ensure!(never || ran_out, "{end:?}");
     drop(waiting);
     assert_no_loss(pod.send(Way::Out, 500)?)?;
     assert_no_loss(pod.send(Way::In, 500)?)
