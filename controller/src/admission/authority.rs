@@ -148,8 +148,9 @@ pub async fn install(client: &Client, namespace: &str, secret: &str, configurati
         Some(authority) if !authority.is_due(now) => authority.clone(),
         before => Authority::make(before.as_ref(), now)?,
     };
-    let is_called = have_called(client, configuration, &authority).await?;
-    authority.called_since = authority.called_since.or(Some(Timestamp::from_second(now.as_second())?)).filter(|_| is_called);
+    // Compared with times at which the API server created objects, so by its clock; whole seconds, of which one may have begun before.
+    let called = have_called(client, configuration, &authority).await?;
+    authority.called_since = called.map(|since| authority.called_since.unwrap_or(since + SignedDuration::from_secs(1)));
     if before.as_ref() == Some(&authority) {
         return Ok(authority);
     }
@@ -163,13 +164,13 @@ pub async fn install(client: &Client, namespace: &str, secret: &str, configurati
     Ok(authority)
 }
 
-/// Writes authority and path into the configuration. Returns whether there is one.
-async fn have_called(client: &Client, name: &str, authority: &Authority) -> anyhow::Result<bool> {
+/// Writes authority and path into the configuration. Returns since when they stand there, by the API server's clock, if there is one.
+async fn have_called(client: &Client, name: &str, authority: &Authority) -> anyhow::Result<Option<Timestamp>> {
     let api = Api::<ValidatingWebhookConfiguration>::all(client.clone());
     let configuration = api.get_opt(name).await.with_context(|| format!("reading ValidatingWebhookConfiguration {name}"))?;
     let Some(configuration) = configuration else {
         warn!(name, "there is no such ValidatingWebhookConfiguration: the webhook is not called until it is applied, and this Job with it");
-        return Ok(false);
+        return Ok(None);
     };
     let wanted = |webhook: k8s_openapi::api::admissionregistration::v1::ValidatingWebhook| -> anyhow::Result<Value> {
         Ok(json!({ "name": webhook.name, "clientConfig": client_config(&webhook.client_config, authority)? }))
@@ -177,8 +178,10 @@ async fn have_called(client: &Client, name: &str, authority: &Authority) -> anyh
     let webhooks = configuration.webhooks.into_iter().flatten().map(wanted).collect::<anyhow::Result<Vec<_>>>()?;
     let patch = Patch::Strategic(json!({ "webhooks": webhooks }));
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    api.patch(name, &params, &patch).await.with_context(|| format!("writing ValidatingWebhookConfiguration {name}"))?;
-    Ok(true)
+    let written = api.patch(name, &params, &patch).await.with_context(|| format!("writing ValidatingWebhookConfiguration {name}"))?;
+    let mine = written.metadata.managed_fields.into_iter().flatten().filter(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER));
+    let since = mine.filter_map(|entry| entry.time).map(|time| time.0).max();
+    Ok(Some(since.with_context(|| format!("ValidatingWebhookConfiguration {name} does not say when it was written"))?))
 }
 
 /// What is to be added to a client configuration.
