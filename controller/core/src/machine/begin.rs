@@ -24,10 +24,21 @@ pub(super) fn hold(experiment: &Experiment<'_>, why: Begin, now: Timestamp, sett
     if spec.paused == Some(true) {
         return Some(paused(experiment, why, now));
     }
+    let status = experiment.status;
+    let schedule = spec.schedule.as_deref().and_then(|text| Schedule::parse(text).ok());
+    // Before the spec is checked: what is refused is refused again when it is due, and not sooner.
+    if let (Begin::Tick, Some(schedule), Some(Time(due))) = (why, &schedule, status.and_then(|status| status.next_scheduled_time.as_ref()))
+        && now < *due
+        && schedule.has(*due)
+    {
+        return Some(match status.filter(|status| status.phase == Some(Phase::Paused)) {
+            Some(status) => resumed(experiment, status, *due, now),
+            None => look_again(now, *due),
+        });
+    }
     if let Err(refusal) = check(experiment, settings) {
         return Some(fail(experiment, why, now, refusal, Vec::new(), false));
     }
-    let status = experiment.status;
     if matches!(why, Begin::Retry | Begin::Resume)
         && let Some(end) = status.and_then(|status| rest::end_of_run(experiment, status))
         && now >= end
@@ -40,8 +51,7 @@ pub(super) fn hold(experiment: &Experiment<'_>, why: Begin, now: Timestamp, sett
     {
         return Some(await_retry(experiment, status, *at, now));
     }
-    // Both were read by `check` already.
-    let schedule = spec.schedule.as_deref().and_then(|text| Schedule::parse(text).ok());
+    // They were read by `check` already.
     let windows = Windows::of(spec).unwrap_or_default();
     match (why, schedule) {
         (Begin::New, Some(schedule)) => return Some(arm(experiment, &schedule, now)),
@@ -50,9 +60,6 @@ pub(super) fn hold(experiment: &Experiment<'_>, why: Begin, now: Timestamp, sett
             // Whoever writes status does not choose when it runs.
             if !schedule.has(due) {
                 return Some(arm(experiment, &schedule, now));
-            }
-            if now < due {
-                return Some(look_again(now, due));
             }
             if now.duration_since(due) > LATE {
                 return Some(miss(experiment, now, "the controller did not get to it in time"));
@@ -132,6 +139,14 @@ fn arm(experiment: &Experiment<'_>, schedule: &Schedule, now: Timestamp) -> Deci
     status.phase = Some(Phase::Pending);
     status.message = next.map(|at| format!("Scheduled: the next run is at {}", whole(at)));
     Decision { status: changed(experiment, status), requeue: next.map(|at| rest::until(at, now)), ..Decision::default() }
+}
+
+/// A schedule that is not paused any more. Else its status would say so until its next run.
+fn resumed(experiment: &Experiment<'_>, status: &ChaosExperimentStatus, due: Timestamp, now: Timestamp) -> Decision {
+    let mut status = status.clone();
+    (status.phase, status.message) = (Some(Phase::Pending), Some(format!("Scheduled: the next run is at {}", whole(due))));
+    status.observed_generation = Some(experiment.generation);
+    Decision { status: changed(experiment, status), requeue: Some(rest::until(due, now)), ..Decision::default() }
 }
 
 fn paused(experiment: &Experiment<'_>, why: Begin, now: Timestamp) -> Decision {

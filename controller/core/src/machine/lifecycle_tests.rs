@@ -283,6 +283,35 @@ fn a_schedule_runs_at_its_times_and_skips_what_it_missed() {
 }
 
 #[test]
+fn a_spec_that_is_refused_is_refused_again_when_it_is_due_and_not_sooner() {
+    for wrong in [
+        json!({ "targetIPs": ["x"] }),
+        json!({ "targetPorts": [443], "targetProtocols": ["icmp"] }),
+        json!({ "lossModel": { "type": "gilbert" } }),
+    ] {
+        let mut fields = json!({ "schedule": "0 * * * *" });
+        fields.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
+        let spec = spec_with(fields);
+        let refused = begin(&spec, None, at(0)).status.unwrap();
+        assert_eq!((refused.phase, refused.run, refused.next_scheduled_time.clone()), (Some(Phase::Failed), Some(1), Some(Time(at(3600)))));
+        let again = begin(&spec, Some(&refused), at(1));
+        assert_eq!((again.status, again.requeue), (None, Some(Duration::from_millis(3_599_100))), "{wrong}");
+        assert_eq!(begin(&spec, Some(&refused), at(3601)).status.unwrap().run, Some(2), "{wrong}");
+    }
+}
+
+#[test]
+fn a_schedule_that_is_resumed_says_when_it_goes_on() {
+    let spec = spec_with(json!({ "schedule": "0 * * * *" }));
+    let armed = begin(&spec, None, at(0)).status.unwrap();
+    let held = begin(&paused(&spec, true), Some(&armed), at(10)).status.unwrap();
+    assert_eq!(held.phase, Some(Phase::Paused));
+    let resumed = begin(&spec, Some(&held), at(20));
+    assert_eq!(message(&resumed), format!("Scheduled: the next run is at {}", at(3600)));
+    assert_eq!(resumed.status.unwrap().phase, Some(Phase::Pending));
+}
+
+#[test]
 fn a_run_that_outlasts_its_schedule_does_not_overlap_with_the_next() {
     let spec = spec_with(json!({ "schedule": "* * * * *", "duration": "5m" }));
     let armed = begin(&spec, None, at(0)).status.unwrap();
