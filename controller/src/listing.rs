@@ -26,6 +26,28 @@ where
     }
 }
 
+/// The object that is named in a status or a record, which others may have written: what is no name at all names nothing, and is no error of a request.
+///
+/// # Errors
+/// When the API server does not answer, or not to this client.
+pub(crate) async fn named<K>(client: &Client, namespace: &str, name: &str) -> kube::Result<Option<Guarded<K>>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    if !is_name(namespace) || !is_name(name) {
+        return Ok(None);
+    }
+    Api::<Guarded<K>>::namespaced(client.clone(), namespace).get_opt(name).await
+}
+
+/// Whether an object may have this name: a DNS subdomain (RFC 1123), which names of namespaces are as well.
+fn is_name(text: &str) -> bool {
+    let is_edge = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let bytes = text.as_bytes();
+    let all = bytes.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.'));
+    all && bytes.len() <= 253 && is_edge(bytes.first()) && is_edge(bytes.last())
+}
+
 /// The objects that `keep` makes something of, read in pages of `page`.
 ///
 /// # Errors
@@ -70,4 +92,24 @@ where
 {
     let request = Request::new(api.resource_url()).list_metadata(params).map_err(kube::Error::BuildRequest)?;
     api.into_client().request(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client;
+    use futures::FutureExt;
+    use k8s_openapi::api::core::v1::Pod;
+
+    #[tokio::test]
+    async fn what_is_no_name_is_asked_of_nobody() {
+        let client = client::tests::answering(|_| futures::future::pending().boxed());
+        for (namespace, name) in
+            [("n", ""), ("", "p"), ("n", "a b"), ("n", "../p"), ("n", "P"), ("a/b", "p"), ("n", "-p"), ("n", &"p".repeat(254))]
+        {
+            let answer = named::<Pod>(&client, namespace, name).now_or_never().unwrap_or_else(|| panic!("asked for {namespace}/{name}"));
+            assert!(answer.unwrap().is_none(), "{namespace}/{name}");
+        }
+        assert!(is_name("p") && is_name("web-0.a") && is_name("kube-system"));
+    }
 }

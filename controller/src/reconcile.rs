@@ -16,7 +16,7 @@ use crate::{
     records::{self, Retention},
     turns::{self, Turns},
 };
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{EphemeralContainer, ObjectReference, Pod},
@@ -237,7 +237,7 @@ impl Context {
     async fn write_record(&self, object: &ChaosExperiment, status: Option<&ChaosExperimentStatus>) -> Result<(), Error> {
         let Some(mut run) = status.cloned() else { return Ok(()) };
         let namespace = object.namespace().unwrap_or_default();
-        self.fill_in(&namespace, &mut run, |_| true).await?;
+        self.fill_in((&namespace, &object.uid().unwrap_or_default()), &mut run, |_| true).await?;
         let mut record = history::record(object, &run, (self.clock)());
         let api = Api::<ChaosExperimentHistory>::namespaced(self.client.clone(), &namespace);
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
@@ -351,13 +351,19 @@ impl Context {
     }
 
     /// Reads what a status leaves to records, for those of its pods. What is in no record any more stays absent.
-    async fn fill_in(&self, namespace: &str, status: &mut ChaosExperimentStatus, wanted: impl Fn(&PodStatus) -> bool) -> Result<(), Error> {
-        let api = Api::<Guarded<ChaosExperimentPlan>>::namespaced(self.client.clone(), namespace);
-        for name in stored::missing(status, wanted) {
-            let plan = api.get_opt(&name).await.map_err(Error::api(format!("reading ChaosExperimentPlan {name}")))?;
-            if let Some(Guarded(Ok(plan))) = plan {
-                stored::fill_in(status, &plan);
-            }
+    async fn fill_in(
+        &self,
+        (namespace, uid): (&str, &str),
+        status: &mut ChaosExperimentStatus,
+        wanted: impl Fn(&PodStatus) -> bool,
+    ) -> Result<(), Error> {
+        let plans = stream::iter(stored::missing(uid, status, wanted)).map(|name| async move {
+            let plan = listing::named::<ChaosExperimentPlan>(&self.client, namespace, &name).await;
+            plan.map_err(Error::api(format!("reading ChaosExperimentPlan {name}")))
+        });
+        let plans: Vec<Option<Guarded<ChaosExperimentPlan>>> = plans.buffer_unordered(CONCURRENCY).try_collect().await?;
+        for plan in plans.into_iter().flatten().filter_map(|Guarded(plan)| plan.ok()) {
+            stored::fill_in(status, &plan);
         }
         Ok(())
     }
@@ -581,7 +587,7 @@ impl Context {
             Preflight::Unknown(_) => 1,
             Preflight::Refused(_) => 2,
         });
-        Ok(worst.unwrap_or(Preflight::Admitted))
+        Ok(worst.unwrap_or_else(|| Preflight::Unknown("each pod that was to be asked about is gone".to_owned())))
     }
 }
 
@@ -645,10 +651,10 @@ async fn pass(object: &ChaosExperiment, context: &Context, course: &mut Course) 
             return Ok(Some(Action::await_change()));
         };
         let mut current = current.map_err(|unreadable| Error::Unreadable(unreadable.error))?;
-        if let Some(status) = &mut current.status {
-            context.fill_in(&namespace, status, |pod| pod.state == PodState::Planned).await?;
-        }
         let uid = current.uid().unwrap_or_default();
+        if let Some(status) = &mut current.status {
+            context.fill_in((&namespace, &uid), status, |pod| pod.state == PodState::Planned).await?;
+        }
         let experiment = Experiment {
             namespace: &namespace,
             uid: &uid,
@@ -744,7 +750,7 @@ mod tests {
     use http::Response;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use kube::client::Body;
-    use netloss_core::machine::fixtures::{at, settings, spec};
+    use netloss_core::machine::fixtures::{at, entry, settings, spec};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// A client that finds nothing, and how often it has looked.
@@ -771,6 +777,7 @@ mod tests {
         reconcile(&object, &context).await.unwrap();
         assert_eq!(counts(), (1, 0));
         object.metadata.deletion_timestamp = Some(Time(at(0)));
+        object.status = Some(ChaosExperimentStatus { pods: vec![entry()], ..ChaosExperimentStatus::default() });
         reconcile(&object, &context).await.unwrap();
         assert_eq!(counts(), (1, 1));
     }

@@ -12,13 +12,12 @@ const PLACES: usize = 16;
 const PLACES_TO_END: usize = 4;
 
 /// Whether something of the experiment is under way and is to end: it is deleted, paused, edited or stopped, as far as the watch has told. What
-/// only rests or waits, paused or not, is none of these: anybody can have any number of that.
+/// only rests or waits, paused, deleted and held by a finalizer, or neither, is none of these: anybody can have any number of that.
 pub(crate) fn is_to_end(object: &ChaosExperiment) -> bool {
-    if object.metadata.deletion_timestamp.is_some() {
-        return true;
-    }
     let Some(status) = object.status.as_ref().filter(|status| status.is_under_way()) else { return false };
-    object.spec.paused == Some(true) || status.stopping.is_some() || status.observed_generation != object.metadata.generation
+    let metadata = &object.metadata;
+    let is_edited = status.observed_generation != metadata.generation;
+    metadata.deletion_timestamp.is_some() || object.spec.paused == Some(true) || status.stopping.is_some() || is_edited
 }
 
 /// Hands out turns, first come, first served.
@@ -78,8 +77,12 @@ mod tests {
         let mut waits = edited;
         waits.status = None;
         assert!(!is_to_end(&at_rest) && !is_to_end(&waits));
-        at_rest.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(0)));
-        assert!(is_to_end(&at_rest));
+        let deleted = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(0)));
+        // Whoever has a finalizer of their own on it keeps it for as long as they like.
+        at_rest.metadata.deletion_timestamp.clone_from(&deleted);
+        let mut going = running;
+        going.metadata.deletion_timestamp = deleted;
+        assert!(is_to_end(&going) && !is_to_end(&at_rest));
     }
 
     /// Takes each place that is not for those that are to end.

@@ -62,10 +62,22 @@ pub fn split(experiment: &ChaosExperiment, mut status: ChaosExperimentStatus) ->
     (status, plans)
 }
 
-/// The records that have arguments of these pods of the status which are not in it.
-pub fn missing(status: &ChaosExperimentStatus, wanted: impl Fn(&PodStatus) -> bool) -> BTreeSet<String> {
+/// Records of one run: a run has at most a hundred pods (`spec.count`), and a record has one of them or more.
+const MOST: usize = 100;
+
+/// The records that have arguments of these pods of the status which are not in it. Names that are not of a record of the experiment with this uid, and more
+/// of them than a run has, were written by somebody else: they are not asked for.
+#[must_use]
+pub fn missing(uid: &str, status: &ChaosExperimentStatus, wanted: impl Fn(&PodStatus) -> bool) -> BTreeSet<String> {
+    let own = prefix(uid);
     let pods = status.pods.iter().filter(|pod| pod.argv.is_empty() && wanted(pod));
-    pods.filter_map(|pod| pod.plan.clone()).collect()
+    let names: BTreeSet<String> = pods.filter_map(|pod| pod.plan.clone()).filter(|name| name.starts_with(&own)).collect();
+    names.into_iter().take(MOST).collect()
+}
+
+/// What the names of an experiment's records begin with.
+fn prefix(uid: &str) -> String {
+    format!("{uid}-r")
 }
 
 /// Puts in the arguments that a record has.
@@ -99,7 +111,7 @@ pub fn is_same(there: &ChaosExperimentPlan, plan: &ChaosExperimentPlan) -> bool 
 #[must_use]
 pub fn unused(uid: &str, before: Option<&ChaosExperimentStatus>, after: &ChaosExperimentStatus) -> BTreeSet<String> {
     let names = |status: &ChaosExperimentStatus| -> BTreeSet<String> { status.pods.iter().filter_map(|pod| pod.plan.clone()).collect() };
-    let (used, own) = (names(after), format!("{uid}-r"));
+    let (used, own) = (names(after), prefix(uid));
     before.map(names).unwrap_or_default().into_iter().filter(|name| name.starts_with(&own) && !used.contains(name)).collect()
 }
 
@@ -154,7 +166,7 @@ mod tests {
         let (stored, plans) = split(&experiment(), whole.clone());
         assert!(size(&stored) < 64 * 1024 && plans.len() == 4, "{} {}", size(&stored), plans.len());
         assert!(plans.iter().all(|plan| serde_json::to_vec(plan).unwrap().len() < 256 * 1024));
-        let named = missing(&stored, |_| true);
+        let named = missing(&experiment().uid().unwrap(), &stored, |_| true);
         assert_eq!(named, plans.iter().filter_map(|plan| plan.metadata.name.clone()).collect());
         let mut read = stored.clone();
         for plan in &plans {
@@ -165,6 +177,17 @@ mod tests {
         assert_eq!(argv(&read), argv(&whole));
         assert_eq!(split(&experiment(), read), (stored.clone(), Vec::new()), "what was read is written again as it was");
         assert_eq!(split(&experiment(), whole), (stored, plans), "the same plan has the same records");
+    }
+
+    #[test]
+    fn names_that_others_wrote_are_not_asked_for() {
+        let uid = experiment().uid().unwrap();
+        let named = |plan: String| PodStatus { argv: Vec::new(), plan: Some(plan), ..entry() };
+        let foreign = ["", "a b", "../x", "other-r1-0"].map(|name| named(name.to_owned()));
+        let status = |pods| ChaosExperimentStatus { pods, ..ChaosExperimentStatus::default() };
+        assert!(missing(&uid, &status(foreign.to_vec()), |_| true).is_empty());
+        let many = (0..1000).map(|n| named(format!("{uid}-r1-{n}"))).collect();
+        assert_eq!(missing(&uid, &status(many), |_| true).len(), MOST);
     }
 
     #[test]

@@ -320,7 +320,7 @@ fn seen_as(pod: Option<&Guarded<Pod>>, entry: &PodStatus, lookup: Lookup<'_>) ->
 }
 
 async fn read(client: &Client, entry: &PodStatus, lookup: Lookup<'_>, heard: Option<&Heard>) -> kube::Result<PodView> {
-    let pod = match Api::<Guarded<Pod>>::namespaced(client.clone(), &entry.namespace).get_opt(&entry.name).await {
+    let pod = match listing::named::<Pod>(client, &entry.namespace, &entry.name).await {
         Ok(pod) => pod,
         // Refused for good, for one pod. Anything else may be different the next time, for all of them.
         Err(kube::Error::Api(status)) if status.code == 403 => return Ok(PodView::Unreadable(status.message)),
