@@ -15,7 +15,7 @@ use kube::{
 use kube_lease_manager::{LeaseCreateMode, LeaseManager, LeaseManagerBuilder};
 use std::{future::Future, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// The lease's name.
 pub const LEASE: &str = "netloss-controller";
@@ -79,7 +79,14 @@ impl Election {
             tokio::select! {
                 () = work() => {
                     self.set_leads(false);
-                    if let Ok(Ok(())) = timeout(self.grace, manager.release()).await {
+                    let released = async {
+                        // An API server that does not answer at once may answer the next time; else the next leader waits until the lease has run out.
+                        while let Err(error) = manager.release().await {
+                            debug!(%error, "the lease was not released: trying again");
+                            sleep(AGAIN).await;
+                        }
+                    };
+                    if timeout(self.grace, released).await.is_ok() {
                         info!("the lease is handed over");
                     } else {
                         warn!("the lease could not be handed over: it runs out by itself");

@@ -139,12 +139,14 @@ async fn a_forged_plan_puts_nothing_into_a_pod() {
     let entry = &status.pods[0];
     let argv = entry.argv.iter().map(|word| if word.starts_with("--loss=") { "--loss=100".to_owned() } else { word.clone() }).collect();
     let pods = vec![PlannedArguments { container: entry.container.clone(), uid: entry.uid.clone(), argv }];
-    let plan = ChaosExperimentPlan::new("evil", ChaosExperimentPlanSpec { experiment: "x".to_owned(), run: 1, pods });
+    // A name that is not the experiment's own would not even be read.
+    let name = format!("{}-r1-evil", world.experiments().get("x").await.unwrap().metadata.uid.unwrap());
+    let plan = ChaosExperimentPlan::new(&name, ChaosExperimentPlanSpec { experiment: "x".to_owned(), run: 1, pods });
     let plans = Api::<ChaosExperimentPlan>::namespaced(world.client.clone(), &world.namespace);
     plans.create(&PostParams::default(), &plan).await.unwrap();
     let mut forged = serde_json::to_value(&status).unwrap();
     forged["pods"][0].as_object_mut().unwrap().remove("argv");
-    forged["pods"][0]["plan"] = json!("evil");
+    forged["pods"][0]["plan"] = json!(name);
     let mallory = status_writer(&world).await;
     forge(&world, &mallory, "x", &forged).await;
     world.pass("x", 1).await;
