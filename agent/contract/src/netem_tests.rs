@@ -218,7 +218,8 @@ fn agrees(model: &LossModel, lost: u64) -> bool {
     let deviation = (rate * (1.0 - rate) * inflation / PACKETS as f64).sqrt();
     // Few independent events are not normal.
     let off = 6.0 * deviation + (inflation + 36.0) / PACKETS as f64;
-    let start = expected.start() / PACKETS as f64;
+    // Of correlated numbers the start is a bound for verdicts, far above what it makes of so many packets.
+    let start = if matches!(model, LossModel::Random { .. }) { 0.0 } else { expected.start() / PACKETS as f64 };
     (start.min(0.0) - off..=start.max(0.0) + off).contains(&(drawn - rate))
 }
 

@@ -32,7 +32,8 @@ pub(super) fn hold(experiment: &Experiment<'_>, why: Begin, now: Timestamp, sett
         && schedule.has(*due)
     {
         return Some(match status.filter(|status| status.phase == Some(Phase::Paused)) {
-            Some(status) => resumed(experiment, status, *due, now),
+            // It is not paused any more, and would say so until its next run.
+            Some(status) => scheduled(experiment, status.clone(), now),
             None => look_again(now, *due),
         });
     }
@@ -134,19 +135,17 @@ pub(super) fn schedule_next(experiment: &Experiment<'_>, now: Timestamp) -> Opti
 /// Writes down when a new schedule has its first run.
 fn arm(experiment: &Experiment<'_>, schedule: &Schedule, now: Timestamp) -> Decision {
     let mut status = rest::carried(experiment, Begin::New);
-    let next = schedule.next(now);
-    status.next_scheduled_time = next.map(Time);
-    status.phase = Some(Phase::Pending);
-    status.message = next.map(|at| format!("Scheduled: the next run is at {}", whole(at)));
-    Decision { status: changed(experiment, status), requeue: next.map(|at| rest::until(at, now)), ..Decision::default() }
+    status.next_scheduled_time = schedule.next(now).map(Time);
+    scheduled(experiment, status, now)
 }
 
-/// A schedule that is not paused any more. Else its status would say so until its next run.
-fn resumed(experiment: &Experiment<'_>, status: &ChaosExperimentStatus, due: Timestamp, now: Timestamp) -> Decision {
-    let mut status = status.clone();
-    (status.phase, status.message) = (Some(Phase::Pending), Some(format!("Scheduled: the next run is at {}", whole(due))));
+/// Says when the schedule has its next run, and waits for it.
+fn scheduled(experiment: &Experiment<'_>, mut status: ChaosExperimentStatus, now: Timestamp) -> Decision {
+    let next = status.next_scheduled_time.as_ref().map(|time| time.0);
+    status.phase = Some(Phase::Pending);
+    status.message = next.map(|at| format!("Scheduled: the next run is at {}", whole(at)));
     status.observed_generation = Some(experiment.generation);
-    Decision { status: changed(experiment, status), requeue: Some(rest::until(due, now)), ..Decision::default() }
+    Decision { status: changed(experiment, status), requeue: next.map(|at| rest::until(at, now)), ..Decision::default() }
 }
 
 fn paused(experiment: &Experiment<'_>, why: Begin, now: Timestamp) -> Decision {
