@@ -6,7 +6,7 @@
 use crate::{
     guarded::{Guarded, Unreadable},
     listing,
-    observe::is_cleaned_since,
+    observe::keeps_loss,
     reconcile::{Context, reconcile},
 };
 use futures::{StreamExt, stream};
@@ -254,15 +254,8 @@ async fn left_with_loss(client: &Client, suspects: &[PodStatus]) -> Result<Vec<S
     let mut left = Vec::new();
     for suspect in suspects {
         let name = suspect.display_name();
-        let since = suspect.ended_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
-        let pod = match listing::named::<Pod>(client, &suspect.namespace, &suspect.name).await {
-            // Where netloss may not even look, it put nothing in: whoever may write records names any pod.
-            Err(kube::Error::Api(status)) if status.code == 403 => continue,
-            pod => pod.map_err(Error::api(format!("looking at pod {name}")))?,
-        };
-        if pod.is_some_and(|pod| pod.uid().as_deref() == Some(&suspect.uid) && !pod.0.is_ok_and(|pod| is_cleaned_since(&pod, since)))
-            && !left.contains(&name)
-        {
+        let keeps = keeps_loss(client, suspect).await.map_err(Error::api(format!("looking at pod {name}")))?;
+        if keeps && !left.contains(&name) {
             left.push(name);
         }
     }

@@ -4,17 +4,15 @@ use crate::{
     guarded::{Guarded, Unreadable},
     listing,
     metrics::Metrics,
-    observe::is_cleaned_since,
+    observe::keeps_loss,
 };
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams},
     core::PartialObjectMeta,
 };
-use netloss_api::{ChaosExperimentHistory, EXPERIMENT_LABEL, ExperimentRef, PodStatus};
-use netloss_core::history::{NAME_LABEL, REMAINS_LABEL};
+use netloss_api::{ChaosExperimentHistory, EXPERIMENT_LABEL, ExperimentRef, NAME_LABEL, PodStatus, REMAINS_LABEL};
 use std::collections::{BTreeMap, HashMap};
 use tracing::{info, warn};
 
@@ -27,9 +25,9 @@ const PAGE: u32 = 100;
 /// How long records are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
-    /// So many of each experiment, the latest ones.
+    /// Number of the newest records that are kept of each experiment.
     pub count: usize,
-    /// No longer than this.
+    /// Age above which a record is deleted.
     pub age: SignedDuration,
 }
 
@@ -60,13 +58,7 @@ pub async fn remnants(client: &Client, namespace: Option<&str>) -> kube::Result<
     listing::list(&api, &marked, listing::PAGE, keep).await?;
     let mut found: Vec<Remnant> = Vec::new();
     for (experiment, entry) in suspects {
-        let since = entry.ended_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
-        let pod = match listing::named::<Pod>(client, &entry.namespace, &entry.name).await {
-            // Where netloss may not even look, it put nothing in: whoever may write records names any pod.
-            Err(kube::Error::Api(status)) if status.code == 403 => continue,
-            pod => pod?,
-        };
-        if !pod.is_some_and(|pod| pod.uid().as_deref() == Some(&entry.uid) && !pod.0.is_ok_and(|pod| is_cleaned_since(&pod, since))) {
+        if !keeps_loss(client, &entry).await? {
             continue;
         }
         match found.iter_mut().find(|known| known.experiment == experiment) {

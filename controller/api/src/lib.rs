@@ -21,8 +21,8 @@ pub use history::{
     ExperimentRef, FailureReason, RunResult,
 };
 pub use names::{
-    ALLOW_FROM_ANNOTATION, EXCLUDE_LABEL, EXPERIMENT_LABEL, FINALIZER, FREEZE, FREEZE_ANNOTATION, PART_OF, PRODUCTION_ANNOTATION,
-    RUN_REQUESTED_ANNOTATION, SHORTENED_ANNOTATION,
+    ALLOW_FROM_ANNOTATION, EXCLUDE_LABEL, EXPERIMENT_LABEL, FINALIZER, FREEZE, FREEZE_ANNOTATION, NAME_LABEL, PART_OF,
+    PRODUCTION_ANNOTATION, REMAINS_LABEL, RUN_REQUESTED_ANNOTATION, SHORTENED_ANNOTATION,
 };
 pub use plan::{ChaosExperimentPlan, ChaosExperimentPlanSpec, PlannedArguments};
 pub use pod::{AskedLoss, ObservedInterval, ObservedLoss, ObservedTraffic, Outcome, PodState, PodStatus, SentContainer};

@@ -12,17 +12,23 @@ pub const EXCLUDE_LABEL: &str = "chaos.gushchin.dev/exclude";
 /// Marks a namespace as production with the value "true".
 pub const PRODUCTION_ANNOTATION: &str = "chaos.gushchin.dev/production";
 
-/// Opens a namespace to experiments of others: their names with commas between them, or `*`.
+/// On a namespace: the other namespaces whose experiments may act on its pods, separated by commas, or `*` for all.
 pub const ALLOW_FROM_ANNOTATION: &str = "chaos.gushchin.dev/allow-experiments-from";
 
 /// The ConfigMap in the controller's own namespace whose annotation stops all experiments and begins none.
 pub const FREEZE: &str = "netloss-freeze";
 
-/// The annotation; any value but "false" freezes.
+/// On [`FREEZE`]: any value but "false" stops all experiments.
 pub const FREEZE_ANNOTATION: &str = "chaos.gushchin.dev/freeze";
 
 /// Names the experiment's uid on its records.
 pub const EXPERIMENT_LABEL: &str = "chaos.gushchin.dev/experiment-uid";
+
+/// Marks the record of a run that may have left loss in a pod, for those who list these alone.
+pub const REMAINS_LABEL: &str = "chaos.gushchin.dev/loss-may-remain";
+
+/// Names the experiment on its records, as k8s-chaos does; a name of more than 63 characters is cut.
+pub const NAME_LABEL: &str = "chaos.gushchin.dev/experiment";
 
 /// Says on a record that something of it was left out.
 pub const SHORTENED_ANNOTATION: &str = "chaos.gushchin.dev/shortened";

@@ -6,16 +6,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{ResourceExt, core::ObjectMeta};
 use netloss_api::{
     AS_REQUESTED, AffectedResource, Audit, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentStatus,
-    EXPERIMENT_LABEL, ErrorDetails, Execution, ExperimentRef, FailureReason, Outcome, PREFLIGHT, Phase, PodStatus, RunResult,
-    SHORTENED_ANNOTATION, order::rank,
+    EXPERIMENT_LABEL, ErrorDetails, Execution, ExperimentRef, FailureReason, NAME_LABEL, Outcome, PREFLIGHT, Phase, PodStatus,
+    REMAINS_LABEL, RunResult, SHORTENED_ANNOTATION, order::rank,
 };
 use std::collections::BTreeMap;
-
-/// Marks the record of a run that may have left loss in a pod, for those who list these alone.
-pub const REMAINS_LABEL: &str = "chaos.gushchin.dev/loss-may-remain";
-
-/// Names the experiment on its records, as k8s-chaos does; a name of more than 63 characters is cut.
-pub const NAME_LABEL: &str = "chaos.gushchin.dev/experiment";
 
 /// How a run that is over went.
 #[must_use]

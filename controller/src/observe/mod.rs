@@ -310,6 +310,21 @@ pub(crate) async fn view(client: &Client, entry: &PodStatus, lookup: Lookup<'_>)
     read(client, entry, lookup, None).await
 }
 
+/// Whether the pod in which loss may have been left is still there, and nobody has cleaned up in it since.
+///
+/// # Errors
+/// When the API server does not answer.
+pub(crate) async fn keeps_loss(client: &Client, entry: &PodStatus) -> kube::Result<bool> {
+    let since = entry.ended_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
+    let pod = match listing::named::<Pod>(client, &entry.namespace, &entry.name).await {
+        // Where netloss may not even look, it put nothing in: whoever may write records names any pod.
+        Err(kube::Error::Api(status)) if status.code == 403 => return Ok(false),
+        pod => pod?,
+    };
+    let is_it = |pod: &Guarded<Pod>| pod.uid().as_ref() == Some(&entry.uid);
+    Ok(pod.filter(is_it).is_some_and(|pod| !pod.0.is_ok_and(|pod| is_cleaned_since(&pod, since))))
+}
+
 /// As [`pod::view`], of a pod that may not decode: whatever runs in that one, it is said to be unreadable until it is replaced or overdue.
 fn seen_as(pod: Option<&Guarded<Pod>>, entry: &PodStatus, lookup: Lookup<'_>) -> PodView {
     match pod.map(|Guarded(pod)| pod.as_ref()).transpose() {

@@ -58,12 +58,12 @@ use std::{
     time::Duration,
 };
 
-/// What an agent last said of a loss that is in place.
+/// The latest counters that an agent reported while its loss is in place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Live {
-    /// When, by its node's clock.
+    /// When it reported them, by its node's clock.
     pub at: Timestamp,
-    /// What it had counted.
+    /// The counters, since the loss is in place.
     pub traffic: PerDirection<Traffic>,
 }
 
