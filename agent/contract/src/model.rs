@@ -221,24 +221,33 @@ impl LossModel {
         Expectation::new(100.0 * netem.long_run().loss, netem.variance_inflation()).with_start(netem.start())
     }
 
-    /// The loss that somebody has to agree to, in percent: what is asked for, or what will be lost where that is more. 100 where correlation is so near to 100 %
-    /// that the first random number may lose over a thousand packets in a row.
+    /// The loss that somebody has to agree to, in percent: what is asked for, or what will be lost where that is more, be it for some thousand packets in a row
+    /// alone. So it is where a model hardly ever leaves a state in which it loses more, or where correlation is so near to 100 % that the first random number may
+    /// lose over a thousand packets in a row.
     #[must_use]
     pub fn highest_percentage(&self) -> f64 {
         let netem = NetemLoss::of(self);
-        if netem.longest_start() > MeanBurst::MAX {
-            return 100.0;
-        }
-        self.asked_percentage().max(percent(netem.long_run().loss))
+        let worst = netem.worst_window().unwrap_or(0.0).max(netem.long_run().loss);
+        self.asked_percentage().max(percent(worst))
     }
 
-    /// That the loss will be another than the asked one, in words; none where it is within a tenth.
+    /// That the loss will be another than the asked one, in words; none where it is within a tenth, for some thousand packets in a row too.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
-        let (Self::Random { loss_percentage, .. } | Self::Gilbert { loss_percentage, .. }) = self else { return None };
+        let worst = NetemLoss::of(self).worst_window();
+        let (Self::Random { loss_percentage, .. } | Self::Gilbert { loss_percentage, .. }) = self else {
+            return worst.map(|worst| {
+                format!(
+                    "these probabilities hardly ever let netem leave one of its states, in which it loses about {} % of thousands of packets in a row: \
+                     {} % is the mean over very many",
+                    percent(worst),
+                    self.asked_percentage()
+                )
+            });
+        };
         let asked = loss_percentage.percent();
         let correlation = if let Self::Random { correlation, .. } = self { *correlation } else { Correlation::default() };
-        if NetemLoss::of(self).longest_start() > MeanBurst::MAX {
+        if worst.is_some() {
             return Some(format!(
                 "a correlation of {correlation} % hardly lets netem leave its first random number: in one of {:.0} runs every packet is lost from the start, \
                  and in the others hardly any; for bursts ask for the model gilbert",

@@ -5,9 +5,9 @@
 //! `loss_4state` lets a packet pass and stays in its state where the random number *equals* a threshold, which happens once in 2³².
 
 use crate::{
-    LossModel, Share,
+    LossModel, MeanBurst, Share,
     estimate::LOG_IMPROBABLE,
-    predict::{self, Chain, LongRun},
+    predict::{self, Chain, LongRun, WINDOW},
 };
 
 /// Values of a random number of 32 bits.
@@ -123,9 +123,28 @@ impl NetemLoss {
         }
     }
 
+    /// The share that may be lost for thousands of packets in a row, 0 to 1, where that is another than in the long run.
+    ///
+    /// The models gemodel and state can stay in a state, the first one too, for longer than any run. As much as the longest bursts of the model gilbert
+    /// lose, [`MeanBurst::MAX`] packets more than on average, is not counted. A first random number that the later ones hardly leave may lose all.
+    pub(crate) fn worst_window(&self) -> Option<f64> {
+        let of_chain = |long_run: f64, window: f64| ((window - long_run) * f64::from(WINDOW) > MeanBurst::MAX).then_some(window);
+        match *self {
+            Self::Random { .. } => (self.longest_start() > MeanBurst::MAX).then_some(1.0),
+            Self::GilbertElliott { p, r, h, k1 } => {
+                let chain = gilbert_elliott(p, r, h, k1);
+                of_chain(chain.long_run().loss, chain.worst_window())
+            }
+            Self::FourState { p13, p31, p32, p14, p23 } => {
+                let chain = four_state(p13, p31, p32, p14, p23);
+                of_chain(chain.long_run().loss, chain.worst_window())
+            }
+        }
+    }
+
     /// How many packets in a row may be lost at the start of correlated loss whose threshold is below a half: the first number is any, and the later
     /// ones leave it slowly (`init_crandom`). Infinite where they never do.
-    pub(crate) fn longest_start(&self) -> f64 {
+    fn longest_start(&self) -> f64 {
         match *self {
             Self::Random { loss, correlation } if correlation.0 > 0 && loss.0 > 0 => {
                 let (loss, weight) = (up_to(loss), up_to(correlation));

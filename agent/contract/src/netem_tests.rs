@@ -194,6 +194,31 @@ fn the_first_number_of_a_correlation_near_100_needs_consent() {
     assert!(random(60.0, 50.0).highest_percentage() > 65.0);
 }
 
+/// What is lost in the long run is no bound for a chain that starts in a lossy state, or comes to one, and hardly ever leaves it.
+#[test]
+fn a_lossy_state_that_is_hardly_left_needs_consent() {
+    let cut_off = [
+        // Never comes back to its first state, in which all is lost.
+        (gemodel(3e-8, 0.0, 1.0, 100.0), 1.0),
+        (gemodel(7e-8, 2.3e-8, 0.0, 100.0), 25.0),
+        (state(100.0, 0.0, 7e-8, 2.3e-8, 0.0), 25.0),
+        // Bursts of 50 000 packets.
+        (gemodel(0.001, 0.002, 100.0, 0.0), 33.0),
+        // Two states, of which one loses nothing: 10 packets are lost in a row, and one passes.
+        (state(3e-8, 3e-8, 10.0, 90.0, 0.0), 47.0),
+    ];
+    for (model, long_run) in cut_off {
+        assert!((model.asked_percentage() - long_run).abs() < 1.0, "{model}: {}", model.asked_percentage());
+        assert!(model.highest_percentage() > 80.0, "{model}: {}", model.highest_percentage());
+        assert!(model.warning().is_some_and(|words| words.contains("in a row")), "{model}: {:?}", model.warning());
+    }
+    assert_eq!(Kernel::new(NetemLoss::of(&gemodel(3e-8, 0.0, 1.0, 100.0)), 1, true).lost_of(100_000), 100_000);
+    // The longest bursts that gilbert has need none.
+    for model in [gilbert(40.0, 1000.0), gilbert(1.0, 1000.0), gemodel(0.1, 0.4, 100.0, 0.0), state(1.0, 90.0, 10.0, 50.0, 0.0)] {
+        assert!((model.highest_percentage() - model.asked_percentage()).abs() < 0.01 && model.warning().is_none(), "{model}");
+    }
+}
+
 #[test]
 fn what_is_too_little_for_an_integer_is_refused() {
     for model in
@@ -308,8 +333,33 @@ proptest! {
     }
 }
 
+/// Chains whose probabilities are of any order of magnitude.
+fn any_rare_chain() -> impl Strategy<Value = LossModel> {
+    let share = || prop_oneof![Just(0.0), Just(100.0), (-8.0..2.0f64).prop_map(|power| 10f64.powf(power))];
+    let chain = [share(), share(), share(), share(), share()];
+    (any::<bool>(), chain).prop_map(|(four, [a, b, c, d, e])| if four { state(a, b, c, d, e) } else { gemodel(a, b, c, d) })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Whoever agreed to the highest loss has agreed to what any run sees: four standard deviations, by windows of a chain that is at rest in none of them.
+    #[test]
+    fn no_window_loses_more_than_was_agreed_to(model in any_rare_chain(), seed: u64) {
+        const WINDOWS: u64 = 40;
+        prop_assume!(model.check().is_ok());
+        let mut kernel = Kernel::new(NetemLoss::of(&model), seed, true);
+        let lost: Vec<u64> = (0..WINDOWS).map(|_| kernel.lost_of(WINDOW.into())).collect();
+        let highest = model.highest_percentage() / 100.0;
+        // What bursts of a thousand packets do to one window, from the state that loses most.
+        let burst = f64::from(WINDOW) * highest + MeanBurst::MAX;
+        // Of a share of so many packets that depend on each other, the deviation is at most that of as many bursts as fit.
+        let inflation = model.expectation().variance_inflation().clamp(1.0, f64::from(WINDOW));
+        let deviation = (f64::from(WINDOW) * highest.clamp(1e-3, 1.0) * (1.0 - highest.min(0.999)) * inflation).sqrt();
+        for (window, lost) in lost.iter().enumerate() {
+            prop_assert!(*lost as f64 <= burst + 6.0 * deviation + 36.0, "{model}, window {window}: {lost}, {highest} agreed");
+        }
+    }
 
     #[test]
     fn the_kernels_code_loses_what_is_predicted_anywhere(model in prop_oneof![any_chain(), any_model().prop_filter("quick", |model| !matches!(model, LossModel::Random { correlation, .. } if (90.0..98.0).contains(&correlation.percent())))], seed: u64, gaps: bool) {

@@ -6,6 +6,9 @@ const CELLS: usize = 4096;
 /// From here on the distribution is narrower than a few cells, and the normal one is exact enough.
 const NARROW: f64 = 0.98;
 
+/// Packets that [`Chain::worst_window`] looks at, a power of two: several times the longest burst that the model gilbert has, and seconds of a busy pod.
+pub(crate) const WINDOW: u32 = 1 << 14;
+
 /// Loss of netem's correlated random numbers, as fractions: the stationary probability that `x` is not above `loss`, where each `x` is
 /// `(1 - correlation)·u + correlation·x'` of a uniform `u` and the last `x'`, rounded down to 32 bits (`get_crandom` in net/sched/sch_netem.c).
 ///
@@ -251,6 +254,19 @@ impl<const N: usize> Chain<N> {
         solve(equations, excess)
     }
 
+    /// The share lost, on average, of the first [`WINDOW`] packets after the chain has come to that one of its states from which it is largest.
+    pub(crate) fn worst_window(&self) -> f64 {
+        let (mut steps, mut lost) = (self.next, self.loss);
+        // What n packets lose from each state, and where the chain is after them, give the same for twice as many.
+        for _ in 0..WINDOW.ilog2() {
+            lost = std::array::from_fn(|from| lost[from] + (0..N).map(|to| steps[from][to] * lost[to]).sum::<f64>());
+            steps =
+                std::array::from_fn(|from| std::array::from_fn(|to| (0..N).map(|between| steps[from][between] * steps[between][to]).sum()));
+        }
+        let reached = self.reached_from(0);
+        (0..N).filter(|state| reached[*state]).map(|state| lost[state] / f64::from(WINDOW)).fold(0.0, f64::max)
+    }
+
     fn mean(&self, states: &[f64; N]) -> f64 {
         (0..N).map(|state| states[state] * self.loss[state]).sum()
     }
@@ -281,19 +297,20 @@ impl<const N: usize> Chain<N> {
 
     /// The states among which a chain that started in the first one stays in the end: those that are reached from it and from which the fewest can be reached.
     fn recurrent(&self) -> [bool; N] {
-        let reached = |start: usize| {
-            let mut seen = [false; N];
-            let mut open = vec![start];
-            while let Some(state) = open.pop() {
-                if !std::mem::replace(&mut seen[state], true) {
-                    open.extend((0..N).filter(|to| self.next[state][*to] > 0.0));
-                }
-            }
-            seen
-        };
-        let first = reached(0);
-        let classes = (0..N).filter(|state| first[*state]).map(reached);
+        let first = self.reached_from(0);
+        let classes = (0..N).filter(|state| first[*state]).map(|state| self.reached_from(state));
         classes.min_by_key(|class| class.iter().filter(|member| **member).count()).unwrap_or(first)
+    }
+
+    fn reached_from(&self, start: usize) -> [bool; N] {
+        let mut seen = [false; N];
+        let mut open = vec![start];
+        while let Some(state) = open.pop() {
+            if !std::mem::replace(&mut seen[state], true) {
+                open.extend((0..N).filter(|to| self.next[state][*to] > 0.0));
+            }
+        }
+        seen
     }
 }
 

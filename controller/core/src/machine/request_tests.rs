@@ -168,6 +168,22 @@ fn refusals_name_the_field_the_value_and_the_way_out() {
     }
 }
 
+/// Its mean is 1 %, over more packets than any run has.
+#[test]
+fn a_state_that_loses_everything_and_is_hardly_left_needs_consent() {
+    let probabilities = Some(vec![3e-8, 0.0, 1.0, 100.0]);
+    let loss_model = LossModelSpec { kind: "gemodel".to_owned(), mean_burst: None, probabilities };
+    let mut spec = ChaosExperimentSpec { loss_model: Some(loss_model), ..spec() };
+    let decision = plan(&spec, candidates(3));
+    let words = message(&decision);
+    assert!(words.starts_with("spec.lossModel loses 1 % on average, but 100 % of") && words.contains("spec.allowHighLoss"), "{words}");
+    spec.allow_high_loss = Some(true);
+    let decision = plan(&spec, candidates(3));
+    assert_eq!(decision.status.as_ref().unwrap().pods.len(), 2);
+    let warning = decision.events.iter().find(|event| event.note.contains("thousands of packets in a row"));
+    assert!(warning.is_some(), "{:?}", decision.events);
+}
+
 /// Ten of a hundred runs would lose every packet from the start to the end.
 #[test]
 fn a_correlation_that_may_lose_everything_needs_consent() {
