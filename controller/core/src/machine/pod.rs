@@ -254,7 +254,13 @@ impl Follower<'_> {
         // What the agent's last words tell is kept: its counters, and when the loss began.
         *pod = PodStatus { state: pod.state, outcome: None, ..ended };
         match skip {
-            Some(gone @ (Skip::Finished | Skip::Terminating)) => self.end(pod, Outcome::PodEnded, &gone.to_string()),
+            Some(gone @ Skip::Finished) => self.end(pod, Outcome::PodEnded, &gone.to_string()),
+            Some(gone @ Skip::Terminating) if pod.ends_by_itself() => self.end(pod, Outcome::PodEnded, &gone.to_string()),
+            // Its network is there until it is gone, which its grace period may make hours, and nothing can be started in it any more.
+            Some(Skip::Terminating) => {
+                let words = format!("{}; the pod is terminating: loss may remain until it is gone", brief(&words));
+                if self.is_overdue(pod) { self.end(pod, Outcome::Unknown, &words) } else { Step::obstacle(words) }
+            }
             _ if new_sandbox => {
                 let words = "the pod got a new sandbox: the network that the agent worked in is gone";
                 self.end(pod, Outcome::SandboxRecreated, words)

@@ -427,7 +427,8 @@ impl Cluster {
             prop_assert!(was.is_open() || was == is || is_resolved, "nothing comes after the end");
             prop_assert_eq!(!is.is_open(), is.outcome.is_some());
             let may_remain = is.outcome == Some(Outcome::Unknown) && was.outcome.is_none() && !is.ends_by_itself();
-            let reachable = matches!(self.view(was), PodView::Present { agent: Some(_), .. });
+            // Nothing can be started in a pod that is terminating.
+            let reachable = matches!(self.view(was), PodView::Present { agent: Some(_), skip, .. } if skip != Some(Skip::Terminating));
             prop_assert!(!may_remain || !reachable || is.repair.is_some(), "nobody is given up who was not to be repaired: {is:?}");
         }
         Ok(())

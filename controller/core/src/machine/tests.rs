@@ -411,6 +411,31 @@ fn what_is_degraded_is_for_the_agent_to_say() {
     assert_eq!(outcome, Outcome::Clean);
 }
 
+/// Its applications may go on for hours in a network that loses packets.
+#[test]
+fn a_killed_agent_of_a_terminating_pod_is_not_forgotten_while_the_pod_is_there() {
+    let spec = spec();
+    let terminating = |entry: &PodStatus| {
+        let agent = agent_view(entry, terminated(137, None), AgentLog::NotRead);
+        PodView::Present { skip: Some(Skip::Terminating), new_sandbox: false, agent: Some(Box::new(agent)) }
+    };
+    let running = |unguarded| {
+        let mut status = planned(&spec, 1);
+        (status.pods[0].state, status.pods[0].applied_at) = (PodState::Applied, Some(Time(at(1))));
+        status.pods[0].unguarded = Some(unguarded);
+        status
+    };
+    let open = step(&spec, &running(true), terminating, at(5)).status.unwrap();
+    assert!(open.pods[0].is_open(), "{open:?}");
+    assert!(open.message.as_ref().unwrap().contains("the pod is terminating: loss may remain until it is gone"), "{:?}", open.message);
+    let gone = step(&spec, &open, |_| PodView::Gone, at(6)).status.unwrap();
+    assert_eq!(gone.pods[0].outcome, Some(Outcome::PodEnded));
+    let overdue = step(&spec, &open, terminating, at(3600)).status.unwrap();
+    assert!(overdue.pods[0].may_keep_loss(), "{overdue:?}");
+    let guarded = step(&spec, &running(false), terminating, at(5)).status.unwrap();
+    assert_eq!(guarded.pods[0].outcome, Some(Outcome::PodEnded));
+}
+
 #[test]
 fn a_pod_that_never_got_its_agent_has_a_reason() {
     let present = |skip| PodView::Present { skip: Some(skip), new_sandbox: false, agent: None };
