@@ -9,7 +9,7 @@ use netloss_core::machine::Live;
 use prometheus::{Gauge, GaugeVec, Opts, core::Collector, proto::MetricFamily};
 use std::{collections::HashMap, sync::Arc};
 
-/// Experiments that have series of their own; those with something under way come first.
+/// Experiments that have series of their own; those that may have left loss in a pod come first, then those with something under way.
 pub(super) const SHOWN: usize = 200;
 
 /// The families of these experiments.
@@ -46,7 +46,7 @@ pub(super) fn gather(
     let open = all.iter().filter(|(_, status)| status.is_under_way()).count();
     active.with_label_values(&[ACTION]).set(open as f64);
     all.sort_by_key(|(object, status)| {
-        (!status.is_under_way(), status.impaired_pods().next().is_none(), std::cmp::Reverse(status.last_run_time.clone()), object.uid())
+        (status.impaired_pods().next().is_none(), !status.is_under_way(), std::cmp::Reverse(status.last_run_time.clone()), object.uid())
     });
     hidden.set(all.len().saturating_sub(SHOWN) as f64);
     for (object, status) in all.into_iter().take(SHOWN) {
@@ -93,4 +93,30 @@ pub(super) fn gather(
 /// In how many pods loss may remain, of the latest run and of earlier ones.
 fn left(status: &ChaosExperimentStatus) -> f64 {
     status.impaired_pods().count() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netloss_api::{Outcome, Phase, PodState, PodStatus};
+    use netloss_core::machine::fixtures::{at, entry, spec};
+
+    /// The alert on it is for somebody who has to act, and others' experiments must not end it.
+    #[test]
+    fn loss_that_may_remain_is_shown_before_anything_that_is_under_way() {
+        let object = |name: &str, entry: PodStatus| {
+            let mut object = ChaosExperiment::new(name, spec());
+            object.metadata.namespace = Some("n".to_owned());
+            object.status =
+                Some(ChaosExperimentStatus { phase: Some(Phase::Running), pods: vec![entry], ..ChaosExperimentStatus::default() });
+            Arc::new(object)
+        };
+        let left = PodStatus { state: PodState::Ended, outcome: Some(Outcome::Unknown), unguarded: Some(true), ..entry() };
+        let mut all: Vec<_> = (0..SHOWN).map(|number| object(&format!("x{number}"), entry())).collect();
+        all.push(object("left", left));
+        let families = gather(&all, &[], &HashMap::new(), at(0)).unwrap();
+        let remains = families.iter().find(|family| family.name() == "netloss_loss_may_remain_pods").unwrap();
+        let of_left = remains.get_metric().iter().find(|metric| metric.get_label().iter().any(|label| label.value() == "left"));
+        assert!(of_left.is_some_and(|metric| (metric.get_gauge().get_value() - 1.0).abs() < f64::EPSILON));
+    }
 }
