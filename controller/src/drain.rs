@@ -27,6 +27,9 @@ use tracing::{info, warn};
 /// Between passes over what is still under way.
 const AGAIN: Duration = Duration::from_secs(2);
 
+/// Why experiments are frozen, for those who stay with netloss after all.
+const REASON: &str = "netloss is being uninstalled; kubectl netloss unfreeze where it is not";
+
 /// Experiments that are worked on at a time.
 const CONCURRENT: usize = 8;
 
@@ -84,60 +87,100 @@ impl Error {
 /// When the API server refuses something, not everything ends within `limit`, or loss may remain in a pod.
 pub async fn drain(client: &Client, context: &Arc<Context>, namespaces: &[String], limit: Duration) -> Result<usize, Error> {
     let deadline = Instant::now() + limit;
-    freeze(client, &context.settings().own_namespace).await?;
-    let mut stopped = BTreeSet::new();
+    let mut draining = Draining { client, context, namespaces, is_frozen: false, stopped: BTreeSet::new() };
     loop {
+        let is_late = Instant::now() >= deadline;
+        match draining.round(is_late).await {
+            Ok(Left::Nothing) => return Ok(draining.stopped.len()),
+            Ok(Left::Waits(waits)) if is_late => return Err(Error::TimedOut { limit, experiments: some_of(waits) }),
+            Ok(Left::Waits(_)) => {}
+            // One request that comes to nothing is no reason to leave everything as it is.
+            Err(Error::Api { what, source }) if listing::may_pass(&source) && !is_late => {
+                warn!(what, error = %source, "the API server did not answer and is asked again");
+            }
+            Err(error) => return Err(error),
+        }
+        sleep(AGAIN.min(deadline.saturating_duration_since(Instant::now()))).await;
+    }
+}
+
+/// What a round found.
+enum Left {
+    /// Nothing of netloss is under way.
+    Nothing,
+    /// Something is; each with what is known of it.
+    Waits(Vec<String>),
+}
+
+/// A drain that is under way.
+struct Draining<'a> {
+    client: &'a Client,
+    context: &'a Arc<Context>,
+    namespaces: &'a [String],
+    is_frozen: bool,
+    /// Uids of the experiments that were stopped.
+    stopped: BTreeSet<String>,
+}
+
+impl Draining<'_> {
+    /// Looks once, and makes a pass over what is under way unless it is too late for more.
+    async fn round(&mut self, is_late: bool) -> Result<Left, Error> {
+        let Self { client, context, namespaces, .. } = *self;
+        if !self.is_frozen {
+            freeze(client, &context.settings().own_namespace).await?;
+            self.is_frozen = true;
+        }
         // Before the experiments: an agent that is injected in between is in a status by then.
         let mut agents = active_agents(client, namespaces).await?;
         let (open, _) = experiments(client, namespaces, has_something).await?;
-        if open.is_empty() && !agents.is_empty() {
+        if open.is_empty() {
+            let (suspects, unreadable) = suspects(client, namespaces).await?;
             // Nobody stops these any more: they are named below as pods in which loss may remain.
-            let (suspects, _) = suspects(client, namespaces).await?;
             agents.retain(|agent| !suspects.iter().any(|entry| entry.uid == agent.pod_uid && entry.container == agent.container));
+            if agents.is_empty() {
+                return ended(client, &suspects, unreadable).await;
+            }
+            let waits = agents.iter().map(|agent| format!("{} (of no experiment: `kubectl netloss stop -A` stops it)", agent.words()));
+            return Ok(Left::Waits(waits.collect()));
         }
-        if open.is_empty() && agents.is_empty() {
-            break;
-        }
-        if Instant::now() >= deadline {
-            let waits = open.iter().map(|object| {
-                let message = object.status.as_ref().and_then(|status| status.message.as_deref()).unwrap_or("nothing is known of it");
-                format!("{} ({message})", display_name(object))
-            });
-            let waits: Vec<String> = if open.is_empty() {
-                agents.iter().map(|agent| format!("{} (of no experiment: `kubectl netloss stop -A` stops it)", agent.words())).collect()
-            } else {
-                waits.collect()
-            };
-            return Err(Error::TimedOut { limit, experiments: some_of(waits) });
-        }
+        let waits = open.iter().map(|object| {
+            let message = object.status.as_ref().and_then(|status| status.message.as_deref()).unwrap_or("nothing is known of it");
+            format!("{} ({message})", display_name(object))
+        });
+        let waits = waits.collect();
         for object in &open {
-            if stopped.insert(object.uid().unwrap_or_default()) {
+            if self.stopped.insert(object.uid().unwrap_or_default()) {
                 info!(namespace = object.namespace(), name = object.name_any(), uid = object.uid(), "stopping");
             }
         }
-        let passes = stream::iter(open).map(|object| async move {
-            let name = display_name(&object);
-            if let Err(error) = reconcile(&object, context).await {
-                warn!(name, %error, "the pass failed and is tried again");
-            }
-        });
-        passes.buffer_unordered(CONCURRENT).collect::<()>().await;
-        sleep(AGAIN.min(deadline.saturating_duration_since(Instant::now()))).await;
+        if !is_late {
+            let passes = stream::iter(open).map(|object| async move {
+                let name = display_name(&object);
+                if let Err(error) = reconcile(&object, context).await {
+                    warn!(name, %error, "the pass failed and is tried again");
+                }
+            });
+            passes.buffer_unordered(CONCURRENT).collect::<()>().await;
+        }
+        Ok(Left::Waits(waits))
     }
-    let (suspects, unreadable) = suspects(client, namespaces).await?;
-    let left = left_with_loss(client, &suspects).await?;
+}
+
+/// Nothing is under way any more: whether loss may remain, or something could not be read.
+async fn ended(client: &Client, suspects: &[PodStatus], unreadable: Vec<String>) -> Result<Left, Error> {
+    let left = left_with_loss(client, suspects).await?;
     if !left.is_empty() {
         return Err(Error::LossMayRemain { pods: left.join(", ") });
     }
-    if unreadable.is_empty() { Ok(stopped.len()) } else { Err(Error::Unreadable { experiments: some_of(unreadable) }) }
+    if unreadable.is_empty() { Ok(Left::Nothing) } else { Err(Error::Unreadable { experiments: some_of(unreadable) }) }
 }
 
 /// Annotates the ConfigMap, as an administrator does.
 async fn freeze(client: &Client, own_namespace: &str) -> Result<(), Error> {
-    let patch = Patch::Merge(json!({ "metadata": { "annotations": { FREEZE_ANNOTATION: "true" } } }));
+    let change = json!({ "metadata": { "annotations": { FREEZE_ANNOTATION: "true" } }, "data": { "reason": REASON } });
     let maps = Api::<ConfigMap>::namespaced(client.clone(), own_namespace);
     let what = format!("freezing all experiments by the annotation {FREEZE_ANNOTATION} of ConfigMap {own_namespace}/{FREEZE}");
-    maps.patch_metadata(FREEZE, &PatchParams::default(), &patch).await.map(drop).map_err(Error::api(what))
+    maps.patch(FREEZE, &PatchParams::default(), &Patch::Merge(&change)).await.map(drop).map_err(Error::api(what))
 }
 
 /// The experiments of our action that are `wanted`, and those that do not decode and have our finalizer, by name and what is wrong with them.

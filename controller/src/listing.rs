@@ -48,6 +48,15 @@ fn is_name(text: &str) -> bool {
     all && bytes.len() <= 253 && is_edge(bytes.first()) && is_edge(bytes.last())
 }
 
+/// Whether the same request may be answered later: the API server was not reached, or had trouble of its own.
+pub(crate) fn may_pass(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code == 429 || status.code >= 500,
+        kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::ReadEvents(_) => true,
+        _ => false,
+    }
+}
+
 /// The objects that `keep` makes something of, read in pages of `page`.
 ///
 /// # Errors

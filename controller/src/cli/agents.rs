@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, EphemeralContainer, Pod};
 use kube::ResourceExt;
 use netloss_api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodState, PodStatus};
-use netloss_contract::{CONTAINER_PREFIX, container_name};
+use netloss_contract::{CONTAINER_PREFIX, Event, Record, container_name};
 use netloss_core::targets;
 use serde_json::json;
 
@@ -27,28 +27,39 @@ pub(super) fn at_work(pods: &[Pod]) -> Vec<Agent> {
     pods.iter().flat_map(of_pod).collect()
 }
 
+/// The agents of these pods that have ended, did not say that their loss is gone, and were not cleaned up after.
+pub(super) fn ended_without_a_word(pods: &[Pod]) -> Vec<Agent> {
+    let is_suspect = |pod: &Pod, agent: &Agent| {
+        let Some(ended) = state(pod, &agent.container).and_then(|state| state.terminated.as_ref()) else { return false };
+        let said = ended.message.iter().flat_map(|text| text.lines()).filter_map(Record::from_line);
+        let is_told = said.into_iter().any(|record| matches!(&record.event, Event::Removed(_)));
+        let since = ended.finished_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
+        !is_told && !is_cleaned_since(pod, since)
+    };
+    pods.iter().flat_map(|pod| all(pod).filter(|agent| is_suspect(pod, agent)).collect::<Vec<_>>()).collect()
+}
+
 fn of_pod(pod: &Pod) -> Vec<Agent> {
+    all(pod).filter(|agent| state(pod, &agent.container).is_none_or(|state| state.terminated.is_none())).collect()
+}
+
+/// All agents of a pod whose network is there.
+fn all(pod: &Pod) -> impl Iterator<Item = Agent> {
     let is_over = matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"));
     let containers = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
-    let agents =
-        containers.filter(|container| is_agent(container) && !is_over && !has_ended(pod, &container.name)).map(|container| Agent {
-            namespace: pod.namespace().unwrap_or_default(),
-            pod: pod.name_any(),
-            pod_uid: pod.uid().unwrap_or_default(),
-            container: container.name.clone(),
-            image: container.image.clone().unwrap_or_default(),
-            args: container.args.clone().unwrap_or_default(),
-        });
-    agents.collect()
+    containers.filter(move |container| is_agent(container) && !is_over).map(|container| Agent {
+        namespace: pod.namespace().unwrap_or_default(),
+        pod: pod.name_any(),
+        pod_uid: pod.uid().unwrap_or_default(),
+        container: container.name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        args: container.args.clone().unwrap_or_default(),
+    })
 }
 
 fn is_agent(container: &EphemeralContainer) -> bool {
     let first = container.args.iter().flatten().next();
     container.name.starts_with(CONTAINER_PREFIX) && first.is_some_and(|word| word == "run")
-}
-
-fn has_ended(pod: &Pod, container: &str) -> bool {
-    state(pod, container).is_some_and(|state| state.terminated.is_some())
 }
 
 /// What the kubelet says of an ephemeral container.

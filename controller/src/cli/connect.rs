@@ -6,22 +6,27 @@ use crate::{
     listing,
 };
 use clap::Args;
+use jiff::Timestamp;
 use kube::{
     Api, Client, Config,
     api::ListParams,
-    config::{KubeConfigOptions, Kubeconfig},
+    client::Body,
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
     core::NamespaceResourceScope,
 };
 use netloss_api::{ChaosExperiment, ChaosExperimentHistory};
 use netloss_core::words::plain;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{path::PathBuf, time::Duration};
+use std::{env, ffi::OsString, path::PathBuf, time::Duration};
 
 /// How long a connection to the API server may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// Objects of one page of a list: what kubectl asks for at a time.
 pub(super) const PAGE: u32 = 500;
+
+/// Where netloss's controller is, unless it was installed elsewhere.
+pub(super) const OWN_NAMESPACE: &str = "netloss-system";
 
 /// The heading that these flags stand under in help.
 const HEADING: &str = "Connection, as kubectl has it";
@@ -63,7 +68,7 @@ pub(super) struct ConnectionArgs {
     request_timeout: RequestTimeout,
 
     /// Namespace that netloss's controller runs in
-    #[arg(long, global = true, value_name = "NAME", default_value = "netloss-system", env = "NETLOSS_NAMESPACE")]
+    #[arg(long, global = true, value_name = "NAME", default_value = OWN_NAMESPACE, env = "NETLOSS_NAMESPACE")]
     controller_namespace: String,
 }
 
@@ -108,6 +113,8 @@ pub(super) struct Cluster {
     pub(super) namespace: String,
     /// The controller's namespace.
     pub(super) own_namespace: String,
+    /// The flags that name this cluster, each with a space before it: for commands that somebody is to type.
+    pub(super) flags: String,
 }
 
 impl ConnectionArgs {
@@ -126,29 +133,86 @@ impl ConnectionArgs {
         }
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).map_err(|error| Error::Failed(format!("the kubeconfig cannot be used: {error}")))?;
-        Ok(Cluster { client, namespace, own_namespace: self.controller_namespace.clone() })
+        Ok(Cluster { client, namespace, own_namespace: self.controller_namespace.clone(), flags: self.flags() })
+    }
+
+    /// What names the cluster in a command that this one tells somebody to type. Not whom to act as: that is theirs to say.
+    fn flags(&self) -> String {
+        let file = self.kubeconfig.as_ref().map(|file| file.display().to_string());
+        let given = [
+            ("kubeconfig", file.as_ref()),
+            ("context", self.context.as_ref()),
+            ("cluster", self.cluster.as_ref()),
+            ("user", self.user.as_ref()),
+        ];
+        let own = Some(&self.controller_namespace).filter(|namespace| *namespace != OWN_NAMESPACE);
+        let flags = given.into_iter().chain([("controller-namespace", own)]);
+        flags.filter_map(|(flag, value)| Some(format!(" --{flag}={}", quoted(value?)))).collect()
     }
 
     async fn config(&self) -> Result<Config, Error> {
         let options = KubeConfigOptions { context: self.context.clone(), cluster: self.cluster.clone(), user: self.user.clone() };
-        let unusable = |error: kube::config::KubeconfigError| {
+        let unusable = |error: KubeconfigError| {
             Error::Failed(format!("the kubeconfig cannot be used: {error}: name another with --kubeconfig, or another --context"))
         };
-        if let Some(file) = &self.kubeconfig {
-            let kubeconfig = Kubeconfig::read_from(file).map_err(unusable)?;
+        let files = Files { given: self.kubeconfig.clone(), variable: env::var_os("KUBECONFIG"), home: env::home_dir() };
+        if let Some(kubeconfig) = files.read().map_err(unusable)? {
             return Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(unusable);
         }
         let is_default = self.context.is_none() && self.cluster.is_none() && self.user.is_none();
-        if is_default {
-            Config::infer().await.map_err(|error| Error::Failed(missing(&error.to_string())))
-        } else {
-            Config::from_kubeconfig(&options).await.map_err(unusable)
+        let missing = "there is no kubeconfig: set $KUBECONFIG, or name a file with --kubeconfig";
+        if !is_default {
+            return Err(Error::Failed(missing.to_owned()));
         }
+        // In a pod, with its service account. Never in place of a kubeconfig that cannot be used: that is of another cluster.
+        Config::incluster().map_err(|error| Error::Failed(format!("{missing} ({error})")))
     }
 }
 
-fn missing(error: &str) -> String {
-    format!("no cluster is named: {error}: set $KUBECONFIG, or name a file with --kubeconfig")
+/// Where a kubeconfig may be.
+struct Files {
+    /// By --kubeconfig.
+    given: Option<PathBuf>,
+    /// $KUBECONFIG: files that are merged, of which some may be missing.
+    variable: Option<OsString>,
+    /// The home directory.
+    home: Option<PathBuf>,
+}
+
+impl Files {
+    /// The kubeconfig that kubectl would read; none where there is none, or nothing is in it.
+    fn read(&self) -> Result<Option<Kubeconfig>, KubeconfigError> {
+        let config = if let Some(file) = &self.given {
+            return Kubeconfig::read_from(file).map(Some);
+        } else if let Some(paths) = self.variable.as_ref().filter(|paths| !paths.is_empty()) {
+            let paths: Vec<PathBuf> = env::split_paths(paths).filter(|path| !path.as_os_str().is_empty()).collect();
+            let there = paths.iter().filter(|path| path.exists());
+            let merged = there.clone().try_fold(Kubeconfig::default(), |merged, path| merged.merge(Kubeconfig::read_from(path)?))?;
+            if there.count() == 0 {
+                // Where somebody names one, another cluster is not meant.
+                return Kubeconfig::read_from(paths.first().cloned().unwrap_or_default()).map(Some);
+            }
+            merged
+        } else {
+            let file = self.home.as_ref().map(|home| home.join(".kube").join("config")).filter(|file| file.exists());
+            let Some(file) = file else { return Ok(None) };
+            Kubeconfig::read_from(file)?
+        };
+        let is_empty = config.current_context.is_none() && config.contexts.is_empty() && config.clusters.is_empty();
+        Ok((!is_empty).then_some(config))
+    }
+}
+
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@+,".contains(&byte);
+    if word.bytes().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+/// When an answer was given (RFC 9110, section 6.6.1).
+fn date(headers: &http::HeaderMap) -> Option<Timestamp> {
+    let text = headers.get(http::header::DATE)?.to_str().ok()?;
+    Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp())
 }
 
 impl Cluster {
@@ -171,6 +235,20 @@ impl Cluster {
     /// The namespace, or all of them.
     pub(super) fn scope(&self, all: bool) -> Scope {
         if all { Scope::All } else { Scope::One(self.namespace.clone()) }
+    }
+
+    /// A command for somebody to type, for this cluster: as in `` `kubectl netloss stop x -n n --context=c` ``.
+    pub(super) fn command(&self, words: &str) -> String {
+        format!("`kubectl netloss {words}{}`", self.flags)
+    }
+
+    /// The time by the API server's clock, to a second; by this machine's where the API server does not say. What the cluster's components wrote down is
+    /// compared with this, as a laptop's clock may be another.
+    pub(super) async fn now(&self) -> Timestamp {
+        let Ok(request) = http::Request::get("/version").body(Body::empty()) else { return Timestamp::now() };
+        let answer = self.client.send(request).await;
+        let date = answer.ok().and_then(|answer| date(answer.headers()));
+        date.unwrap_or_else(Timestamp::now)
     }
 
     /// An experiment of the namespace.
@@ -218,7 +296,8 @@ impl Cluster {
     pub(super) fn no_such(&self, kind: &str, name: &str) -> String {
         let namespace = &self.namespace;
         format!(
-            "there is no {kind} \"{name}\" in namespace \"{namespace}\": `kubectl netloss status -A` shows all, -n names another namespace"
+            "there is no {kind} \"{name}\" in namespace \"{namespace}\": {} shows all, -n names another namespace",
+            self.command("status -A")
         )
     }
 }
@@ -226,6 +305,58 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The same name may be there in the cluster of the current context, and be somebody else's.
+    #[test]
+    fn a_command_to_type_names_the_cluster_that_was_named() {
+        let plain = ConnectionArgs { controller_namespace: OWN_NAMESPACE.to_owned(), ..ConnectionArgs::default() };
+        assert_eq!(plain.flags(), "");
+        let given = ConnectionArgs {
+            context: Some("arn:aws:eks:eu-1:1:cluster/prod".to_owned()),
+            kubeconfig: Some("/home/jo's/my config".into()),
+            impersonate: Some("jane".to_owned()),
+            controller_namespace: "chaos".to_owned(),
+            ..ConnectionArgs::default()
+        };
+        let flags = r" --kubeconfig='/home/jo'\''s/my config' --context=arn:aws:eks:eu-1:1:cluster/prod --controller-namespace=chaos";
+        assert_eq!(given.flags(), flags);
+    }
+
+    #[test]
+    fn the_api_servers_clock_is_in_its_answers() {
+        let mut headers = http::HeaderMap::new();
+        assert_eq!(date(&headers), None);
+        headers.insert("date", "Fri, 15 Jan 2027 08:00:00 GMT".parse().unwrap());
+        assert_eq!(date(&headers), Some(netloss_core::machine::fixtures::at(0)));
+        headers.insert("date", "soon".parse().unwrap());
+        assert_eq!(date(&headers), None);
+    }
+
+    /// A pod's own cluster is never taken for the one that somebody named and that cannot be read.
+    #[test]
+    fn a_kubeconfig_that_cannot_be_used_is_an_error_and_none_is_none() {
+        let folder = env::temp_dir().join(format!("netloss-kubeconfig-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = |name: &str| folder.join(name);
+        let whole = "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\nclusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]\n";
+        std::fs::write(path("whole"), whole).unwrap();
+        std::fs::write(path("broken"), "contexts: [").unwrap();
+        std::fs::write(path("empty"), "").unwrap();
+        let read = |given: Option<&str>, variable: Option<&[&str]>| {
+            let variable = variable.map(|names| env::join_paths(names.iter().map(|name| path(name))).unwrap());
+            Files { given: given.map(path), variable, home: Some(path("home")) }.read().map(|config| config.is_some())
+        };
+        assert!(matches!(read(Some("whole"), None), Ok(true)));
+        assert!(read(Some("missing"), None).is_err() && read(Some("broken"), None).is_err());
+        assert!(matches!(read(None, Some(&["whole"])), Ok(true)));
+        assert!(matches!(read(None, Some(&["missing", "whole"])), Ok(true)), "kubectl goes on past files that are missing");
+        assert!(read(None, Some(&["missing"])).is_err() && read(None, Some(&["whole", "broken"])).is_err());
+        assert!(matches!(read(None, Some(&["empty"])), Ok(false)));
+        assert!(matches!(read(None, None), Ok(false)));
+        std::fs::create_dir_all(path("home/.kube")).unwrap();
+        std::fs::write(path("home/.kube/config"), "contexts: [").unwrap();
+        assert!(read(None, None).is_err());
+    }
 
     #[test]
     fn a_request_has_the_limit_that_kubectl_would_give_it() {

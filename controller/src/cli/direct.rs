@@ -12,7 +12,7 @@ use super::{
     view::{ExperimentView, LiveFigures},
     workload::{Kind, Workload},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use netloss_api::{ChaosExperiment, PodState};
 use netloss_core::machine::Surroundings;
@@ -27,6 +27,10 @@ use tokio::{
 
 /// Between looks at the agent's figures, and whether experiments were frozen.
 const LOOK: Duration = Duration::from_secs(5);
+/// Between requests where the API server does not answer.
+const AGAIN: Duration = Duration::from_secs(2);
+/// How long after its deadline an API server that does not answer is asked how the run ended.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
 /// Runs it to its end, shown as it goes.
 pub(super) async fn run(
@@ -69,10 +73,29 @@ async fn drive(hand: &mut Hand<'_>, cluster: &Cluster, show: &mut Show) -> Resul
     let mut read_at = Instant::now();
     // One for all rounds: what comes while a round is under way is not missed.
     let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| Error::Failed(format!("listening to Ctrl-C: {error}")))?;
-    let mut is_stopping = false;
+    let (mut is_stopping, mut is_unanswered) = (false, false);
     loop {
         let now = Timestamp::now();
-        let wait = hand.step(now).await?;
+        let wait = match hand.step(now).await {
+            Ok(wait) => {
+                is_unanswered = false;
+                wait
+            }
+            // Its agent goes on without us, and is looked at again. Until one is planned nothing goes on.
+            Err(Error::Unanswered(words)) => match hand.deadline() {
+                None => return Err(Error::Unanswered(words)),
+                Some(deadline) if now > deadline.saturating_add(PATIENCE).unwrap_or(deadline) => {
+                    return Err(Error::TimedOut(format!("{words}: how the run ended is not known; its loss was to end by {deadline}")));
+                }
+                Some(deadline) => {
+                    if !std::mem::replace(&mut is_unanswered, true) {
+                        note(&format!("{words}: trying again; the loss ends at {deadline} at the latest"));
+                    }
+                    AGAIN
+                }
+            },
+            Err(error) => return Err(error),
+        };
         if let Some(read) = reading.take_if(|reading| reading.is_finished()) {
             let (read, freeze) = read.await.unwrap_or_default();
             figures = read;

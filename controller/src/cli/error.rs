@@ -1,6 +1,7 @@
 //! What goes wrong, in words that name the thing and the way out.
 
 use super::exit::Exit;
+use crate::listing;
 use netloss_core::words::line;
 use std::io;
 
@@ -13,6 +14,9 @@ pub(super) enum Error {
     /// The API server does not allow it.
     #[error("{0}")]
     Forbidden(String),
+    /// The API server did not answer, or has trouble of its own, which may pass.
+    #[error("{0}")]
+    Unanswered(String),
     /// A run is over and did not go as asked.
     #[error("{0}")]
     NotAsAsked(String),
@@ -37,7 +41,7 @@ impl Error {
     /// The exit code for it.
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Self::Failed(_) | Self::Forbidden(_) => Exit::Failed,
+            Self::Failed(_) | Self::Forbidden(_) | Self::Unanswered(_) => Exit::Failed,
             Self::NotAsAsked(_) => Exit::NotAsAsked,
             Self::TimedOut(_) => Exit::TimedOut,
             Self::LossMayRemain(_) => Exit::LossMayRemain,
@@ -53,7 +57,13 @@ impl Error {
         move |error| {
             // The API server repeats what others wrote.
             let words = line(&of_api(&what, &error));
-            if is_forbidden(&error) { Self::Forbidden(words) } else { Self::Failed(words) }
+            if is_forbidden(&error) {
+                Self::Forbidden(words)
+            } else if listing::may_pass(&error) {
+                Self::Unanswered(words)
+            } else {
+                Self::Failed(words)
+            }
         }
     }
 }
@@ -141,6 +151,18 @@ mod tests {
         assert!(api(404, "the server could not find the requested resource").contains("install netloss"));
         assert!(api(500, "failed calling webhook \"x\": no endpoints").contains("kubectl netloss doctor"));
         assert_eq!(api(409, "it exists"), "creating x: it exists");
+    }
+
+    #[test]
+    fn what_may_pass_is_told_from_what_is_refused() {
+        let of = |code: u16| {
+            let status = Status { code, message: "m".to_owned(), ..Status::default() };
+            Error::api("reading x")(kube::Error::Api(Box::new(status)))
+        };
+        assert!(matches!(of(500), Error::Unanswered(_)) && matches!(of(429), Error::Unanswered(_)));
+        assert!(matches!(of(403), Error::Forbidden(_)) && matches!(of(404), Error::Failed(_)) && matches!(of(422), Error::Failed(_)));
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert!(matches!(Error::api("reading x")(kube::Error::Service(Box::new(reset))), Error::Unanswered(_)));
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Exit {
             Self::Usage => "the command line is wrong; nothing was done",
             Self::NotAsAsked => "the run is over, but it failed, was cut short, or did not go as asked in every pod",
             Self::TimedOut => "not over within --timeout; what is under way goes on",
-            Self::LossMayRemain => "loss may remain in a pod: kubectl netloss doctor --fix",
+            Self::LossMayRemain => "loss may remain in a pod: kubectl netloss doctor --fix -n NAMESPACE",
             Self::LossDiffers => "the run is over, but the measured loss is not the requested one, or no packet matched (idle pods)",
             Self::Interrupted => "interrupted by Ctrl-C; what is under way goes on",
         }
@@ -71,7 +71,7 @@ Exit codes:
     2  the command line is wrong; nothing was done
     3  the run is over, but it failed, was cut short, or did not go as asked in every pod
     4  not over within --timeout; what is under way goes on
-    5  loss may remain in a pod: kubectl netloss doctor --fix
+    5  loss may remain in a pod: kubectl netloss doctor --fix -n NAMESPACE
     6  the run is over, but the measured loss is not the requested one, or no packet matched (idle pods)
   130  interrupted by Ctrl-C; what is under way goes on";
 

@@ -36,6 +36,8 @@ pub(super) struct ExplainArgs {
 
 /// What is known beside the experiment.
 struct Facts {
+    /// What names the cluster in commands.
+    flags: String,
     presence: Presence,
     freeze: Option<String>,
     /// Why an agent's container has not started, by the pod's uid.
@@ -50,11 +52,19 @@ struct Explanation {
     why: Vec<String>,
     /// What to do next, if anything.
     next: Vec<String>,
+    /// What names the cluster in commands.
+    #[serde(skip)]
+    flags: String,
 }
 
 impl Explanation {
     fn why(&mut self, sentence: impl Into<String>) {
         self.why.push(sentence.into());
+    }
+
+    /// A command for somebody to type, for the cluster of the experiment.
+    fn command(&self, words: &str) -> String {
+        format!("`kubectl netloss {words}{}`", self.flags)
     }
 
     fn next(&mut self, sentence: impl Into<String>) {
@@ -68,8 +78,8 @@ impl Explanation {
 pub(super) async fn run(args: ExplainArgs, cluster: &Cluster) -> Result<(), Error> {
     let object = cluster.experiment(&args.name).await?;
     let now = Timestamp::now();
-    let (presence, freeze, waiting) = futures::join!(presence::look(cluster, now), look::freeze(cluster), waiting(cluster, &object));
-    let explanation = explain(&object, &Facts { presence, freeze: freeze?, waiting }, now);
+    let (presence, freeze, waiting) = futures::join!(presence::look(cluster), look::freeze(cluster), waiting(cluster, &object));
+    let explanation = explain(&object, &Facts { flags: cluster.flags.clone(), presence, freeze: freeze?, waiting }, now);
     if !args.output.output.is_table() {
         return print(&document(args.output.output, "Explanation", &explanation)?);
     }
@@ -78,7 +88,7 @@ pub(super) async fn run(args: ExplainArgs, cluster: &Cluster) -> Result<(), Erro
 
 /// What is said of an experiment where nothing else is known.
 pub(super) fn shown(object: &ChaosExperiment, now: Timestamp) -> String {
-    let facts = Facts { presence: Presence::Ready(1), freeze: None, waiting: BTreeMap::new() };
+    let facts = Facts { flags: String::new(), presence: Presence::Ready(1), freeze: None, waiting: BTreeMap::new() };
     text(&explain(object, &facts, now))
 }
 
@@ -107,7 +117,7 @@ async fn waiting(cluster: &Cluster, object: &ChaosExperiment) -> BTreeMap<String
 
 /// The sentences for an experiment.
 fn explain(object: &ChaosExperiment, facts: &Facts, now: Timestamp) -> Explanation {
-    let mut said = Explanation::default();
+    let mut said = Explanation { flags: facts.flags.clone(), ..Explanation::default() };
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     let target = object.spec.target_namespace(&namespace).to_owned();
     let none = ChaosExperimentStatus::default();
@@ -115,15 +125,16 @@ fn explain(object: &ChaosExperiment, facts: &Facts, now: Timestamp) -> Explanati
     let is_over = status.phase.is_some_and(Phase::is_final) && !status.is_under_way();
     if let Some(reason) = facts.freeze.as_ref().filter(|_| !is_over) {
         said.why(format!("All experiments are frozen ({reason}): what is under way is stopped, and nothing begins."));
-        said.next(format!("`kubectl netloss unfreeze` when that is over; then `kubectl netloss rerun {name}`."));
+        let (unfreeze, rerun) = (said.command("unfreeze"), said.command(&format!("rerun {name} -n {namespace}")));
+        said.next(format!("{unfreeze} when that is over; then {rerun}."));
     }
     if facts.presence.is_down() && !is_over {
         said.why(format!("netloss's controller is {}: nothing happens to the experiment until it is back.", facts.presence.words()));
-        said.next(format!("`kubectl netloss doctor -n {namespace}` says what is wrong with the controller."));
+        let doctor = said.command(&format!("doctor -n {namespace}"));
+        said.next(format!("{doctor} says what is wrong with the controller."));
         if status.is_under_way() {
-            said.next(format!(
-                "`kubectl netloss stop {name} -n {namespace}` stops its agents with your own rights meanwhile; their loss ends at its time in any case."
-            ));
+            let stop = said.command(&format!("stop {name} -n {namespace}"));
+            said.next(format!("{stop} stops its agents with your own rights meanwhile; their loss ends at its time in any case."));
         }
     }
     if object.metadata.deletion_timestamp.is_some() {
@@ -152,9 +163,8 @@ fn explain(object: &ChaosExperiment, facts: &Facts, now: Timestamp) -> Explanati
             pod.name,
             pod.message.as_deref().unwrap_or("its agent did not say how it ended")
         ));
-        said.next(format!(
-            "`kubectl netloss doctor --fix -n {namespace}` removes what may be left; deleting the pod does too (restarting its containers does not)."
-        ));
+        let fix = said.command(&format!("doctor --fix -n {namespace}"));
+        said.next(format!("{fix} removes what may be left; deleting the pod does too (restarting its containers does not)."));
     }
     said
 }
@@ -248,9 +258,9 @@ fn failed(said: &mut Explanation, object: &ChaosExperiment, target: &str, status
             way_out(said, target, &words);
         }
         FailureReason::ResourceNotFound => {
+            let run = said.command(&format!("run TYPE/NAME -n {target}"));
             said.next(format!(
-                "name labels that running pods have: `kubectl get pods -n {target} --show-labels`; then edit spec.selector, or use `kubectl netloss run \
-                 TYPE/NAME -n {target}`."
+                "name labels that running pods have: `kubectl get pods -n {target} --show-labels`; then edit spec.selector, or use {run}."
             ));
         }
         FailureReason::ValidationError => said.next("change the spec as the message says: a new run begins with the edit."),
@@ -261,9 +271,10 @@ fn failed(said: &mut Explanation, object: &ChaosExperiment, target: &str, status
             ));
         }
         FailureReason::ExecutionError | FailureReason::Unknown => {
+            let status = said.command(&format!("status {name} -n {namespace} -o wide"));
             said.next(format!(
                 "see whether loss can work in that pod at all, as netloss's agent says: its log has more (kubectl logs -n {target} POD -c CONTAINER; \
-                 `kubectl netloss status {name} -n {namespace} -o wide` has the container's name), and docs/AGENT.md has its exit codes."
+                 {status} has the container's name), and docs/AGENT.md has its exit codes."
             ));
         }
     }
@@ -293,16 +304,18 @@ fn completed(said: &mut Explanation, object: &ChaosExperiment, status: &ChaosExp
     }
     if let Some(otherwise) = status.condition(AS_REQUESTED).filter(|is| is.status == "False") {
         said.why(format!("The measured loss is not the requested one: {}.", otherwise.message));
+        let (report, rerun) =
+            (said.command(&format!("report {name} -n {namespace}")), said.command(&format!("rerun {name} -n {namespace}")));
         said.next(match otherwise.reason.as_str() {
             "NoPacketMatched" => format!(
-                "compare the spec's targets with where the pod's packets go: `kubectl netloss report {name} -n {namespace}` has its filters; the interface is in \
+                "compare the spec's targets with where the pod's packets go: {report} has its filters; the interface is in \
                  status.pods."
             ),
             "RemovedByOthers" => {
-                format!("find what else configures the pod's interface (a service mesh, a CNI plugin, another chaos tool), and run it again (`kubectl netloss rerun {name} -n {namespace}`) without that.")
+                format!("find what else configures the pod's interface (a service mesh, a CNI plugin, another chaos tool), and run it again ({rerun}) without that.")
             }
             _ => format!(
-                "compare the loss model and its prediction (`kubectl netloss report {name} -n {namespace}`), and tell the maintainers where they do not explain it."
+                "compare the loss model and its prediction ({report}), and tell the maintainers where they do not explain it."
             ),
         });
     }
@@ -360,7 +373,7 @@ mod tests {
     use netloss_core::machine::fixtures::{at, entry, planned, spec};
 
     fn facts() -> Facts {
-        Facts { presence: Presence::Leads("one".to_owned()), freeze: None, waiting: BTreeMap::new() }
+        Facts { flags: " --context=prod".to_owned(), presence: Presence::Leads("one".to_owned()), freeze: None, waiting: BTreeMap::new() }
     }
 
     fn of(status: ChaosExperimentStatus, facts: &Facts) -> String {
@@ -385,7 +398,8 @@ mod tests {
         let away = Facts { presence: Presence::Absent, ..facts() };
         let said = text(&explain(&object, &away, at(10)));
         assert!(
-            said.contains("controller is down: no pod of it is ready") && said.contains("Next: `kubectl netloss doctor -n n`"),
+            said.contains("controller is down: no pod of it is ready")
+                && said.contains("Next: `kubectl netloss doctor -n n --context=prod`"),
             "{said}"
         );
         assert!(text(&explain(&object, &facts(), at(10))).contains("has not written anything about it yet"));
@@ -434,7 +448,10 @@ mod tests {
         requested.set_condition(RUN_REQUESTED, "True", "Waiting", "one more run begins", at(0));
         assert!(of(requested, &facts()).contains("\none more run begins."));
         let unknown = of(phase(Phase::Completed, vec![ended(Outcome::Unknown)]), &facts());
-        assert!(unknown.contains("In pod p loss may remain") && unknown.contains("Next: `kubectl netloss doctor --fix -n n`"), "{unknown}");
+        assert!(
+            unknown.contains("In pod p loss may remain") && unknown.contains("Next: `kubectl netloss doctor --fix -n n --context=prod`"),
+            "{unknown}"
+        );
         let observed = PerDirection { egress: Some(Traffic::new(10_000, 200, 10.0)), ingress: None };
         let other = PodStatus { observed: Some(ObservedLoss::new(observed, 10.0.into())), ..ended(Outcome::Clean) };
         assert!(of(phase(Phase::Completed, vec![other]), &facts()).contains("10 % of egress were asked for, and 2.0% (1.7-2.3) were seen"));

@@ -81,7 +81,8 @@ impl Follow<'_> {
                 },
                 _ = ticks.tick() => {}
                 _ = &mut interrupt => {
-                    return Err(Error::Interrupted(format!("{name} goes on: `kubectl netloss stop {name} -n {}` ends it", self.namespace)));
+                    let stop = self.cluster.command(&format!("stop {name} -n {}", self.namespace));
+                    return Err(Error::Interrupted(format!("{name} goes on: {stop} ends it")));
                 }
                 () = sleep_until(end) => return Err(Error::TimedOut(self.too_late(seen.last.as_deref()))),
             }
@@ -104,8 +105,8 @@ impl Follow<'_> {
         let stands = match status {
             Some(status) => status.message.clone().unwrap_or_default(),
             None => format!(
-                "netloss's controller has not looked at it yet: `kubectl netloss doctor -n {}` says whether it runs",
-                self.namespace
+                "netloss's controller has not looked at it yet: {} says whether it runs",
+                self.cluster.command(&format!("doctor -n {}", self.namespace))
             ),
         };
         format!("{} is not over after {limit} s: {stands}", self.name)

@@ -6,6 +6,7 @@ use super::{
     error::{Error, is_forbidden, is_missing},
     orphans,
     output::{note, print},
+    presence,
     run::FIELD_MANAGER,
     status::experiments,
     verdict,
@@ -27,7 +28,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// An agent has half a minute to stop, and what stops it has to start first.
 pub(super) const STOP_LIMIT: Duration = Duration::from_mins(5);
 
-/// Stop every run in the cluster and begin none, until unfreeze
+/// Stop every run of netloss's controller and begin none, until unfreeze
 #[derive(Debug, Args)]
 pub(super) struct FreezeArgs {
     /// Why, for those who want to run something meanwhile
@@ -49,14 +50,15 @@ pub(super) async fn freeze(args: FreezeArgs, cluster: &Cluster) -> Result<(), Er
         "data": { "reason": args.reason.unwrap_or_default() },
     });
     change_map(cluster, "freezing", change, true).await?;
-    print("frozen: every run is stopped, and none begins\n")?;
+    print(&format!("frozen: every run of netloss's controller in namespace \"{}\" is stopped, and none begins\n", cluster.own_namespace))?;
     if args.wait { until_quiet(cluster, args.timeout.map_or(STOP_LIMIT, Ttl::duration)).await } else { Ok(()) }
 }
 
 pub(super) async fn unfreeze(cluster: &Cluster) -> Result<(), Error> {
     let change = json!({ "metadata": { "annotations": { FREEZE_ANNOTATION: null } }, "data": { "reason": "" } });
     change_map(cluster, "unfreezing", change, false).await?;
-    print("no longer frozen; stopped runs do not go on: `kubectl netloss rerun NAME` begins another (schedules continue)\n")
+    let rerun = cluster.command("rerun NAME -n NAMESPACE");
+    print(&format!("no longer frozen; stopped runs do not go on: {rerun} begins another (schedules continue)\n"))
 }
 
 async fn change_map(cluster: &Cluster, what: &str, change: serde_json::Value, make: bool) -> Result<(), Error> {
@@ -65,7 +67,8 @@ async fn change_map(cluster: &Cluster, what: &str, change: serde_json::Value, ma
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let what = format!("{what} (ConfigMap {namespace}/{FREEZE})");
     match api.patch(FREEZE, &params, &Patch::Merge(&change)).await {
-        Err(error) if is_missing(&error) && make => {
+        // Where no controller is, nobody would read it.
+        Err(error) if is_missing(&error) && make && presence::is_installed(cluster).await => {
             let mut map = change;
             map["metadata"]["name"] = json!(FREEZE);
             let map = serde_json::from_value(map).map_err(|error| Error::Failed(format!("{what}: {error}")))?;
@@ -73,7 +76,8 @@ async fn change_map(cluster: &Cluster, what: &str, change: serde_json::Value, ma
         }
         // Another namespace's may be frozen: this is no answer to whether experiments run again.
         Err(error) if is_missing(&error) => Err(Error::Failed(format!(
-            "{what}: it does not exist, so nothing was changed: name the namespace of netloss's controller with --controller-namespace"
+            "{what}: it does not exist, and no controller of netloss is known there, so nothing was changed: name the namespace of netloss's controller \
+             with --controller-namespace"
         ))),
         answer => answer.map(drop).map_err(Error::api(what)),
     }
@@ -112,9 +116,10 @@ async fn until_quiet(cluster: &Cluster, limit: Duration) -> Result<(), Error> {
         }
         if Instant::now() >= end {
             return Err(Error::TimedOut(format!(
-                "still under way after {} s: {}: `kubectl netloss stop -A` stops agents with your own rights where the controller is down, and agents of no experiment",
+                "still under way after {} s: {}: {} stops agents with your own rights where the controller is down, and agents of no experiment",
                 limit.as_secs(),
-                open.join(", ")
+                open.join(", "),
+                cluster.command("stop -A")
             )));
         }
         tokio::select! {

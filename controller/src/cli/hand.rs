@@ -20,7 +20,10 @@ use netloss_core::{
     container::{agent_container, image_to_send, patch, repair_container, stop_container},
     machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Preflight, Protection, Settings, Surroundings},
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// Between looks: somebody is waiting.
 const LOOK: Duration = Duration::from_secs(1);
@@ -38,6 +41,8 @@ pub(super) struct Hand<'a> {
     surroundings: Surroundings,
     deleting: bool,
     refused: BTreeMap<String, PodView>,
+    /// Uids of the pods in which something was seen that stops the agent.
+    told: BTreeSet<String>,
     preflight: Option<Preflight>,
 }
 
@@ -70,8 +75,8 @@ impl<'a> Hand<'a> {
         // Nothing is put in anew while it is stopped: whose image an entry has says nothing about its end.
         let planned = object.status.iter().flat_map(|status| &status.pods).next().map(|pod| pod.image.clone()).unwrap_or_default();
         let settings = Settings::new(planned, &cluster.own_namespace);
-        let (surroundings, refused, preflight) = (Surroundings::default(), BTreeMap::new(), None);
-        Self { cluster, settings, image, object, surroundings, deleting, refused, preflight }
+        let (surroundings, refused, told, preflight) = (Surroundings::default(), BTreeMap::new(), BTreeSet::new(), None);
+        Self { cluster, settings, image, object, surroundings, deleting, refused, told, preflight }
     }
 
     /// From now on it is stopped.
@@ -89,8 +94,31 @@ impl<'a> Hand<'a> {
         self.object.status.as_ref().is_some_and(|status| !status.is_under_way())
     }
 
+    /// Whether something that stops the agent is in each pod in which one is under way.
+    fn is_told(&self) -> bool {
+        self.object.status.as_ref().is_some_and(|status| status.open_pods().all(|entry| self.told.contains(&entry.uid)))
+    }
+
+    /// When its last agent ends by itself, once one is planned.
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        self.object.status.iter().flat_map(ChaosExperimentStatus::open_pods).map(|entry| entry.deadline.0).max()
+    }
+
     /// One round of looking, deciding and doing. Returns how long the next one can wait.
     pub(super) async fn step(&mut self, now: Timestamp) -> Result<Duration, Error> {
+        let decision = self.decide(now).await?;
+        let has_changed = decision.status.is_some();
+        let acts = self.carry_out(decision).await?;
+        Ok(if has_changed || acts { Duration::ZERO } else { LOOK })
+    }
+
+    /// What its status would be after one round. Nothing is done.
+    pub(super) async fn foresee(&mut self, now: Timestamp) -> Result<ChaosExperimentStatus, Error> {
+        let decision = self.decide(now).await?;
+        Ok(decision.status.or_else(|| self.object.status.clone()).unwrap_or_default())
+    }
+
+    async fn decide(&mut self, now: Timestamp) -> Result<Decision, Error> {
         let namespace = self.object.namespace().unwrap_or_default();
         let uid = self.object.uid().unwrap_or_default();
         let generation = self.object.metadata.generation.unwrap_or(1);
@@ -110,16 +138,15 @@ impl<'a> Hand<'a> {
             Needs::Surroundings { .. } => Observed::Surroundings(self.surroundings.clone()),
             Needs::Pods { .. } => {
                 let mut views = self.views(&uid, now).await?;
+                let has_stop = |view: &PodView| matches!(view, PodView::Present { agent: Some(agent), .. } if agent.stop.is_some());
+                self.told.extend(views.iter().filter(|(_, view)| has_stop(view)).map(|(uid, _)| uid.clone()));
                 views.extend(std::mem::take(&mut self.refused));
                 // Seen a moment ago, with the rights of the same person.
                 let protection = Some(Protection::of(self.surroundings.namespace.clone(), &self.surroundings.pods));
                 Observed::Pods(Pods { views, ready: None, freeze: None, protection, preflight: self.preflight.take() })
             }
         };
-        let decision = machine::decide(&experiment, &observed, now, &self.settings);
-        let has_changed = decision.status.is_some();
-        let acts = self.carry_out(decision).await?;
-        Ok(if has_changed || acts { Duration::ZERO } else { LOOK })
+        Ok(machine::decide(&experiment, &observed, now, &self.settings))
     }
 
     async fn views(&self, uid: &str, now: Timestamp) -> Result<BTreeMap<String, PodView>, Error> {
@@ -211,15 +238,30 @@ pub(super) async fn send(
 
 /// Drives it until nothing is under way, for so long at most.
 pub(super) async fn to_the_end(hand: &mut Hand<'_>, limit: Duration) -> Result<ChaosExperimentStatus, Error> {
+    until(hand, limit, Hand::is_over).await
+}
+
+/// Drives it until each agent that is under way was told to stop, for so long at most.
+pub(super) async fn until_told(hand: &mut Hand<'_>, limit: Duration) -> Result<ChaosExperimentStatus, Error> {
+    until(hand, limit, Hand::is_told).await
+}
+
+/// A request that comes to nothing is no reason to leave an agent alone: it is made again.
+async fn until<'a>(hand: &mut Hand<'a>, limit: Duration, is_reached: fn(&Hand<'a>) -> bool) -> Result<ChaosExperimentStatus, Error> {
     let end = tokio::time::Instant::now() + limit;
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
-    while !hand.is_over() {
-        let wait = hand.step(Timestamp::now()).await?;
+    while !is_reached(hand) {
+        let (wait, unanswered) = match hand.step(Timestamp::now()).await {
+            Ok(wait) => (wait, None),
+            Err(Error::Unanswered(words)) => (LOOK, Some(words)),
+            Err(error) => return Err(error),
+        };
         let name = hand.object().name_any();
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = tokio::time::sleep_until(end) => {
-                let trouble = hand.object().status.as_ref().and_then(|status| status.message.clone()).unwrap_or_default();
+                let message = || hand.object().status.as_ref().and_then(|status| status.message.clone());
+                let trouble = unanswered.or_else(message).unwrap_or_default();
                 return Err(Error::TimedOut(format!("{name}: the agents have not ended after {} s: {trouble}", limit.as_secs())));
             }
             _ = &mut interrupt => return Err(Error::Interrupted(format!("{name}: its loss ends at its time in any case"))),

@@ -4,11 +4,15 @@ use super::connect::Cluster;
 use crate::leader::LEASE;
 use jiff::Timestamp;
 use k8s_openapi::api::{
+    apps::v1::Deployment,
     coordination::v1::{Lease, LeaseSpec},
     core::v1::Pod,
 };
 use kube::{Api, api::ListParams};
 use netloss_core::{targets::is_ready, words::line};
+
+/// The Deployment, as config/manager has it.
+pub(super) const DEPLOYMENT: &str = "netloss-controller";
 
 /// The label of the controller's pods, as config/manager has it.
 const LABEL: &str = "app.kubernetes.io/name=netloss-controller";
@@ -47,15 +51,24 @@ impl Presence {
 }
 
 /// Looks at the lease and the pods.
-pub(super) async fn look(cluster: &Cluster, now: Timestamp) -> Presence {
+pub(super) async fn look(cluster: &Cluster) -> Presence {
     let namespace = &cluster.own_namespace;
     let leases = Api::<Lease>::namespaced(cluster.client.clone(), namespace);
     let pods = Api::<Pod>::namespaced(cluster.client.clone(), namespace);
     let own = ListParams::default().labels(LABEL);
-    let (lease, pods) = futures::join!(leases.get_opt(LEASE), pods.list(&own));
+    let (lease, pods, now) = futures::join!(leases.get_opt(LEASE), pods.list(&own), cluster.now());
     let ready = pods.map(|list| list.items.iter().filter(|pod| is_ready(pod)).count()).map_err(|error| said(&error));
     let lease = lease.map(|lease| lease.and_then(|lease| lease.spec)).map_err(|error| said(&error));
     of(lease, ready, now)
+}
+
+/// Whether a controller is, or was, in its namespace, as far as the user may see it: a lease is left where none runs any more.
+pub(super) async fn is_installed(cluster: &Cluster) -> bool {
+    let namespace = &cluster.own_namespace;
+    let leases = Api::<Lease>::namespaced(cluster.client.clone(), namespace);
+    let deployments = Api::<Deployment>::namespaced(cluster.client.clone(), namespace);
+    let (lease, deployment) = futures::join!(leases.get_metadata_opt(LEASE), deployments.get_metadata_opt(DEPLOYMENT));
+    matches!(lease, Ok(Some(_))) || matches!(deployment, Ok(Some(_)))
 }
 
 fn said(error: &kube::Error) -> String {

@@ -60,7 +60,8 @@ impl AttentionArgs {
         }
         if format.is_table() {
             let (name, namespace) = (object.name_any(), &cluster.namespace);
-            note(&format!("see it: kubectl netloss watch {name} -n {namespace}; end it: kubectl netloss stop {name} -n {namespace}"));
+            let words = |verb: &str| cluster.command(&format!("{verb} {name} -n {namespace}"));
+            note(&format!("see it: {}; end it: {}", words("watch"), words("stop")));
             return Ok(());
         }
         print(&document(format, "Experiment", &ExperimentView::new(object, &LiveFigures::new(), Timestamp::now()))?)
@@ -207,7 +208,8 @@ pub(super) async fn to_its_end(
         End::Gone(Some(object)) if verdict::is_at_rest(&object) && object.status.is_some() => object,
         End::Gone(_) => {
             return Err(Error::NotAsAsked(format!(
-                "{name} was deleted before its end: `kubectl netloss history {name} -n {namespace}` has its record"
+                "{name} was deleted before its end: {} has its record",
+                cluster.command(&format!("history {name} -n {namespace}"))
             )));
         }
     };

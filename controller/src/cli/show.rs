@@ -127,8 +127,9 @@ pub(super) fn whole(view: &ExperimentView, wide: bool, paint: Paint) -> String {
     let duration = view.asked.duration.as_deref().map(|duration| format!(" for {duration}")).unwrap_or_default();
     let name = paint.tone(Tone::Strong, &format!("{}/{}", view.namespace, view.name));
     let phase = paint.tone(tone(&view.phase), &view.phase);
+    let is = if view.open == 0 && view.applied > 0 { "was " } else { "" };
     let mut text =
-        format!("{name}: {phase}{run}: {}{duration}, in place in {} of {} pod(s)\n", view.asked.words(), view.applied, view.planned);
+        format!("{name}: {phase}{run}: {}{duration}, {is}in place in {} of {} pod(s)\n", view.asked.words(), view.applied, view.planned);
     if let Some(message) = &view.message {
         text.extend([message.as_str(), "\n"]);
     }

@@ -57,7 +57,7 @@ pub(super) async fn run(args: StatusArgs, cluster: &Cluster) -> Result<(), Error
         return print(&document(format, "ExperimentList", &list)?);
     }
     if let Some(reason) = &list.frozen {
-        note(&format!("all experiments are frozen: {reason} (kubectl netloss unfreeze)"));
+        note(&format!("all experiments are frozen: {reason} ({})", cluster.command("unfreeze")));
     }
     if list.experiments.is_empty() {
         let place = if scope == Scope::All { "any namespace".to_owned() } else { format!("namespace \"{}\"", cluster.namespace) };

@@ -76,7 +76,7 @@ pub(super) async fn run(args: StopArgs, cluster: &Cluster) -> Result<(), Error> 
     // Before the experiments: see orphans. They are there after a direct run, or when an experiment was deleted by force.
     let orphans = if is_all { orphans(cluster, &scope).await? } else { orphans::Orphans::default() };
     let objects = if is_all { experiments(cluster, &scope).await? } else { named(cluster, &args.names).await? };
-    let presence = presence::look(cluster, Timestamp::now()).await;
+    let presence = presence::look(cluster).await;
     let by_hand = args.direct || presence.is_down() && !args.pause;
     if by_hand && !args.direct {
         note(&format!("netloss's controller is {}: agents are stopped with your own rights", presence.words()));
@@ -105,7 +105,7 @@ pub(super) async fn run(args: StopArgs, cluster: &Cluster) -> Result<(), Error> 
     let (args, image) = (&args, &image);
     let ends = stream::iter(to_stop).map(|object| async move { stop(cluster, args, &object, by_hand.then_some(image), limit).await });
     let ends: Vec<Result<(), Error>> = ends.buffer_unordered(CONCURRENCY).collect().await;
-    let gone = stream::iter(orphans).map(|agent| async move { stop_orphan(cluster, &agent, image.clone(), limit).await });
+    let gone = stream::iter(orphans).map(|agent| async move { stop_orphan(cluster, &agent, image.clone(), limit, args.wait).await });
     let gone: Vec<Result<(), Error>> = gone.buffer_unordered(CONCURRENCY).collect().await;
     ends.into_iter().chain(gone).fold(worst, worse)
 }
@@ -123,7 +123,13 @@ async fn orphans(cluster: &Cluster, scope: &Scope) -> Result<orphans::Orphans, E
 }
 
 /// Stops an agent of no experiment, with the user's rights; nothing where it has ended, or an experiment has it, by now.
-pub(super) async fn stop_orphan(cluster: &Cluster, agent: &Agent, image: Option<String>, limit: Duration) -> Result<(), Error> {
+pub(super) async fn stop_orphan(
+    cluster: &Cluster,
+    agent: &Agent,
+    image: Option<String>,
+    limit: Duration,
+    is_awaited: bool,
+) -> Result<(), Error> {
     let words = agent.words();
     let Some(object) = agent.experiment(Timestamp::now()) else {
         let ends = agent.ends();
@@ -133,6 +139,10 @@ pub(super) async fn stop_orphan(cluster: &Cluster, agent: &Agent, image: Option<
         return Ok(());
     }
     let mut hand = Hand::stop(cluster, image, object);
+    if !is_awaited {
+        hand::until_told(&mut hand, limit).await?;
+        return print(&format!("{words}, of no experiment: told to stop\n"));
+    }
     let status = hand::to_the_end(&mut hand, limit).await?;
     verdict::clean(hand.object(), &status)?;
     print(&format!("{words}, of no experiment: stopped: {}\n", outcomes(&status)))
@@ -144,7 +154,7 @@ fn worse(one: Result<(), Error>, other: Result<(), Error>) -> Result<(), Error> 
         Error::LossMayRemain(_) => 5,
         Error::TimedOut(_) => 4,
         Error::Interrupted(_) => 3,
-        Error::Failed(_) | Error::Forbidden(_) => 2,
+        Error::Failed(_) | Error::Forbidden(_) | Error::Unanswered(_) => 2,
         Error::NotAsAsked(_) | Error::LossDiffers(_) | Error::Closed => 1,
     };
     match (one, other) {
@@ -219,17 +229,17 @@ async fn stop(
     let means = Means::of(object, args.pause);
     let what = format!("stopping experiment \"{name}\" in namespace \"{namespace}\"");
     let changed = change(&api, object, means, what).await;
-    if !args.wait {
-        changed?;
-        return print(&format!("{namespace}/{name}: {}\n", means.requested()));
+    if let Some(image) = by_hand {
+        // What is in pods is stopped all the same: the webhook, which a pause has to pass, is down with the controller.
+        let stopped = stop_by_hand(cluster, args, object, image.clone(), changed.is_ok().then_some(means), limit).await;
+        return worse(changed, stopped);
     }
-    let Some(image) = by_hand else {
-        changed?;
-        return follow_to_the_end(cluster, object, means, limit).await;
-    };
-    // What is in pods is stopped all the same: the webhook, which a pause has to pass, is down with the controller.
-    let stopped = stop_by_hand(cluster, object, image.clone(), changed.is_ok().then_some(means), limit).await;
-    worse(changed, stopped)
+    changed?;
+    if args.wait {
+        follow_to_the_end(cluster, args, object, means, limit).await
+    } else {
+        print(&format!("{namespace}/{name}: {}\n", means.requested()))
+    }
 }
 
 /// Pauses or deletes the experiment.
@@ -252,7 +262,13 @@ async fn change(api: &Api<Guarded<ChaosExperiment>>, object: &ChaosExperiment, m
 }
 
 /// Waits until the controller has stopped it.
-async fn follow_to_the_end(cluster: &Cluster, object: &ChaosExperiment, means: Means, limit: Duration) -> Result<(), Error> {
+async fn follow_to_the_end(
+    cluster: &Cluster,
+    args: &StopArgs,
+    object: &ChaosExperiment,
+    means: Means,
+    limit: Duration,
+) -> Result<(), Error> {
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     let uid = object.uid();
     let follow = Follow { cluster, namespace: &namespace, name: &name, uid: uid.as_deref(), limit: Some(limit) };
@@ -265,7 +281,14 @@ async fn follow_to_the_end(cluster: &Cluster, object: &ChaosExperiment, means: M
         End::Reached(object) => Some(object),
         End::Gone(last) => last,
     };
-    let status = how_it_ended(cluster, object, last.and_then(|object| object.status)).await;
+    let mut status = how_it_ended(cluster, object, last.and_then(|object| object.status)).await;
+    if status.is_under_way() {
+        // Somebody took its finalizer away, or nobody had put it there yet: the controller knows of it no longer.
+        note(&format!("{namespace}/{name} was deleted before its end was seen: its agents are stopped with your own rights"));
+        let left = ChaosExperiment { status: Some(status), ..object.clone() };
+        let image = agent_image(cluster, args.agent_image.as_deref()).await?;
+        status = hand::to_the_end(&mut Hand::stop(cluster, image, left), limit).await?;
+    }
     verdict::clean(object, &status)?;
     print(&format!("{namespace}/{name}: {}: {}\n", means.done(), outcomes(&status)))
 }
@@ -273,6 +296,7 @@ async fn follow_to_the_end(cluster: &Cluster, object: &ChaosExperiment, means: M
 /// Stops what of an experiment is under way, with the user's rights. One that is deleted goes when the controller is back.
 async fn stop_by_hand(
     cluster: &Cluster,
+    args: &StopArgs,
     object: &ChaosExperiment,
     image: Option<String>,
     changed: Option<Means>,
@@ -293,9 +317,13 @@ async fn stop_by_hand(
     let status = if verdict::is_at_rest(&object) {
         object.status.clone().unwrap_or_default()
     } else {
-        hand::to_the_end(&mut Hand::stop(cluster, image, object.clone()), limit).await?
+        let mut hand = Hand::stop(cluster, image, object.clone());
+        if args.wait { hand::to_the_end(&mut hand, limit).await? } else { hand::until_told(&mut hand, limit).await? }
     };
     verdict::clean(&object, &status)?;
+    if status.is_under_way() {
+        return print(&format!("{namespace}/{name}: its agents were told to stop with your own rights, {left}\n"));
+    }
     print(&format!("{namespace}/{name}: stopped with your own rights, {left}: {}\n", outcomes(&status)))
 }
 

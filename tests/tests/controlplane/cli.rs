@@ -60,10 +60,11 @@ pub(crate) struct Running {
 impl Running {
     /// Starts `kubectl netloss` in this world's namespace, its output in files.
     pub(crate) async fn start(world: &World, args: &[&str]) -> Self {
-        Self::start_for(world, own(world), args).await
+        Self::start_for(world, Some(own(world)), args).await
     }
 
-    async fn start_for(world: &World, controller_namespace: String, args: &[&str]) -> Self {
+    /// The same with this namespace of the controller, or without naming one.
+    pub(crate) async fn start_for(world: &World, controller_namespace: Option<String>, args: &[&str]) -> Self {
         static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let file = |name: &str| World::dir().join(format!("{}-cli-{number}.{name}", world.namespace));
@@ -73,7 +74,9 @@ impl Running {
         if !args.iter().any(|arg| *arg == "-n" || *arg == "-A") {
             command.args(["-n", &world.namespace]);
         }
-        command.args(["--controller-namespace", &controller_namespace]);
+        if let Some(namespace) = controller_namespace {
+            command.args(["--controller-namespace", &namespace]);
+        }
         command.stdin(Stdio::null()).stdout(std::fs::File::create(&stdout).unwrap()).stderr(std::fs::File::create(&stderr).unwrap());
         let child = tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap();
         Self { child, stdout, stderr }
@@ -393,7 +396,11 @@ async fn a_freeze_stops_everything_until_it_is_lifted() {
     let entry = brought(&world, "x").await;
     // The others' experiments are under way as long as they please.
     let frozen = netloss(&world, &["freeze", "--reason", "the sale", "--wait=false"]).await;
-    assert_eq!((frozen.code, frozen.stdout.as_str()), (0, "frozen: every run is stopped, and none begins\n"), "{frozen:?}");
+    assert_eq!(
+        (frozen.code, frozen.stdout.as_str()),
+        (0, "frozen: every run of netloss's controller in namespace \"cli-freeze-own\" is stopped, and none begins\n"),
+        "{frozen:?}"
+    );
     stopped(&world, &entry).await;
     until("the run is over", async || world.status("x").await.phase.is_some_and(Phase::is_final)).await;
     let status = netloss(&world, &["status"]).await;

@@ -1,6 +1,6 @@
 //! `kubectl netloss` when something is not as it should be: explain, doctor, report; and without a controller.
 
-use crate::cli::{Running, brought, controller, ended, injected, netloss, stage, until};
+use crate::cli::{Running, brought, controller, ended, injected, netloss, stage, stopped, until};
 use crate::pods::run_of;
 use crate::world::{AGENT_IMAGE, World, spec};
 use jiff::Timestamp;
@@ -9,6 +9,7 @@ use kube::api::{ListParams, Patch, PatchParams};
 use netloss_api::{Phase, PodStatus};
 use netloss_contract::{Cleaned, Event, container_name};
 use netloss_core::container::{agent_container, patch};
+use netloss_lab::controlplane::proxy::{Proxy, Weather};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -37,7 +38,7 @@ async fn explain_says_why_and_the_next_step() {
     assert_eq!(alone.code, 0, "{alone:?}");
     assert!(
         alone.stdout.contains("netloss's controller is down: no pod of it is ready")
-            && alone.stdout.contains("Next: `kubectl netloss doctor -n cli-explain`"),
+            && alone.stdout.contains("Next: `kubectl netloss doctor -n cli-explain --controller-namespace=cli-explain-own`"),
         "{alone:?}"
     );
     let _controller = controller(&world).await;
@@ -96,7 +97,7 @@ async fn doctor_finds_an_agent_of_no_experiment_and_stops_it() {
     assert_eq!(findings(&checkup, "Pod Security")[0]["verdict"], json!("ok"));
 
     let fix = Running::start(&world, &["doctor", "--fix", "-n", "cli-doctor"]).await;
-    crate::cli::stopped(&world, &entry).await;
+    stopped(&world, &entry).await;
     let fix = fix.end().await;
     assert!(
         fix.stdout.contains(&format!("cli-doctor/a:{}, of no experiment: stopped: a (the loss is verified to be gone)\n", entry.container)),
@@ -234,6 +235,103 @@ async fn a_direct_run_needs_no_controller() {
     assert!(run.stderr.contains("was stopped before its time"), "{run:?}");
 }
 
+/// The agent of a direct run that nobody looked after was killed: no experiment and no record names its pod.
+#[tokio::test]
+async fn what_a_dead_agent_of_no_experiment_may_have_left_is_found() {
+    let world = stage("cli-dead").await;
+    world.pod("a").await;
+    world.pod("b").await;
+    let (killed, clean) = ("1b4e28ba-2fa1-81d2-883f-0016d3cca427", "2b4e28ba-2fa1-81d2-883f-0016d3cca427");
+    let mut entries = Vec::new();
+    for (pod, uid) in [("a", killed), ("b", clean)] {
+        let container = EphemeralContainer {
+            name: container_name(uid, 1, 1),
+            image: Some(AGENT_IMAGE.to_owned()),
+            args: Some(["run", "--loss=10", "--direction=both", "--ttl=1h", &format!("--run={uid}/1")].map(str::to_owned).to_vec()),
+            ..EphemeralContainer::default()
+        };
+        let entry = entry_of(&world, pod, &container).await;
+        let put_in = Patch::Strategic(patch(&entry, &agent_container(&entry)));
+        world.pods().patch_ephemeral_containers(pod, &PatchParams::default(), &put_in).await.unwrap();
+        World::node().set_log(&entry, world.applied(&run_of(&entry)).to_line());
+        entries.push(entry);
+    }
+    ended(&world, &entries[1]).await;
+    let end = json!({ "terminated": { "exitCode": 137, "finishedAt": world.at(0) } });
+    world.set_state(&entries[0], end.clone()).await;
+    let sick = netloss(&world, &["doctor", "-n", "cli-dead", "-o", "json"]).await;
+    let checkup = sick.json();
+    let leftovers = findings(&checkup, "leftovers");
+    assert!(sick.code == 5 && leftovers.len() == 1, "{sick:?}");
+    let words = format!("cli-dead/a:{} has ended and did not say that its loss is gone", entries[0].container);
+    assert!(leftovers[0]["found"].as_str().unwrap().starts_with(&words), "{checkup}");
+
+    let fix = Running::start(&world, &["doctor", "--fix", "-n", "cli-dead"]).await;
+    let repair = format!("{}-repair", entries[0].container);
+    until("something cleans up", async || world.agents("a").await.iter().any(|agent| agent.name == repair)).await;
+    let report =
+        world.record(&run_of(&entries[0]), Event::Cleaned(Cleaned { removed: vec!["the qdisc netem on eth0".to_owned()] })).to_line();
+    let done = json!({ "terminated": { "exitCode": 0, "message": report, "finishedAt": Timestamp::now().to_string() } });
+    world.set_states("a", &[(entries[0].container.as_str(), end), (repair.as_str(), done)]).await;
+    let fix = fix.end().await;
+    assert!(fix.stdout.contains(&format!("cli-dead/a:{}, of no experiment: cleaned up after\n", entries[0].container)), "{fix:?}");
+    assert!(fix.stdout.contains("leftovers: none are known of") && fix.code != 5, "{fix:?}");
+}
+
+/// Answers that do not come are no reason to leave an agent to itself.
+#[tokio::test]
+async fn whoever_drives_an_agent_by_hand_goes_on_past_answers_that_do_not_come() {
+    let world = stage("cli-weather").await;
+    world.pod("a").await;
+    let proxy = Proxy::start(world.client.clone()).await.unwrap();
+    let kubeconfig = World::dir().join("cli-weather-proxy");
+    std::fs::write(&kubeconfig, proxy.kubeconfig()).unwrap();
+    let kubeconfig = format!("--kubeconfig={}", kubeconfig.display());
+    let image = format!("--agent-image={AGENT_IMAGE}");
+    let storm = async || {
+        let spoilt = proxy.spoilt();
+        proxy.set(Weather::Refusing(500));
+        until("the weather is felt", async || proxy.spoilt() >= spoilt + 3).await;
+    };
+    let run = Running::start(&world, &["run", "pod/a", "--loss=10", "--duration=30s", "--direct", &image, &kubeconfig]).await;
+    until("the agent is put in", async || world.agents("a").await.len() == 1).await;
+    let agent = world.agents("a").await.remove(0);
+    let entry = entry_of(&world, "a", &agent).await;
+    World::node().set_log(&entry, world.applied(&run_of(&entry)).to_line());
+    world.set_state(&entry, json!({ "running": {} })).await;
+    storm().await;
+    ended(&world, &entry).await;
+    let run = run.end().await;
+    assert!(run.code == 0 && run.stderr.contains("trying again; the loss ends at"), "{run:?}");
+
+    proxy.set(Weather::Fair);
+    world.pod_with("b", json!({ "labels": { "app": "other" } }), json!({})).await;
+    world.apply("x", spec(json!({ "selector": { "app": "other" } }))).await.unwrap();
+    let entry = world.running("x", "b").await;
+    let stop = Running::start(&world, &["stop", "x", "--direct", &kubeconfig]).await;
+    let container = format!("{}-stop", entry.container);
+    until("it is told to stop", async || world.agents("b").await.iter().any(|agent| agent.name == container)).await;
+    storm().await;
+    stopped(&world, &entry).await;
+    let stop = stop.end().await;
+    assert_eq!(stop.code, 0, "{stop:?}");
+}
+
+/// Whoever does not wait for the end has the agents told all the same.
+#[tokio::test]
+async fn a_stop_by_hand_that_is_not_waited_for_reaches_the_agents() {
+    let world = stage("cli-no-wait").await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    let entry = world.running("x", "a").await;
+    let stop = netloss(&world, &["stop", "x", "--wait=false"]).await;
+    assert!(stop.code == 0 && stop.stderr.contains("is down: no pod of it is ready"), "{stop:?}");
+    let words = "cli-no-wait/x: its agents were told to stop with your own rights, and to be deleted when the controller is back\n";
+    assert_eq!(stop.stdout, words);
+    let told = world.agents("a").await.into_iter().find(|agent| agent.name == format!("{}-stop", entry.container)).unwrap();
+    assert_eq!(told.args.unwrap()[0], "stop");
+}
+
 /// Three at night, and the controller is gone.
 #[tokio::test]
 async fn everything_can_be_stopped_with_the_controller_down() {
@@ -249,7 +347,7 @@ async fn everything_can_be_stopped_with_the_controller_down() {
     })
     .await;
     let stop = Running::start(&world, &["stop", "--all", "-n", "cli-down"]).await;
-    crate::cli::stopped(&world, &entry).await;
+    stopped(&world, &entry).await;
     let stop = stop.end().await;
     assert_eq!(stop.code, 0, "{stop:?}");
     assert!(stop.stderr.contains("down: controller has not renewed its lease"), "{stop:?}");
@@ -276,7 +374,7 @@ async fn everything_can_be_stopped_with_the_controller_down() {
     .await;
     world.experiments().delete("y", &kube::api::DeleteParams::default()).await.unwrap();
     let fix = Running::start(&world, &["doctor", "--fix", "-n", "cli-down"]).await;
-    crate::cli::stopped(&world, &entry).await;
+    stopped(&world, &entry).await;
     let fix = fix.end().await;
     assert!(fix.stdout.contains("cli-down/y: released: it is deleted now"), "{fix:?}");
     assert!(world.experiments().get_opt("y").await.unwrap().is_none());

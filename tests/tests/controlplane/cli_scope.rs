@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use netloss_api::{PodState, PodStatus};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// Lets experiments of every namespace act on this one.
@@ -114,6 +115,39 @@ async fn a_workloads_run_is_refused_where_it_could_affect_pods_of_others() {
     let exclude = Patch::Merge(json!({ "metadata": { "labels": { "chaos.gushchin.dev/exclude": "true" } } }));
     world.pods().patch("b", &PatchParams::default(), &exclude).await.unwrap();
     assert_eq!(netloss(&world, &dry).await.code, 0);
+}
+
+/// Somebody takes the finalizer away, as the documents say one can: the object goes at once, and its agent works on.
+#[tokio::test]
+async fn a_stop_whose_experiment_is_gone_stops_its_agents_all_the_same() {
+    let world = stage("cli-gone").await;
+    world.pod("a").await;
+    let controller = controller(&world).await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    let entry = brought(&world, "x").await;
+    // It would put the finalizer back, and its lease is fresh for some seconds.
+    controller.signal(Signal::SIGSTOP).unwrap();
+    let none = Patch::Merge(json!({ "metadata": { "finalizers": [] } }));
+    world.experiments().patch("x", &PatchParams::default(), &none).await.unwrap();
+    let stop = Running::start(&world, &["stop", "x"]).await;
+    stopped(&world, &entry).await;
+    let stop = stop.end().await;
+    assert!(stop.code == 0 && stop.stdout.ends_with("a (the loss is verified to be gone)\n"), "{stop:?}");
+    assert!(world.experiments().get_opt("x").await.unwrap().is_none());
+    controller.signal(Signal::SIGCONT).unwrap();
+}
+
+/// Nobody reads a freeze where no controller is.
+#[tokio::test]
+async fn a_freeze_of_a_namespace_without_a_controller_is_refused() {
+    let world = stage("cli-freeze-elsewhere").await;
+    let there = format!("--controller-namespace={}", world.namespace);
+    let frozen = Running::start_for(&world, None, &["freeze", "--wait=false", &there]).await.end().await;
+    assert!(
+        frozen.code == 1 && frozen.stdout.is_empty() && frozen.stderr.contains("no controller of netloss is known there"),
+        "{frozen:?}"
+    );
+    assert!(Api::<ConfigMap>::namespaced(world.client.clone(), &world.namespace).get_opt("netloss-freeze").await.unwrap().is_none());
 }
 
 /// The freeze is for every run, and nobody else watches this one.

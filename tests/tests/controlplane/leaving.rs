@@ -10,6 +10,7 @@ use kube::{Api, ResourceExt};
 use netloss_api::{ChaosExperimentHistory, Outcome, Phase, PodState, Stopping};
 use netloss_lab::cluster::{apply, parse};
 use netloss_lab::controlplane::ControlPlane;
+use netloss_lab::controlplane::proxy::{Proxy, Weather};
 use netloss_lab::host::http::get;
 use netloss_lab::host::paths::workspace_root;
 use netloss_lab::host::ports;
@@ -46,9 +47,36 @@ async fn ended(kubeconfig: &Path, arguments: &[String]) -> (bool, String) {
 }
 
 async fn drain(world: &World, timeout: &str) -> (bool, String) {
+    drain_through(&World::kubeconfig(), world, timeout).await
+}
+
+async fn drain_through(kubeconfig: &Path, world: &World, timeout: &str) -> (bool, String) {
     let arguments = ["drain".to_owned(), format!("--namespace={}", own(world)), format!("--watch-namespace={}", world.namespace)];
     let arguments: Vec<String> = arguments.into_iter().chain([format!("--timeout={timeout}")]).collect();
-    ended(&World::kubeconfig(), &arguments).await
+    ended(kubeconfig, &arguments).await
+}
+
+/// One request that comes to nothing must not leave everything frozen and its loss in place.
+#[tokio::test]
+async fn a_drain_goes_on_past_answers_that_do_not_come() {
+    let world = world("leaving-weather").await;
+    world.pod("a").await;
+    world.apply("x", spec(json!({ "duration": "1h" }))).await.unwrap();
+    let entry = world.running("x", "a").await;
+    let proxy = Proxy::start(world.client.clone()).await.unwrap();
+    let kubeconfig = World::dir().join("leaving-weather-proxy");
+    std::fs::write(&kubeconfig, proxy.kubeconfig()).unwrap();
+    proxy.set(Weather::Refusing(500));
+    let played = async {
+        eventually("some is refused", async || proxy.spoilt() >= 3).await;
+        proxy.set(Weather::Fair);
+        eventually("the agent is asked to end", async || world.agents("a").await.len() == 2).await;
+        stop(&world, &entry).await;
+    };
+    let ((drained, said), ()) = tokio::join!(drain_through(&kubeconfig, &world, "2m"), played);
+    assert!(drained && said.contains("and is asked again"), "{said}");
+    let freeze = freezes(&world).get("netloss-freeze").await.unwrap();
+    assert!(freeze.data.unwrap()["reason"].contains("being uninstalled"));
 }
 
 #[tokio::test]

@@ -82,7 +82,7 @@ fn versions(facts: &Facts) -> Finding {
         Ok((version, minor)) => {
             let found = format!(
                 "API server {version}, kubectl-netloss {own}, controller {}",
-                facts.controller_image.as_deref().unwrap_or("unknown")
+                facts.deployed.as_ref().and_then(|deployed| deployed.image.as_deref()).unwrap_or("unknown")
             );
             if *minor < POLICIES {
                 let way_out = "Kubernetes 1.30 or later holds the controller to its agent by admission policies";
@@ -94,8 +94,20 @@ fn versions(facts: &Facts) -> Finding {
     }
 }
 
+/// How to put right what netloss was installed with. What is in `config` is meant for one namespace and all experiments: over another installation it would
+/// give rights to another account, or take them away.
+fn again(facts: &Facts, kustomization: &str) -> String {
+    let is_default = facts.own_namespace == "netloss-system"
+        && facts.deployed.as_ref().is_none_or(|deployed| !deployed.by_helm && deployed.watches.is_empty());
+    if is_default {
+        format!("kubectl apply -k {kustomization}")
+    } else {
+        "apply again what netloss was installed with here: `helm upgrade`, or your kustomization (docs/INSTALL.md)".to_owned()
+    }
+}
+
 fn definitions(facts: &Facts) -> Vec<Finding> {
-    let install = "kubectl apply -k config/crd";
+    let install = again(facts, "config/crd");
     let of = |definition: &super::facts::Installed| match &definition.missing {
         Err(why) => Finding::new(
             Verdict::Warning,
@@ -103,13 +115,23 @@ fn definitions(facts: &Facts) -> Vec<Finding> {
             format!("{} cannot be read: {why}", definition.plural),
             "that takes the right to get customresourcedefinitions",
         ),
-        Ok(None) => Finding::new(Verdict::Problem, "definition", format!("{} is not installed", definition.plural), install),
+        Ok(None) => Finding::new(Verdict::Problem, "definition", format!("{} is not installed", definition.plural), install.clone()),
         Ok(Some(missing)) if missing.is_empty() => Finding::ok("definition", format!("{} has every field", definition.plural)),
         Ok(Some(missing)) => Finding::new(
             Verdict::Problem,
             "definition",
-            format!("{} lacks {} field(s) that this version has, such as {}", definition.plural, missing.len(), missing[0]),
-            install,
+            format!(
+                "{} lacks {} field(s) that this version has, such as {}{}",
+                definition.plural,
+                missing.len(),
+                missing[0],
+                if definition.is_ours { "" } else { ", and is not netloss's" }
+            ),
+            if definition.is_ours {
+                install.clone()
+            } else {
+                "see whose it is (k8s-chaos has the same objects); the Job netloss-definitions takes it over with --adopt, the chart with crds.adopt=true".to_owned()
+            },
         ),
     };
     facts.definitions.iter().map(of).collect()
@@ -124,9 +146,10 @@ fn controller(facts: &Facts) -> Finding {
             "controller",
             words,
             format!(
-                "see why: kubectl -n {0} get pods; kubectl -n {0} logs deploy/netloss-controller. Not installed at all: kubectl apply -k config/default. What is \
+                "see why: kubectl -n {0} get pods; kubectl -n {0} logs deploy/netloss-controller. Not installed at all: {1}. What is \
                  under way ends at its time without it, and at once with `kubectl netloss stop -A`",
-                facts.own_namespace
+                facts.own_namespace,
+                again(facts, "config/default")
             ),
         ),
         Presence::Unknown(_) => Finding::new(
@@ -145,7 +168,7 @@ fn agent(facts: &Facts) -> Finding {
             Verdict::Warning,
             "agent",
             format!("ConfigMap {}/netloss-agent names no image, or may not be read", facts.own_namespace),
-            "kubectl apply -k config/manager; without it --direct takes --agent-image",
+            format!("{}; without it --direct takes --agent-image", again(facts, "config/manager")),
         ),
     }
 }
@@ -162,13 +185,16 @@ fn webhook(facts: &Facts) -> Finding {
             Verdict::Warning,
             "webhook",
             "not installed: what is refused shows in status alone",
-            "kubectl apply -k config/webhook, and --webhook-listen for the controller",
+            format!("{}, and --webhook-listen for the controller", again(facts, "config/webhook")),
         ),
         Ok(Some(false)) => Finding::new(
             Verdict::Problem,
             "webhook",
             "no authority is in its configuration yet: experiments cannot be created",
-            "the Job netloss-webhook-ca writes it: apply config/webhook again, or upgrade the Helm release; with cert-manager see cert-manager.io/inject-ca-from",
+            format!(
+                "the Job netloss-webhook-ca writes it: {}; with cert-manager see cert-manager.io/inject-ca-from",
+                again(facts, "config/webhook")
+            ),
         ),
         Ok(Some(true)) => Finding::ok("webhook", "installed, and its certificate is trusted"),
     }
@@ -201,12 +227,7 @@ fn rights(facts: &Facts) -> Vec<Finding> {
         findings.push(if theirs.is_empty() {
             Finding::ok("controller's rights", "as it needs them")
         } else {
-            Finding::new(
-                Verdict::Problem,
-                "controller's rights",
-                format!("it may not {}", theirs.join("; ")),
-                "kubectl apply -k config/rbac",
-            )
+            Finding::new(Verdict::Problem, "controller's rights", format!("it may not {}", theirs.join("; ")), again(facts, "config/rbac"))
         });
     }
     findings
@@ -215,6 +236,18 @@ fn rights(facts: &Facts) -> Vec<Finding> {
 fn namespace(facts: &Facts) -> Vec<Finding> {
     let name = &facts.namespace;
     let mut findings = Vec::new();
+    if let Some(deployed) = facts.deployed.as_ref().filter(|deployed| !deployed.serves(name)) {
+        findings.push(Finding::new(
+            Verdict::Warning,
+            "namespace",
+            format!(
+                "the controller in {} runs experiments of {} alone: those of \"{name}\" wait for ever",
+                facts.own_namespace,
+                deployed.watches.join(", ")
+            ),
+            "name another namespace with -n, or another controller with --controller-namespace",
+        ));
+    }
     findings.push(match facts.enforced.as_deref() {
         Some(level @ ("baseline" | "restricted")) => Finding::new(
             Verdict::Problem,
@@ -284,7 +317,21 @@ fn remains(facts: &Facts) -> Vec<Finding> {
             format!("`kubectl netloss doctor --fix -n {}` removes it; deleting the pod does too", remains.namespace()),
         )
     };
-    if facts.remains.is_empty() { vec![Finding::ok("leftovers", "none are known of")] } else { facts.remains.iter().map(of).collect() }
+    let after = |agent: &Agent| {
+        Finding::new(
+            Verdict::LossMayRemain,
+            "leftovers",
+            format!("{} has ended and did not say that its loss is gone, and no experiment knows of it", agent.words()),
+            format!("`kubectl netloss doctor --fix -n {}` removes what is left; deleting the pod does too", agent.namespace),
+        )
+    };
+    let findings: Vec<Finding> = facts.remains.iter().map(of).chain(facts.dead.iter().map(after)).collect();
+    match &facts.unseen {
+        _ if !findings.is_empty() => findings,
+        None => vec![Finding::ok("leftovers", "none are known of")],
+        // What could not be looked at is told by itself.
+        Some(_) => Vec::new(),
+    }
 }
 
 fn stuck(facts: &Facts) -> Vec<Finding> {
@@ -308,7 +355,8 @@ fn stuck(facts: &Facts) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::facts::{Installed, Remains};
+    use crate::cli::agents::fixtures::{UID, agent};
+    use crate::cli::doctor::facts::{Deployed, Installed, Remains};
     use netloss_core::machine::fixtures::entry;
 
     fn facts() -> Facts {
@@ -316,9 +364,9 @@ mod tests {
             own_namespace: "netloss-system".to_owned(),
             namespace: "shop".to_owned(),
             server: Ok(("v1.33.1".to_owned(), 33)),
-            definitions: vec![Installed { plural: "chaosexperiments", missing: Ok(Some(Vec::new())) }],
+            definitions: vec![Installed { plural: "chaosexperiments", is_ours: true, missing: Ok(Some(Vec::new())) }],
             presence: Presence::Leads("one".to_owned()),
-            controller_image: Some("controller:1".to_owned()),
+            deployed: Some(Deployed { image: Some("controller:1".to_owned()), ..Deployed::default() }),
             agent_image: Some("agent:1".to_owned()),
             freeze: None,
             webhook: Ok(Some(true)),
@@ -329,6 +377,7 @@ mod tests {
             production: None,
             orphans: Vec::new(),
             unknown: Vec::new(),
+            dead: Vec::new(),
             remains: Vec::new(),
             stuck: Vec::new(),
             unseen: None,
@@ -359,13 +408,17 @@ mod tests {
             (Facts { server: Ok(("v1.22.0".to_owned(), 22)), ..facts() }, Verdict::Problem, "1.30 or later"),
             (Facts { server: Ok(("v1.28.0".to_owned(), 28)), ..facts() }, Verdict::Warning, "1.30 or later"),
             (
-                Facts { definitions: vec![Installed { plural: "chaosexperiments", missing: Ok(None) }], ..facts() },
+                Facts { definitions: vec![Installed { plural: "chaosexperiments", is_ours: true, missing: Ok(None) }], ..facts() },
                 Verdict::Problem,
                 "is not installed: kubectl apply -k config/crd",
             ),
             (
                 Facts {
-                    definitions: vec![Installed { plural: "chaosexperiments", missing: Ok(Some(vec!["spec.spareNode".to_owned()])) }],
+                    definitions: vec![Installed {
+                        plural: "chaosexperiments",
+                        is_ours: true,
+                        missing: Ok(Some(vec!["spec.spareNode".to_owned()])),
+                    }],
                     ..facts()
                 },
                 Verdict::Problem,
@@ -385,6 +438,42 @@ mod tests {
                 Facts { remains: vec![Remains { experiment: "n/x".to_owned(), entry: entry() }], ..facts() },
                 Verdict::LossMayRemain,
                 "in pod n/p loss of n/x may remain",
+            ),
+            (
+                Facts { dead: vec![agent(UID)], ..facts() },
+                Verdict::LossMayRemain,
+                "`kubectl netloss doctor --fix -n n` removes what is left",
+            ),
+            (
+                Facts { controllers: Some(vec![right(false)]), own_namespace: "chaos-system".to_owned(), ..facts() },
+                Verdict::Problem,
+                "apply again what netloss was installed with",
+            ),
+            (
+                Facts {
+                    controllers: Some(vec![right(false)]),
+                    deployed: Some(Deployed { watches: vec!["shop".to_owned()], ..Deployed::default() }),
+                    ..facts()
+                },
+                Verdict::Problem,
+                "apply again what netloss was installed with",
+            ),
+            (
+                Facts { deployed: Some(Deployed { watches: vec!["other".to_owned()], ..Deployed::default() }), ..facts() },
+                Verdict::Warning,
+                "runs experiments of other alone",
+            ),
+            (
+                Facts {
+                    definitions: vec![Installed {
+                        plural: "chaosexperiments",
+                        is_ours: false,
+                        missing: Ok(Some(vec!["spec.spareNode".to_owned()])),
+                    }],
+                    ..facts()
+                },
+                Verdict::Problem,
+                "with --adopt",
             ),
         ] {
             let (is, said) = worst(&broken);

@@ -4,7 +4,7 @@ use crate::cli::{
     agents::{self, Agent},
     connect::{Cluster, Scope},
     error::{Error, is_forbidden},
-    hand::agent_image,
+    hand::{Hand, agent_image},
     look, orphans,
     presence::{self, Presence},
     status::experiments,
@@ -25,7 +25,7 @@ use kube::{
     Api, ResourceExt,
     api::{ListParams, PostParams},
 };
-use netloss_api::{ChaosExperiment, ChaosExperimentHistory, DEFINITIONS, FINALIZER, PodStatus};
+use netloss_api::{ChaosExperiment, ChaosExperimentHistory, DEFINITIONS, FINALIZER, PART_OF, PodStatus};
 use netloss_core::words::line;
 use std::collections::BTreeSet;
 
@@ -40,13 +40,13 @@ pub(super) struct Facts {
     pub(super) server: Result<(String, u32), String>,
     pub(super) definitions: Vec<Installed>,
     pub(super) presence: Presence,
-    pub(super) controller_image: Option<String>,
+    pub(super) deployed: Option<Deployed>,
     pub(super) agent_image: Option<String>,
     pub(super) freeze: Option<String>,
     /// Whether it has an authority; none where it is not installed.
     pub(super) webhook: Result<Option<bool>, String>,
     pub(super) yours: Vec<Right>,
-    /// None where they may not be asked for.
+    /// None where they may not be asked for, or it runs no experiments of this namespace.
     pub(super) controllers: Option<Vec<Right>>,
     pub(super) enforced: Option<String>,
     pub(super) excluded: bool,
@@ -54,15 +54,47 @@ pub(super) struct Facts {
     pub(super) orphans: Vec<Agent>,
     /// Active agents whose experiment may be one that could not be read.
     pub(super) unknown: Vec<Agent>,
+    /// Agents of no experiment that have ended and may have left loss.
+    pub(super) dead: Vec<Agent>,
     pub(super) remains: Vec<Remains>,
     pub(super) stuck: Vec<Stuck>,
     /// What could not be looked at.
     pub(super) unseen: Option<String>,
 }
 
+/// The controller's Deployment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Deployed {
+    pub(super) image: Option<String>,
+    /// The only namespaces whose experiments it runs; none are all.
+    pub(super) watches: Vec<String>,
+    /// Whether a Helm release has it.
+    pub(super) by_helm: bool,
+}
+
+impl Deployed {
+    fn of(deployment: Deployment) -> Self {
+        let by_helm = deployment.annotations().contains_key("meta.helm.sh/release-name");
+        let containers = deployment.spec.and_then(|spec| spec.template.spec).map(|spec| spec.containers).unwrap_or_default();
+        let Some(container) = containers.into_iter().next() else { return Self { by_helm, ..Self::default() } };
+        let arguments = container.args.iter().flatten().filter_map(|word| word.strip_prefix("--watch-namespace="));
+        let variables = container.env.iter().flatten().filter(|variable| variable.name == "NETLOSS_WATCH_NAMESPACES");
+        let given = arguments.chain(variables.filter_map(|variable| variable.value.as_deref()));
+        let watches = given.flat_map(|names| names.split(',')).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        Self { image: container.image, watches, by_helm }
+    }
+
+    /// Whether it runs experiments of this namespace.
+    pub(super) fn serves(&self, namespace: &str) -> bool {
+        self.watches.is_empty() || self.watches.iter().any(|watched| watched == namespace)
+    }
+}
+
 /// A definition in this cluster.
 pub(super) struct Installed {
     pub(super) plural: &'static str,
+    /// Whether it is netloss's, and not that of another project with the same objects.
+    pub(super) is_ours: bool,
     /// Fields that this version has and it has not; none where it is not installed.
     pub(super) missing: Result<Option<Vec<String>>, String>,
 }
@@ -110,13 +142,13 @@ impl Stuck {
 }
 
 /// Looks at all of it; at pods and experiments in these namespaces.
-pub(super) async fn look(cluster: &Cluster, scope: &Scope, now: Timestamp) -> Result<Facts, Error> {
+pub(super) async fn look(cluster: &Cluster, scope: &Scope) -> Result<Facts, Error> {
     let client = &cluster.client;
-    let (server, definitions, presence, deployment, agent_image, freeze) = futures::join!(
+    let (server, definitions, presence, deployed, agent_image, freeze) = futures::join!(
         client.apiserver_version(),
         definitions(cluster),
-        presence::look(cluster, now),
-        controller_image(cluster),
+        presence::look(cluster),
+        deployed(cluster),
         agent_image(cluster, None),
         look::freeze(cluster),
     );
@@ -125,7 +157,7 @@ pub(super) async fn look(cluster: &Cluster, scope: &Scope, now: Timestamp) -> Re
         (version.git_version, minor.parse().unwrap_or(0))
     });
     let (webhook, yours, controllers, namespace) =
-        futures::join!(webhook(cluster), yours(cluster), controllers(cluster), namespace(cluster));
+        futures::join!(webhook(cluster), yours(cluster), controllers(cluster, deployed.as_ref()), namespace(cluster));
     let (metadata, facts) = namespace?;
     let in_pods = InPods::look(cluster, scope, &presence).await?;
     Ok(Facts {
@@ -134,7 +166,7 @@ pub(super) async fn look(cluster: &Cluster, scope: &Scope, now: Timestamp) -> Re
         server,
         definitions,
         presence,
-        controller_image: deployment,
+        deployed,
         agent_image: agent_image?,
         freeze: freeze?,
         webhook,
@@ -145,6 +177,7 @@ pub(super) async fn look(cluster: &Cluster, scope: &Scope, now: Timestamp) -> Re
         production: facts.production,
         orphans: in_pods.orphans,
         unknown: in_pods.unknown,
+        dead: in_pods.dead,
         remains: in_pods.remains,
         stuck: in_pods.stuck,
         unseen: in_pods.unseen,
@@ -163,11 +196,13 @@ async fn definitions(cluster: &Cluster) -> Vec<Installed> {
     let mut installed = Vec::new();
     for definition in DEFINITIONS {
         let ours = (definition.make)();
-        let missing = match api.get_opt(&ours.name_any()).await {
+        let theirs = api.get_opt(&ours.name_any()).await;
+        let is_ours = matches!(&theirs, Ok(Some(theirs)) if theirs.labels().get(PART_OF.0).is_some_and(|part_of| part_of == PART_OF.1));
+        let missing = match theirs {
             Ok(theirs) => Ok(theirs.map(|theirs| missing_fields(&ours, &theirs))),
             Err(error) => Err(said(&error)),
         };
-        installed.push(Installed { plural: definition.plural, missing });
+        installed.push(Installed { plural: definition.plural, is_ours, missing });
     }
     installed
 }
@@ -199,11 +234,9 @@ fn of_schema(schema: &JSONSchemaProps, path: &str, paths: &mut Vec<String>) {
     }
 }
 
-async fn controller_image(cluster: &Cluster) -> Option<String> {
+async fn deployed(cluster: &Cluster) -> Option<Deployed> {
     let deployments = Api::<Deployment>::namespaced(cluster.client.clone(), &cluster.own_namespace);
-    let deployment = deployments.get_opt("netloss-controller").await.ok()??;
-    let containers = deployment.spec?.template.spec?.containers;
-    containers.into_iter().next()?.image
+    deployments.get_opt(presence::DEPLOYMENT).await.ok()?.map(Deployed::of)
 }
 
 async fn webhook(cluster: &Cluster) -> Result<Option<bool>, String> {
@@ -293,14 +326,21 @@ async fn yours(cluster: &Cluster) -> Vec<Right> {
     rights
 }
 
-async fn controllers(cluster: &Cluster) -> Option<Vec<Right>> {
+async fn controllers(cluster: &Cluster, deployed: Option<&Deployed>) -> Option<Vec<Right>> {
+    if deployed.is_some_and(|deployed| !deployed.serves(&cluster.namespace)) {
+        return None;
+    }
     let api = Api::<SubjectAccessReview>::all(cluster.client.clone());
     let account = format!("system:serviceaccount:{}:netloss-controller", cluster.own_namespace);
     let mut rights = Vec::new();
     for (attributes, right) in needed_by_controller(cluster) {
         let spec = SubjectAccessReviewSpec {
             user: Some(account.clone()),
-            groups: Some(vec!["system:serviceaccounts".to_owned(), "system:authenticated".to_owned()]),
+            groups: Some(vec![
+                "system:serviceaccounts".to_owned(),
+                format!("system:serviceaccounts:{}", cluster.own_namespace),
+                "system:authenticated".to_owned(),
+            ]),
             resource_attributes: Some(attributes),
             ..SubjectAccessReviewSpec::default()
         };
@@ -316,6 +356,7 @@ async fn controllers(cluster: &Cluster) -> Option<Vec<Right>> {
 struct InPods {
     orphans: Vec<Agent>,
     unknown: Vec<Agent>,
+    dead: Vec<Agent>,
     remains: Vec<Remains>,
     stuck: Vec<Stuck>,
     unseen: Option<String>,
@@ -329,7 +370,10 @@ impl InPods {
                 let unseen = Some(format!("only namespace \"{}\" was looked at: {words}", cluster.namespace));
                 match Self::of(cluster, &own, presence).await {
                     Err(Error::Forbidden(_)) => Ok(Self { unseen: Some(words), ..Self::default() }),
-                    other => Ok(Self { unseen, ..other? }),
+                    other => {
+                        let found = other?;
+                        Ok(Self { unseen: Some([unseen, found.unseen].into_iter().flatten().collect::<Vec<_>>().join("; ")), ..found })
+                    }
                 }
             }
             Err(Error::Forbidden(words)) => Ok(Self { unseen: Some(words), ..Self::default() }),
@@ -344,17 +388,23 @@ impl InPods {
         let mut pods = cluster.list::<Pod>(scope, &ListParams::default()).await.map_err(Error::api("listing pods"))?;
         let found = orphans::look(cluster, &pods).await?;
         let objects = experiments(cluster, scope).await?;
+        let mut unseen = None;
         let records = match cluster.list::<ChaosExperimentHistory>(scope, &ListParams::default()).await {
             Ok(records) => records,
-            Err(error) if is_forbidden(&error) => Vec::new(),
+            Err(error) if is_forbidden(&error) => {
+                unseen = Some(format!("what deleted experiments left is not known: {}", Error::api("listing history records")(error)));
+                Vec::new()
+            }
             Err(error) => return Err(Error::api("listing history records")(error)),
         };
         let suspects = entries(&objects, &records);
-        pods.extend(pods_elsewhere(cluster, scope, &suspects).await?);
+        let elsewhere = pods_elsewhere(cluster, scope, &suspects).await?;
+        pods.extend(elsewhere.pods);
         let is_down = presence.is_down();
         let stuck = objects.iter().filter(|object| is_down && is_stuck(object)).cloned().map(Stuck).collect();
-        let remains = remains(suspects.into_iter(), &pods);
-        Ok(Self { orphans: found.orphans, unknown: found.unknown, remains, stuck, unseen: None })
+        let dead = dead(cluster, &pods, &suspects).await?;
+        let remains = remains(suspects.into_iter(), &pods, &elsewhere.hidden);
+        Ok(Self { orphans: found.orphans, unknown: found.unknown, dead, remains, stuck, unseen })
     }
 }
 
@@ -375,27 +425,50 @@ fn entries(objects: &[ChaosExperiment], records: &[ChaosExperimentHistory]) -> V
     of_objects.chain(of_records).collect()
 }
 
+/// Pods of other namespaces.
+#[derive(Default)]
+struct Elsewhere {
+    pods: Vec<Pod>,
+    /// Namespace and name of those that may not be read.
+    hidden: BTreeSet<(String, String)>,
+}
+
 /// Pods of other namespaces than those that were listed, in which experiments of these may have left loss.
-async fn pods_elsewhere(cluster: &Cluster, scope: &Scope, suspects: &[(String, PodStatus)]) -> Result<Vec<Pod>, Error> {
-    let Scope::One(namespace) = scope else { return Ok(Vec::new()) };
+async fn pods_elsewhere(cluster: &Cluster, scope: &Scope, suspects: &[(String, PodStatus)]) -> Result<Elsewhere, Error> {
+    let mut found = Elsewhere::default();
+    let Scope::One(namespace) = scope else { return Ok(found) };
     let elsewhere = suspects.iter().map(|(_, entry)| entry).filter(|entry| entry.may_keep_loss() && entry.namespace != *namespace);
-    let mut pods = Vec::new();
     for (namespace, name) in elsewhere.map(|entry| (&entry.namespace, &entry.name)).collect::<BTreeSet<_>>() {
         match cluster.api::<Pod>(&Scope::One(namespace.clone())).get_opt(name).await {
-            Ok(pod) => pods.extend(pod),
-            Err(error) if is_forbidden(&error) => {}
+            Ok(pod) => found.pods.extend(pod),
+            Err(error) if is_forbidden(&error) => drop(found.hidden.insert((namespace.clone(), name.clone()))),
             Err(error) => return Err(Error::api(format!("reading pod {namespace}/{name}"))(error)),
         }
     }
-    Ok(pods)
+    Ok(found)
 }
 
-/// Where loss may be left: the pod is still the same, and nobody has cleaned up since.
-fn remains(entries: impl Iterator<Item = (String, PodStatus)>, pods: &[Pod]) -> Vec<Remains> {
+/// The agents of no experiment that have ended without saying that their loss is gone, by what would be made of each.
+async fn dead(cluster: &Cluster, pods: &[Pod], known: &[(String, PodStatus)]) -> Result<Vec<Agent>, Error> {
+    let is_known = |agent: &Agent| known.iter().any(|(_, entry)| entry.uid == agent.pod_uid && entry.container == agent.container);
+    let mut dead = Vec::new();
+    for agent in agents::ended_without_a_word(pods).into_iter().filter(|agent| !is_known(agent)) {
+        let Some(object) = agent.experiment(Timestamp::now()) else { continue };
+        let foreseen = Hand::stop(cluster, None, object).foresee(Timestamp::now()).await?;
+        if foreseen.pods.iter().any(|entry| entry.is_open() || entry.may_keep_loss()) {
+            dead.push(agent);
+        }
+    }
+    Ok(dead)
+}
+
+/// Where loss may be left: the pod is still the same, and nobody has cleaned up since. Of a pod that may not be read the entry is believed.
+fn remains(entries: impl Iterator<Item = (String, PodStatus)>, pods: &[Pod], hidden: &BTreeSet<(String, String)>) -> Vec<Remains> {
     let mut found: Vec<Remains> = Vec::new();
     for (experiment, entry) in entries.filter(|(_, entry)| entry.may_keep_loss()) {
         let since = entry.ended_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
-        let is_there = pods.iter().any(|pod| agents::is_same(pod, &entry) && !agents::is_cleaned_since(pod, since));
+        let is_hidden = hidden.contains(&(entry.namespace.clone(), entry.name.clone()));
+        let is_there = is_hidden || pods.iter().any(|pod| agents::is_same(pod, &entry) && !agents::is_cleaned_since(pod, since));
         let is_known = found.iter().any(|known| known.entry.uid == entry.uid && known.entry.container == entry.container);
         if is_there && !is_known {
             found.push(Remains { experiment, entry });
@@ -438,9 +511,12 @@ mod tests {
         }))
         .unwrap();
         let twice = || vec![("n/x".to_owned(), unknown.clone()), ("n/x".to_owned(), unknown.clone())].into_iter();
-        assert_eq!(remains(twice(), std::slice::from_ref(&pod)).len(), 1);
-        assert!(remains(twice(), &[]).is_empty());
+        let none = BTreeSet::new();
+        assert_eq!(remains(twice(), std::slice::from_ref(&pod), &none).len(), 1);
+        assert!(remains(twice(), &[], &none).is_empty());
+        let hidden = BTreeSet::from([("n".to_owned(), "p".to_owned())]);
+        assert_eq!(remains(twice(), &[], &hidden).len(), 1, "who may not read the pod cannot tell that it is clean");
         let clean = PodStatus { outcome: Some(Outcome::Clean), ..unknown.clone() };
-        assert!(remains(vec![("n/x".to_owned(), clean)].into_iter(), &[pod]).is_empty());
+        assert!(remains(vec![("n/x".to_owned(), clean)].into_iter(), &[pod], &hidden).is_empty());
     }
 }

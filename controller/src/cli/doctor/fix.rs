@@ -2,7 +2,7 @@
 
 use super::facts::{Facts, Remains, Stuck, is_stuck};
 use crate::cli::{
-    agents,
+    agents::{self, Agent},
     connect::{Cluster, Scope},
     error::{Error, is_missing},
     freeze::STOP_LIMIT,
@@ -44,7 +44,10 @@ pub(super) async fn fix(cluster: &Cluster, facts: &Facts) -> Result<bool, Error>
         }
     };
     for agent in &facts.orphans {
-        told(stop_orphan(cluster, agent, facts.agent_image.clone(), STOP_LIMIT).await)?;
+        told(stop_orphan(cluster, agent, facts.agent_image.clone(), STOP_LIMIT, true).await)?;
+    }
+    for agent in &facts.dead {
+        told(clean_after(cluster, agent, facts.agent_image.clone()).await)?;
     }
     for remains in &facts.remains {
         told(clean(cluster, remains, facts.agent_image.as_deref()).await)?;
@@ -53,6 +56,15 @@ pub(super) async fn fix(cluster: &Cluster, facts: &Facts) -> Result<bool, Error>
         told(release(cluster, stuck, facts.agent_image.clone()).await)?;
     }
     Ok(all)
+}
+
+/// Takes away what an agent of no experiment may have left, as the controller would after one of its own.
+async fn clean_after(cluster: &Cluster, agent: &Agent, image: Option<String>) -> Result<(), Error> {
+    let Some(object) = agent.experiment(Timestamp::now()) else { return Ok(()) };
+    let mut hand = Hand::stop(cluster, image, object);
+    let status = hand::to_the_end(&mut hand, STOP_LIMIT).await?;
+    verdict::clean(hand.object(), &status)?;
+    print(&format!("{}, of no experiment: cleaned up after\n", agent.words()))
 }
 
 /// Takes away what an agent may have left in a pod.
@@ -66,7 +78,8 @@ async fn clean(cluster: &Cluster, remains: &Remains, ours: Option<&str>) -> Resu
     let Some(pod) = pod.filter(is_meant) else { return Ok(()) };
     let image = ours.map(|ours| image_to_send(&entry.image, ours).to_owned()).or_else(|| image_in(&pod, &entry.container));
     let image = image.ok_or_else(|| Error::Failed(format!("pod {name}: the agent's image is not known: delete the pod instead")))?;
-    let now = Timestamp::now();
+    // The agent's node goes by a clock that is nearer to the API server's than this machine's may be.
+    let now = cluster.now().await;
     let until = now.saturating_add(SignedDuration::from_mins(2)).unwrap_or(now);
     // Whichever agent it was: what is removed carries netloss's marks, and one that works is left alone.
     let argv = CleanupArgs { meant: Meant { run: None, deadline: Some(until) }, force: false }.to_argv();
@@ -76,7 +89,7 @@ async fn clean(cluster: &Cluster, remains: &Remains, ours: Option<&str>) -> Resu
     if let Some(words) = send(cluster, &entry, &repair_container(&entry, &sent), false).await? {
         return Err(Error::Failed(format!("pod {name}: what was to clean up was refused: {words}: delete the pod instead")));
     }
-    let found = wait(&pods, &entry.name, &container).await?;
+    let found = wait(&pods, &entry.namespace, &entry.name, &container).await?;
     print(&format!("{name}: cleaned up: {}\n", line(&found)))
 }
 
@@ -86,14 +99,15 @@ fn image_in(pod: &Pod, container: &str) -> Option<String> {
 }
 
 /// Waits for a cleanup to end, and says what it found.
-async fn wait(pods: &Api<Pod>, name: &str, container: &str) -> Result<String, Error> {
+async fn wait(pods: &Api<Pod>, namespace: &str, pod: &str, container: &str) -> Result<String, Error> {
+    let name = format!("{namespace}/{pod}");
     let end = Instant::now() + LIMIT;
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
-        let Some(pod) = pods.get_opt(name).await.map_err(Error::api(format!("reading pod {name}")))? else {
+        let Some(found) = pods.get_opt(pod).await.map_err(Error::api(format!("reading pod {name}")))? else {
             return Ok("the pod is gone, and its network with it".to_owned());
         };
-        if let Some(ended) = agents::state(&pod, container).and_then(|state| state.terminated.clone()) {
+        if let Some(ended) = agents::state(&found, container).and_then(|state| state.terminated.clone()) {
             let message = ended.message.unwrap_or_default();
             return match (ended.exit_code, message.lines().rev().find_map(Record::from_line).map(|record| record.event)) {
                 (0, Some(Event::Cleaned(cleaned))) if cleaned.removed.is_empty() => Ok("nothing was left".to_owned()),
@@ -107,7 +121,7 @@ async fn wait(pods: &Api<Pod>, name: &str, container: &str) -> Result<String, Er
         }
         if Instant::now() >= end {
             return Err(Error::TimedOut(format!(
-                "pod {name}: container {container} has not ended after {} s: kubectl describe pod {name}",
+                "pod {name}: container {container} has not ended after {} s: kubectl describe pod {pod} -n {namespace}",
                 LIMIT.as_secs()
             )));
         }

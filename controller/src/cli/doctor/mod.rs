@@ -11,7 +11,6 @@ use super::{
 };
 use checks::{Finding, Verdict, check};
 use clap::Args;
-use jiff::Timestamp;
 use serde::Serialize;
 
 /// Check the installation, rights, the namespace's Pod Security, and whether anything is left in pods
@@ -36,11 +35,11 @@ struct Checkup {
 
 pub(super) async fn run(args: DoctorArgs, cluster: &Cluster) -> Result<(), Error> {
     let scope = cluster.scope(args.all_namespaces);
-    let mut facts = facts::look(cluster, &scope, Timestamp::now()).await?;
+    let mut facts = facts::look(cluster, &scope).await?;
     if args.fix {
         fix::fix(cluster, &facts).await?;
         // What was put right is no longer found.
-        facts = facts::look(cluster, &scope, Timestamp::now()).await?;
+        facts = facts::look(cluster, &scope).await?;
     }
     let checkup = Checkup { findings: check(&facts) };
     let format = args.output.output;
