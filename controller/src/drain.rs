@@ -17,7 +17,9 @@ use kube::{
     api::{ListParams, Patch, PatchParams},
     core::NamespaceResourceScope,
 };
-use netloss_api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, FINALIZER, FREEZE, FREEZE_ANNOTATION, PodStatus};
+use netloss_api::{
+    ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, FINALIZER, FREEZE, FREEZE_ANNOTATION, PodStatus, REMAINS_LABEL,
+};
 use netloss_core::{targets, words::some_of};
 use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -277,7 +279,8 @@ async fn recorded(client: &Client, namespaces: &[String]) -> Result<Vec<PodStatu
             found.extend(record.into_iter().flat_map(|record| record.spec.pods).filter(PodStatus::may_keep_loss));
             None::<()>
         };
-        listing::list(&api, &ListParams::default(), listing::PAGE, keep).await.map_err(Error::api("listing records"))?;
+        let marked = ListParams::default().labels(&format!("{REMAINS_LABEL}=true"));
+        listing::list(&api, &marked, listing::PAGE, keep).await.map_err(Error::api("listing records"))?;
     }
     Ok(found)
 }

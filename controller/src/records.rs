@@ -16,8 +16,9 @@ use netloss_api::{ChaosExperimentHistory, EXPERIMENT_LABEL, ExperimentRef, NAME_
 use std::collections::{BTreeMap, HashMap};
 use tracing::{info, warn};
 
-/// Pods that one look at such records reads at most: who may write records may make them up.
-const REMNANTS: usize = 50;
+/// Pods that one look at such records reads at most, and of the records of one namespace: who may write records may make them up, and hides no others.
+const REMNANTS: usize = 200;
+const REMNANTS_OF_ONE: usize = 10;
 
 /// Records of one page of a list, metadata only: up to 256 KiB of annotations each.
 const PAGE: u32 = 100;
@@ -48,11 +49,19 @@ pub async fn remnants(client: &Client, namespace: Option<&str>) -> kube::Result<
     let api = listing::scoped::<Guarded<ChaosExperimentHistory>>(client, namespace);
     let marked = ListParams::default().labels(&format!("{REMAINS_LABEL}=true"));
     let mut suspects = Vec::new();
+    let mut of_one: HashMap<String, usize> = HashMap::new();
     let keep = |record: Result<ChaosExperimentHistory, Unreadable>| {
-        let record = record.ok()?.spec;
-        let room = REMNANTS - suspects.len();
+        let record = record.ok()?;
+        let own = record.namespace().unwrap_or_default();
+        // What it says of another namespace's experiment is not that one's record.
+        let record = Some(record.spec).filter(|record| record.experiment_ref.namespace == own)?;
+        let known = of_one.entry(own).or_default();
+        let most = if namespace.is_some() { REMNANTS } else { REMNANTS_OF_ONE };
+        let room = most.saturating_sub(*known).min(REMNANTS.saturating_sub(suspects.len()));
+        let before = suspects.len();
         let pods = record.pods.into_iter().filter(PodStatus::may_keep_loss).take(room);
         suspects.extend(pods.map(|pod| (record.experiment_ref.clone(), pod)));
+        *known += suspects.len() - before;
         None::<()>
     };
     listing::list(&api, &marked, listing::PAGE, keep).await?;
@@ -157,7 +166,54 @@ pub async fn prune(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netloss_core::machine::fixtures::at;
+    use crate::client;
+    use futures::FutureExt;
+    use http::Response;
+    use kube::client::Body;
+    use netloss_api::{Outcome, PodState};
+    use netloss_core::machine::fixtures::{at, entry, spec};
+    use serde_json::{Value, json};
+
+    /// Whoever may write records in one namespace makes up as many as they like, in names that come first.
+    #[tokio::test]
+    async fn records_that_are_made_up_hide_none_of_another_namespace() {
+        let record = |namespace: &str, of: &str, name: &str, pods: usize| {
+            let pod = |number: usize| PodStatus {
+                namespace: namespace.to_owned(),
+                name: format!("pod-{number}"),
+                state: PodState::Ended,
+                outcome: Some(Outcome::Unknown),
+                unguarded: Some(true),
+                ..entry()
+            };
+            json!({
+                "apiVersion": "chaos.gushchin.dev/v1alpha1", "kind": "ChaosExperimentHistory", "metadata": { "name": name, "namespace": namespace },
+                "spec": {
+                    "experimentRef": { "name": "x", "namespace": of }, "experimentSpec": spec(),
+                    "execution": { "startTime": "2027-01-15T08:00:00Z", "status": "partial", "run": 1 }, "audit": {},
+                    "pods": (0..pods).map(pod).collect::<Vec<_>>(),
+                },
+            })
+        };
+        let made_up = (0..40).map(|number| record("aaa", "aaa", &format!("r{number}"), 50));
+        let records: Vec<Value> = made_up.chain([record("aaa", "shop", "blame", 1), record("shop", "shop", "real", 1)]).collect();
+        let client = client::tests::answering(move |request| {
+            let path = request.uri().path().to_owned();
+            let answer = if path.contains("chaosexperimenthistories") {
+                json!({ "apiVersion": "v1", "kind": "List", "metadata": {}, "items": records })
+            } else if path.contains("/namespaces/shop/") {
+                json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "pod-0", "namespace": "shop", "uid": entry().uid }, "spec": { "containers": [] } })
+            } else {
+                json!({ "apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "NotFound", "message": "not found", "code": 404 })
+            };
+            let code = if answer["code"] == 404 { 404 } else { 200 };
+            let response = Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).unwrap();
+            async move { response }.boxed()
+        });
+        let found = remnants(&client, None).await.unwrap();
+        let names: Vec<_> = found.iter().map(|remnant| (remnant.experiment.namespace.as_str(), remnant.pods)).collect();
+        assert_eq!(names, [("shop", 1)]);
+    }
 
     #[test]
     fn records_go_by_count_and_by_age() {

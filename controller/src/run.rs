@@ -250,11 +250,12 @@ fn both(one: ObservedLoss, other: ObservedLoss) -> ObservedLoss {
     ObservedLoss { egress: sum(one.egress, other.egress), ingress: sum(one.ingress, other.ingress) }
 }
 
-/// The namespaces of pods in which something is under way.
+/// The namespaces in whose pods something is under way: those that the experiments act on. Pods of others, after an edit of spec.namespace or because somebody wrote
+/// them into a status, are looked at without a watch.
 fn open_namespaces(store: &Store<Guarded>) -> BTreeSet<String> {
     let objects = store.state();
-    let open = objects.iter().filter_map(|object| object.0.as_ref().ok()?.status.as_ref());
-    open.flat_map(ChaosExperimentStatus::open_pods).map(|pod| pod.namespace.clone()).collect()
+    let open = objects.iter().filter_map(|object| object.0.as_ref().ok()).filter(|object| is_under_way(object));
+    open.map(|object| object.spec.target_namespace(&object.namespace().unwrap_or_default()).to_owned()).collect()
 }
 
 fn readable(object: &Guarded) -> Option<Arc<ChaosExperiment>> {

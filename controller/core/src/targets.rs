@@ -231,6 +231,8 @@ pub struct NamespaceFacts {
     pub production: Option<String>,
     /// The value of [`ALLOW_FROM_ANNOTATION`].
     pub allows_from: Option<String>,
+    /// Why the controller may not look at it, if so: a controller of single namespaces, for one, sees no others.
+    pub hidden: Option<String>,
 }
 
 impl NamespaceFacts {
@@ -253,6 +255,7 @@ impl NamespaceFacts {
             excluded: is_excluded(labels),
             production,
             allows_from: annotations.and_then(|annotations| annotations.get(ALLOW_FROM_ANNOTATION)).cloned(),
+            hidden: None,
         }
     }
 
@@ -290,6 +293,12 @@ impl<T: Into<String>> From<T> for Refusal {
 /// Why no pod of the namespace may be acted on, if so, for an experiment of the namespace `own`.
 #[must_use]
 pub fn refusal(facts: &NamespaceFacts, namespace: &str, own: &str, allow_production: bool, settings: &Settings) -> Option<Refusal> {
+    if let Some(why) = &facts.hidden {
+        let words = format!(
+            "spec.namespace is \"{namespace}\", which netloss's controller may not look at ({why}): name a namespace that it watches"
+        );
+        return Some(words.into());
+    }
     if namespace != own && !settings.trusts_admission && !facts.allows(own) {
         let words = format!(
             "spec.namespace is \"{namespace}\", which is not open to experiments of the namespace \"{own}\": create the experiment in \"{namespace}\", \

@@ -155,7 +155,7 @@ impl Metrics {
             let was = before.pods.iter().find(|was| was.uid == pod.uid && was.container == pod.container);
             let container = format!("{}:{}", pod.display_name(), pod.container);
             let is_adopted = after.affected_pods.contains(&container) && !before.affected_pods.contains(&container);
-            self.record_pod(was, pod, is_adopted, before, now);
+            self.record_pod(namespace, was, pod, is_adopted, before, now);
         }
         if let (true, Some(phase)) = (history::is_over(Some(before), after), after.phase) {
             let status = history::result(after);
@@ -187,9 +187,18 @@ impl Metrics {
     }
 
     /// `is_adopted`: its agent's container was found in it just now. A pod that refused it, or went before, had none.
-    fn record_pod(&self, was: Option<&PodStatus>, is: &PodStatus, is_adopted: bool, before: &ChaosExperimentStatus, now: Timestamp) {
+    /// The label is the namespace that the experiment acts on: an entry's own may be any text that somebody else wrote.
+    fn record_pod(
+        &self,
+        namespace: &str,
+        was: Option<&PodStatus>,
+        is: &PodStatus,
+        is_adopted: bool,
+        before: &ChaosExperimentStatus,
+        now: Timestamp,
+    ) {
         if is_adopted {
-            self.injected.with_label_values(&[&is.namespace]).inc();
+            self.injected.with_label_values(&[namespace]).inc();
         }
         if let (Some(applied), false, Some(planned)) = (&is.applied_at, was.is_some_and(PodStatus::was_applied), &before.last_run_time) {
             self.injection.observe(applied.0.duration_since(planned.0).as_secs_f64().max(0.0));
@@ -197,7 +206,7 @@ impl Metrics {
         let Some(outcome) = is.outcome.filter(|_| was.is_none_or(PodStatus::is_open)) else { return };
         // Nobody may ever scrape, and pods come and go.
         self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&is.uid);
-        self.outcomes.with_label_values(&[&is.namespace, &name(outcome)]).inc();
+        self.outcomes.with_label_values(&[namespace, &name(outcome)]).inc();
         if before.stopping.is_none()
             && let Some(due) = due(is)
         {
@@ -434,7 +443,8 @@ mod tests {
             pods: vec![
                 pod("a", PodState::Injected, None),
                 pod("b", PodState::Ended, Some(Outcome::Failed)),
-                pod("c", PodState::Ended, Some(Outcome::PodEnded)),
+                // An entry that somebody else has written.
+                PodStatus { namespace: "made up".to_owned(), ..pod("c", PodState::Ended, Some(Outcome::PodEnded)) },
             ],
             affected_pods: vec![format!("n/a:{}", entry().container)],
             ..planned.clone()
@@ -444,6 +454,7 @@ mod tests {
         metrics.record(&at_n, Some(&after), &after, at(2));
         let text = metrics.text(at(2)).unwrap();
         assert_eq!(value(&text, "netloss_pods_injected_total{namespace=\"n\"}"), Some(1.0), "b refused it, and c was gone");
+        assert!(!text.contains("made up"), "{text}");
     }
 
     #[test]

@@ -80,9 +80,8 @@ pub async fn observe(
     let own_namespace = &settings.own_namespace;
     match (needs, experiment.status) {
         (Needs::Surroundings { namespace, selector, dependencies }, _) => {
-            let (namespace, pods, freeze, rival, dependencies) = futures::try_join!(
-                facts(client, namespace),
-                candidates(client, namespace, selector, now),
+            let ((namespace, pods), freeze, rival, dependencies) = futures::try_join!(
+                target(client, experiment.namespace, namespace, Some(selector), now),
                 freeze(client, own_namespace),
                 rival(client, settings),
                 phases(client, experiment.namespace, dependencies),
@@ -93,7 +92,7 @@ pub async fn observe(
             let (views, freeze, protection) = futures::try_join!(
                 views(client, experiment, status, heard, now),
                 freeze(client, own_namespace),
-                protection(client, target.as_ref(), now),
+                protection(client, experiment.namespace, target.as_ref(), now),
             )?;
             let ready = match ready {
                 Some((namespace, selector)) => {
@@ -160,18 +159,38 @@ pub async fn facts(client: &Client, name: &str) -> kube::Result<NamespaceFacts> 
     Ok(namespace(client, name).await?.unwrap_or_else(|| NamespaceFacts::of(name, None, None)))
 }
 
-/// What protects the pods in which agents are about to be injected, if that was to be looked at.
-async fn protection(
+/// What is known of the namespace that an experiment of the namespace `own` acts on, and its pods that have the labels. That it may not be looked at is known of
+/// another namespace; of the experiment's own it is an error.
+async fn target(
     client: &Client,
-    target: Option<&(String, Option<BTreeMap<String, String>>)>,
+    own: &str,
+    namespace: &str,
+    selector: Option<&BTreeMap<String, String>>,
     now: Timestamp,
-) -> kube::Result<Option<Protection>> {
-    let Some((namespace, selector)) = target else { return Ok(None) };
-    let eligible = async {
+) -> kube::Result<(NamespaceFacts, Vec<Candidate>)> {
+    let hidden = |why: String| (NamespaceFacts { hidden: Some(why), ..NamespaceFacts::of(namespace, None, None) }, Vec::new());
+    if !listing::is_name(namespace) {
+        return Ok(hidden("no namespace can have that name".to_owned()));
+    }
+    let pods = async {
         let Some(selector) = selector else { return Ok(Vec::new()) };
         candidates(client, namespace, selector, now).await
     };
-    let (namespace, candidates) = futures::try_join!(facts(client, namespace), eligible)?;
+    match futures::try_join!(facts(client, namespace), pods) {
+        Err(kube::Error::Api(status)) if status.code == 403 && namespace != own => Ok(hidden(brief(&status.message))),
+        seen => seen,
+    }
+}
+
+/// What protects the pods in which agents are about to be injected, if that was to be looked at.
+async fn protection(
+    client: &Client,
+    own: &str,
+    acts_on: Option<&(String, Option<BTreeMap<String, String>>)>,
+    now: Timestamp,
+) -> kube::Result<Option<Protection>> {
+    let Some((namespace, selector)) = acts_on else { return Ok(None) };
+    let (namespace, candidates) = target(client, own, namespace, selector.as_ref(), now).await?;
     Ok(Some(Protection::of(namespace, &candidates)))
 }
 

@@ -10,7 +10,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
-use netloss_api::{DEFINITIONS, PodState};
+use netloss_api::{DEFINITIONS, Phase, PodState};
 use netloss_lab::cluster::{apply, parse};
 use netloss_lab::controlplane::{ControlPlane, Tool, shell};
 use netloss_lab::documents::commands;
@@ -425,6 +425,11 @@ async fn a_controller_of_one_namespace_needs_no_right_beyond_it() {
     let report = world.removed(&crate::pods::run_of(&entry)).to_line();
     world.set_state(&entry, json!({ "terminated": { "exitCode": 0, "message": report } })).await;
     eventually("the run ends", async || world.status("x").await.completed_at.is_some()).await;
+    // What it may not look at is refused like what it should not act on.
+    world.apply("elsewhere", spec(json!({ "namespace": "default" }))).await.unwrap();
+    eventually("the other namespace is refused", async || world.status("elsewhere").await.phase == Some(Phase::Failed)).await;
+    let words = world.status("elsewhere").await.message.unwrap();
+    assert!(words.contains("spec.namespace is \"default\", which netloss's controller may not look at"), "{words}");
     controller.ensure_running().unwrap();
     let said = std::fs::read_to_string(&log).unwrap();
     assert!(!said.contains("is forbidden"), "{said}");

@@ -1,7 +1,7 @@
 //! A run that is under way: why it is ended early, what each of its pods needs, and what that makes of the whole.
 
 use super::{
-    Decision, Experiment, Pods, Preflight, Protection, Settings, conclude,
+    About, Decision, EventRecord, Experiment, Pods, Preflight, Protection, Settings, conclude,
     derive::Derived,
     events, is_edited,
     plan::too_large_a_share,
@@ -39,6 +39,7 @@ pub(super) fn follow(
     let mut after = before.clone();
     let mut decision = Decision::default();
     let mut obstacles = Vec::new();
+    let target = experiment.spec.target_namespace(experiment.namespace);
     let run = before.run.unwrap_or_default();
     after.stopping = before.stopping.or_else(|| stopping(experiment, before, seen));
     if !is_edited(experiment, before) {
@@ -79,13 +80,19 @@ pub(super) fn follow(
         if pod.is_open() {
             decision.requeue = [decision.requeue, step.look_again, Some(POLL_QUIET)].into_iter().flatten().min();
         }
-        decision.events.extend(events::of_transition(entry, pod));
+        // Into no other namespace: whoever may write this status may not write events there.
+        let is_ours = |event: &EventRecord| !matches!(&event.about, About::Pod(pod) if pod.namespace != target);
+        decision.events.extend(events::of_transition(entry, pod).into_iter().filter(is_ours));
         if let (false, Some(Time(applied)), Some(Time(began))) = (entry.was_applied(), &pod.applied_at, &before.last_run_time) {
             decision.events.extend(events::clock_skew(pod, *began, *applied, now));
         }
     }
     if experiment.spec.abort.is_some() {
         decision.requeue = decision.requeue.map(|wait| wait.min(POLL_READY));
+    }
+    // Where each agent had lost packets for as long as it was to by then, nothing was stopped.
+    if before.stopping.is_none() && !after.pods.is_empty() && after.pods.iter().all(|pod| pod.outcome == Some(Outcome::Clean)) {
+        after.stopping = None;
     }
     // An agent removes what others have left in its pod before it applies its loss.
     let brought = |uid: &str| after.pods.iter().any(|pod| pod.uid == uid && pod.was_applied());

@@ -411,6 +411,43 @@ fn what_is_degraded_is_for_the_agent_to_say() {
     assert_eq!(outcome, Outcome::Clean);
 }
 
+/// It was deleted while the controller was away, and after each agent had lost packets for as long as it was to.
+#[test]
+fn a_run_that_was_over_before_it_was_to_stop_went_as_asked() {
+    let spec = spec();
+    let running = planned(&spec, 2);
+    let views = |last: &PodStatus| {
+        let view = |entry: &PodStatus| {
+            let ended = if entry.uid == last.uid { terminated(0, Some(removed())) } else { terminated(4, None) };
+            (entry.uid.clone(), agent(entry, ended))
+        };
+        running.pods.iter().map(view).collect::<BTreeMap<_, _>>()
+    };
+    let deleting = Experiment { deleting: true, ..experiment(&spec, Some(&running)) };
+    let all = running.pods.iter().map(|entry| (entry.uid.clone(), agent(entry, terminated(0, Some(removed()))))).collect();
+    let over = decide(&deleting, &pods(all), at(40), &settings()).status.unwrap();
+    assert_eq!((over.stopping, crate::history::result(&over)), (None, netloss_api::RunResult::Success), "{over:?}");
+    let other = decide(&deleting, &pods(views(&running.pods[0])), at(40), &settings()).status.unwrap();
+    assert_eq!(other.stopping, Some(netloss_api::Stopping::Deleted));
+}
+
+/// Whoever may write a status may not write events everywhere.
+#[test]
+fn an_entry_of_another_namespace_has_no_event_there() {
+    let spec = spec();
+    let mut forged = planned(&spec, 1);
+    forged.pods[0].namespace = "kube-system".to_owned();
+    forged.pods[0].uid = "made-up".to_owned();
+    forged.pods[0].container = "made-up".to_owned();
+    let decision = step(&spec, &forged, |entry| agent(entry, AgentState::Running), at(5));
+    assert_eq!(decision.status.as_ref().unwrap().pods[0].outcome, Some(Outcome::Unknown));
+    assert!(
+        !decision.events.is_empty() && !decision.events.iter().any(|event| matches!(event.about, About::Pod(_))),
+        "{:?}",
+        decision.events
+    );
+}
+
 /// Its applications may go on for hours in a network that loses packets.
 #[test]
 fn a_killed_agent_of_a_terminating_pod_is_not_forgotten_while_the_pod_is_there() {
