@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
@@ -61,6 +63,15 @@ enum Mode {
         #[arg(long, value_name = "MIB")]
         mebibytes: usize,
     },
+    /// Clients of an abstract Unix socket that say nothing: more than wait there at a time. Ends by itself after a while.
+    Crowd {
+        /// The socket's name.
+        #[arg(long)]
+        name: String,
+        /// How long.
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_interval)]
+        time: Duration,
+    },
     /// Tries what code in a container is not to succeed with, says what came of it, and ends.
     Attempt,
     /// Does nothing until it is ended: holds a pod's namespaces open, as the container runtime's sandbox image must.
@@ -81,6 +92,22 @@ fn run(mode: &Mode) -> io::Result<()> {
     }
     // As a pod's first process nothing ends it by default: the kernel drops signals that PID 1 has no handler for.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    match mode {
+        Mode::Crowd { name, time } => {
+            crowd(name)?;
+            let time = *time;
+            in_background(move || {
+                thread::sleep(time);
+                std::process::exit(0)
+            });
+        }
+        other => begin(other),
+    }
+    signals.forever().next();
+    Ok(())
+}
+
+fn begin(mode: &Mode) {
     match *mode {
         Mode::Echo { port } => in_background(move || echo((any_address(), port).into(), write)),
         Mode::Probe { to, interval } => in_background(move || probe(to, interval, write)),
@@ -95,9 +122,25 @@ fn run(mode: &Mode) -> io::Result<()> {
             }
         }),
         Mode::Hold { mebibytes } => in_background(move || hold(mebibytes)),
-        Mode::Attempt | Mode::Pause => {}
+        Mode::Attempt | Mode::Pause | Mode::Crowd { .. } => {}
     }
-    signals.forever().next();
+}
+
+/// Each comes again when it was sent away.
+fn crowd(name: &str) -> io::Result<()> {
+    const CLIENTS: usize = 100;
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+    for _ in 0..CLIENTS {
+        let address = address.clone();
+        thread::spawn(move || {
+            loop {
+                if let Ok(mut client) = UnixStream::connect_addr(&address) {
+                    drop(io::copy(&mut client, &mut io::sink()));
+                }
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+    }
     Ok(())
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::{EphemeralContainer, Namespace, Pod};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams, TypeMeta};
 use kube::{Api, ResourceExt};
 use netloss_api::{ChaosExperiment, ChaosExperimentHistory, Phase, PodState};
 use netloss_lab::cluster::Image;
@@ -41,9 +41,23 @@ pub(crate) enum Fault {
     ExperimentPaused,
     SecondExperiment,
     NodeDiskFull,
+    /// It can open nothing any more: no socket, no connection of who would stop it.
+    AgentWithoutDescriptors,
+    /// What received packets go through, and are counted by, is deleted by others.
+    IfbDeleted,
+    /// More clients at the agent's socket than it lets wait, which say nothing.
+    SocketCrowded,
+    /// Objects of k8s-chaos's other actions, records and plans that others made, beside it.
+    ForeignObjects,
+    /// Its status has entries of pods that it never had anything to do with.
+    StatusForged,
+    /// A pod that says that it is k8s-chaos's controller.
+    TenantIsK8sChaos,
+    /// Nothing with the agent's rights is admitted any more: nothing that stops or repairs it either.
+    NamespaceRestricted,
 }
 
-const FAULTS: [Fault; 16] = [
+const FAULTS: [Fault; 23] = [
     Fault::Nothing,
     Fault::AgentKilled,
     Fault::AgentAborted,
@@ -60,6 +74,13 @@ const FAULTS: [Fault; 16] = [
     Fault::ExperimentPaused,
     Fault::SecondExperiment,
     Fault::NodeDiskFull,
+    Fault::AgentWithoutDescriptors,
+    Fault::IfbDeleted,
+    Fault::SocketCrowded,
+    Fault::ForeignObjects,
+    Fault::StatusForged,
+    Fault::TenantIsK8sChaos,
+    Fault::NamespaceRestricted,
 ];
 
 impl fmt::Display for Fault {
@@ -141,6 +162,11 @@ impl Schedule {
         self.strike(&stage).await?;
         let experiments = self.settle(&stage).await?;
         let said = self.judge(&stage, &experiments).await?;
+        match self.fault {
+            Fault::ForeignObjects => stage.foreign_objects(false).await?,
+            Fault::NamespaceRestricted => stage.enforce(None).await?,
+            _ => {}
+        }
         stage.sweep().await?;
         Ok(said)
     }
@@ -201,6 +227,24 @@ impl Schedule {
                 let fill = "busybox dd if=/dev/zero of=/var/fill bs=1M 2>/dev/null; sleep 4; rm -f /var/fill";
                 stage.field.node.run_within(fill, Duration::from_mins(2)).await?;
             }
+            Fault::AgentWithoutDescriptors => stage.each_agent("prlimit --pid $pid --nofile=0:0").await?,
+            Fault::IfbDeleted => stage.each_agent("nsenter --target $pid --net ip link delete nl-in").await?,
+            Fault::SocketCrowded => {
+                let script = r#"sh -c 'own=$(readlink /proc/self/ns/net)
+                    for folder in /proc/[0-9]*; do
+                        [ "$(readlink $folder/ns/net)" = "$own" ] && case $(readlink $folder/exe) in
+                            */traffic) setsid $folder/exe crowd --name=netloss-agent --for=20s >/dev/null 2>&1 </dev/null & break ;;
+                        esac
+                    done; true'"#;
+                drop(stage.field.in_pod(&stage.namespace, &stage.pod(0), script).await);
+            }
+            Fault::ForeignObjects => stage.foreign_objects(true).await?,
+            Fault::StatusForged => stage.forge_status().await?,
+            Fault::TenantIsK8sChaos => {
+                let label = Patch::Merge(json!({ "metadata": { "labels": { "app.kubernetes.io/name": "k8s-chaos" } } }));
+                insist(async || stage.pods().patch(&stage.pod(0), &PatchParams::default(), &label).await.map(drop)).await?;
+            }
+            Fault::NamespaceRestricted => stage.enforce(Some("restricted")).await?,
         }
         Ok(())
     }
@@ -224,6 +268,7 @@ impl Schedule {
                 | Fault::AgentFrozenAWhile
                 | Fault::AgentOutOfMemory
                 | Fault::NodeDiskFull
+                | Fault::AgentWithoutDescriptors
         );
         self.backend == "guarded" || !agent_is_hurt
     }
@@ -239,7 +284,7 @@ impl Schedule {
                 return Ok(own);
             }
             let deadlines = own.iter().filter_map(|experiment| experiment.status.as_ref()).flat_map(|status| &status.pods);
-            let last = deadlines.map(|pod| pod.deadline.0).max();
+            let last = deadlines.filter(|pod| pod.name.starts_with(&stage.label)).map(|pod| pod.deadline.0).max();
             if !looked && last.is_some_and(|last| Timestamp::now() > last + LEASE) {
                 stage.loses_nothing("past deadline and lease").await?;
                 looked = true;
@@ -457,6 +502,74 @@ impl Stage<'_> {
             ensure!(said.contains(" 0% packet loss"), "{name} loses packets {when}: {said}");
         }
         Ok(())
+    }
+
+    /// Makes what others may have in the namespace beside the experiment, or takes it away.
+    async fn foreign_objects(&self, are_there: bool) -> Result<()> {
+        let name = format!("foreign-{}", self.label);
+        let spec = |action: &str| json!({ "action": action, "selector": { "schedule": self.label }, "duration": "10m", "count": 1 });
+        let entry = json!({
+            "namespace": self.namespace, "name": self.pod(0), "uid": "made-up", "container": "network-loss-made-up-r1-a1", "image": "none", "argv": ["run"],
+            "deadline": "2020-01-01T00:00:00Z", "attempt": 1, "state": "ended", "outcome": "unknown",
+            "asked": { "lossPercentage": 10.0, "correlation": 0.0, "direction": "both", "duration": "1s" },
+        });
+        let of_other_actions = ["pod-kill", "pod-cpu-stress", "pod-network-delay"]
+            .map(|action| json!({ "kind": "ChaosExperiment", "metadata": { "name": format!("{name}-{action}") }, "spec": spec(action) }));
+        let record = json!({
+            "kind": "ChaosExperimentHistory",
+            "metadata": { "name": name, "labels": { "chaos.gushchin.dev/loss-may-remain": "true", "chaos.gushchin.dev/experiment-uid": "made-up" } },
+            "spec": {
+                "experimentRef": { "name": self.label, "namespace": self.namespace, "uid": "made-up" }, "experimentSpec": spec("pod-network-loss"),
+                "execution": { "startTime": "2020-01-01T00:00:00Z", "status": "success", "run": 1 }, "audit": {}, "pods": [entry],
+            },
+        });
+        for object in of_other_actions.into_iter().chain([record]) {
+            let (kind, name) = (object["kind"].as_str().unwrap_or_default().to_owned(), object["metadata"]["name"].clone());
+            let mut object: DynamicObject = serde_json::from_value(object)?;
+            object.types = Some(TypeMeta { api_version: "chaos.gushchin.dev/v1alpha1".to_owned(), kind: kind.clone() });
+            let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("chaos.gushchin.dev", "v1alpha1", &kind));
+            let resource = if kind == "ChaosExperimentHistory" {
+                ApiResource { plural: "chaosexperimenthistories".to_owned(), ..resource }
+            } else {
+                resource
+            };
+            let api: Api<DynamicObject> = Api::namespaced_with(self.field.client.clone(), &self.namespace, &resource);
+            let name = name.as_str().unwrap_or_default();
+            if are_there {
+                let parameters = PatchParams::apply("campaign").force();
+                insist(async || api.patch(name, &parameters, &Patch::Apply(&object)).await.map(drop)).await?;
+            } else {
+                insist(async || api.delete(name, &DeleteParams::default()).await.map(drop)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds entries to the experiment's status, as somebody may who can write it: of pods that are none of its own.
+    async fn forge_status(&self) -> Result<()> {
+        let Some(object) = insist(async || self.experiments().get_opt(&self.label).await).await? else { return Ok(()) };
+        let mut pods = serde_json::to_value(object.status.map(|status| status.pods).unwrap_or_default())?;
+        let made_up = |name: &str, namespace: &str, state: &str| {
+            json!({
+                "namespace": namespace, "name": name, "uid": format!("made-up-{name}"), "container": "network-loss-made-up-r1-a1", "image": "none",
+                "argv": ["run", "--loss=100"], "deadline": "2030-01-01T00:00:00Z", "attempt": 1, "state": state,
+                "asked": { "lossPercentage": 100.0, "correlation": 0.0, "direction": "both", "duration": "1h" },
+            })
+        };
+        let entries = pods.as_array_mut().context("a list of pods")?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        entries.extend([made_up("nobody", &self.namespace, "planned"), made_up("kube-dns", "kube-system", "injected")]);
+        let patch = Patch::Merge(json!({ "status": { "pods": pods } }));
+        insist(async || self.experiments().patch_status(&self.label, &PatchParams::default(), &patch).await.map(drop)).await
+    }
+
+    /// Has the namespace enforce a Pod Security standard, or none.
+    async fn enforce(&self, level: Option<&str>) -> Result<()> {
+        let label = Patch::Merge(json!({ "metadata": { "labels": { "pod-security.kubernetes.io/enforce": level } } }));
+        let namespaces = Api::<Namespace>::all(self.field.client.clone());
+        insist(async || namespaces.patch(&self.namespace, &PatchParams::default(), &label).await.map(drop)).await
     }
 
     async fn sweep(&self) -> Result<()> {
