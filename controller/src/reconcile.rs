@@ -29,8 +29,8 @@ use kube::{
     runtime::controller::Action,
 };
 use netloss_api::{
-    self, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan, ChaosExperimentSpec, ChaosExperimentStatus, FINALIZER, PodState,
-    PodStatus, RUN_REQUESTED_ANNOTATION,
+    self, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan, ChaosExperimentSpec, ChaosExperimentStatus, FINALIZER, PodStatus,
+    RUN_REQUESTED_ANNOTATION,
 };
 use netloss_core::{
     container::{agent_container, image_to_send, patch, repair_container, stop_container},
@@ -571,8 +571,9 @@ impl Context {
         steps::is_too_late(begun, (self.clock)())
     }
 
-    /// Asks for each of the pods, and returns the least favourable answer.
-    async fn preflight(&self, entries: Vec<PodStatus>) -> Result<Preflight, Error> {
+    /// Asks for each of the pods, and returns the least favourable answer. None where one of them is gone by now and none is refused: the next round asks for
+    /// another of its kind.
+    async fn preflight(&self, entries: Vec<PodStatus>) -> Result<Option<Preflight>, Error> {
         let answers = stream::iter(entries).map(|entry| async move {
             let answer = self.ask(&entry).await?;
             Ok(answer.map(|answer| match answer {
@@ -581,13 +582,14 @@ impl Context {
             }))
         });
         let answers: Vec<Result<Option<Preflight>, Error>> = answers.buffer_unordered(CONCURRENCY).collect().await;
-        let answers: Vec<Preflight> = answers.into_iter().filter_map(Result::transpose).collect::<Result<_, _>>()?;
+        let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
         let worst = answers.into_iter().max_by_key(|answer| match answer {
-            Preflight::Admitted => 0,
-            Preflight::Unknown(_) => 1,
-            Preflight::Refused(_) => 2,
+            Some(Preflight::Admitted) => 0,
+            Some(Preflight::Unknown(_)) => 1,
+            None => 2,
+            Some(Preflight::Refused(_)) => 3,
         });
-        Ok(worst.unwrap_or_else(|| Preflight::Unknown("each pod that was to be asked about is gone".to_owned())))
+        Ok(worst.flatten())
     }
 }
 
@@ -653,7 +655,8 @@ async fn pass(object: &ChaosExperiment, context: &Context, course: &mut Course) 
         let mut current = current.map_err(|unreadable| Error::Unreadable(unreadable.error))?;
         let uid = current.uid().unwrap_or_default();
         if let Some(status) = &mut current.status {
-            context.fill_in((&namespace, &uid), status, |pod| pod.state == PodState::Planned).await?;
+            // What is to be put in, and whether the kernel ends it, of an agent that has not told yet.
+            context.fill_in((&namespace, &uid), status, |pod| pod.is_open() && pod.unguarded.is_none()).await?;
         }
         let experiment = Experiment {
             namespace: &namespace,
@@ -703,7 +706,7 @@ async fn pass(object: &ChaosExperiment, context: &Context, course: &mut Course) 
                 Step::GiveUp => return retry.take().map_or_else(|| Ok(Some(Action::await_change())), Err),
                 Step::SetFinalizer(wanted) => context.set_finalizer(&current.metadata, wanted).await?,
                 Step::Rest => return Ok(Some(decision.requeue.map_or_else(Action::await_change, Action::requeue))),
-                Step::Ask => *preflight = Some(context.preflight(mem::take(&mut decision.preflight)).await?),
+                Step::Ask => *preflight = context.preflight(mem::take(&mut decision.preflight)).await?,
                 Step::SendAfter => {
                     let (stops, repairs) = (mem::take(&mut decision.stops), mem::take(&mut decision.repairs));
                     *refused = context.send_after(stops, repairs, begun).await?;
@@ -780,6 +783,34 @@ mod tests {
         object.status = Some(ChaosExperimentStatus { pods: vec![entry()], ..ChaosExperimentStatus::default() });
         reconcile(&object, &context).await.unwrap();
         assert_eq!(counts(), (1, 1));
+    }
+
+    /// Of pods that are alike one is asked for, and it may be gone just then: that is no answer for the others.
+    #[tokio::test]
+    async fn a_pod_that_is_gone_answers_for_no_other() {
+        let client = client::tests::answering(|request| {
+            let pod = json!({ "kind": "Pod", "apiVersion": "v1", "metadata": { "name": "p" }, "spec": { "containers": [] } });
+            let failure = |code: u16| json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "code": code });
+            let path = request.uri().path();
+            let (code, body) = if path.contains("/there/") {
+                (200, pod)
+            } else if path.contains("/refused/") {
+                (403, failure(403))
+            } else {
+                (404, failure(404))
+            };
+            let response = Response::builder().status(code).body(Body::from(body.to_string().into_bytes())).unwrap();
+            async move { response }.boxed()
+        });
+        let context = Context::new(client, settings(), Arc::new(|| at(0)), None);
+        let answer = async |names: &[&str]| {
+            let entries = names.iter().map(|name| PodStatus { name: (*name).to_owned(), ..entry() });
+            context.preflight(entries.collect()).await.unwrap()
+        };
+        assert_eq!(answer(&["there"]).await, Some(Preflight::Admitted));
+        assert_eq!(answer(&["gone"]).await, None);
+        assert_eq!(answer(&["there", "gone"]).await, None);
+        assert_eq!(answer(&["there", "gone", "refused"]).await, Some(Preflight::Refused("pod refused: no".to_owned())));
     }
 
     #[test]

@@ -513,7 +513,7 @@ impl Stage<'_> {
             "deadline": "2020-01-01T00:00:00Z", "attempt": 1, "state": "ended", "outcome": "unknown",
             "asked": { "lossPercentage": 10.0, "correlation": 0.0, "direction": "both", "duration": "1s" },
         });
-        let of_other_actions = ["pod-kill", "pod-cpu-stress", "pod-network-delay"]
+        let of_other_actions = ["pod-kill", "pod-cpu-stress", "pod-network-corruption"]
             .map(|action| json!({ "kind": "ChaosExperiment", "metadata": { "name": format!("{name}-{action}") }, "spec": spec(action) }));
         let record = json!({
             "kind": "ChaosExperimentHistory",

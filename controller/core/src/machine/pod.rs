@@ -451,6 +451,10 @@ impl Follower<'_> {
         pod.message = Some(message.to_owned());
         pod.silent = None;
         pod.ended_at = Some(Time(self.now));
+        if outcome == Outcome::Unknown && pod.ends_by_itself() {
+            // By its arguments, perhaps, which may be in a plan and not in the status by then.
+            pod.unguarded = Some(false);
+        }
         Step::default()
     }
 

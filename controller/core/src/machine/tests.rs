@@ -411,6 +411,20 @@ fn what_is_degraded_is_for_the_agent_to_say() {
     assert_eq!(outcome, Outcome::Clean);
 }
 
+/// Arguments that are kept in a plan are not in the status that others read.
+#[test]
+fn that_the_kernel_ends_a_loss_is_written_down_when_nobody_knows_its_end() {
+    let spec = ChaosExperimentSpec { require_guarded: Some(true), ..spec() };
+    let late = |entry: &PodStatus| agent(entry, AgentState::Waiting { made: true, reason: None, message: None });
+    let mut status = planned(&spec, 1);
+    for hour in 1..4 {
+        status = step(&spec, &status, late, at(3600 * hour)).status.unwrap_or(status);
+    }
+    assert_eq!((status.pods[0].outcome, status.pods[0].unguarded), (Some(Outcome::Unknown), Some(false)), "{status:?}");
+    let stored = PodStatus { argv: Vec::new(), plan: Some("plan".to_owned()), ..status.pods[0].clone() };
+    assert!(!stored.may_keep_loss());
+}
+
 /// It was deleted while the controller was away, and after each agent had lost packets for as long as it was to.
 #[test]
 fn a_run_that_was_over_before_it_was_to_stop_went_as_asked() {
