@@ -425,14 +425,14 @@ async fn a_controller_of_one_namespace_needs_no_right_beyond_it() {
     let report = world.removed(&crate::pods::run_of(&entry)).to_line();
     world.set_state(&entry, json!({ "terminated": { "exitCode": 0, "message": report } })).await;
     eventually("the run ends", async || world.status("x").await.completed_at.is_some()).await;
+    controller.ensure_running().unwrap();
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(!said.contains("is forbidden"), "{said}");
     // What it may not look at is refused like what it should not act on.
     world.apply("elsewhere", spec(json!({ "namespace": "default" }))).await.unwrap();
     eventually("the other namespace is refused", async || world.status("elsewhere").await.phase == Some(Phase::Failed)).await;
     let words = world.status("elsewhere").await.message.unwrap();
     assert!(words.contains("spec.namespace is \"default\", which netloss's controller may not look at"), "{words}");
-    controller.ensure_running().unwrap();
-    let said = std::fs::read_to_string(&log).unwrap();
-    assert!(!said.contains("is forbidden"), "{said}");
 
     // And what stops its runs before it is uninstalled, with what its Job is given.
     kubectl(&control_plane, &["apply", "-k", "config/namespaced-drain"]).await.unwrap();
