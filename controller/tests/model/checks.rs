@@ -1,7 +1,7 @@
 //! What is promised, of each state and each step.
 
 use crate::{node::Container, world::World};
-use netloss_api::{ChaosExperimentStatus, Phase, PodState, PodStatus};
+use netloss_api::{ChaosExperimentStatus, Phase, PodState, PodStatus, SentContainer};
 
 /// What is never to happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,10 +79,12 @@ pub(crate) fn is_forward(before: Option<&ChaosExperimentStatus>, after: &ChaosEx
     }
     let frozen = |pod: &PodStatus| (pod.uid.clone(), pod.container.clone(), pod.argv.clone(), pod.deadline.clone());
     let kept = |was: &PodStatus, is: &PodStatus| {
-        let number = |pod: &PodStatus| pod.stop.as_ref().map_or(0, |stop| stop.number);
-        let sent = was.stop == is.stop || number(was) < number(is);
+        // What stops an agent, or cleans up after it, is followed by another where it was too early or never started.
+        let number = |sent: &Option<SentContainer>| sent.as_ref().map_or(0, |sent| sent.number);
+        let follows = |was: &Option<SentContainer>, is: &Option<SentContainer>| was == is || number(was) < number(is);
+        let sent = follows(&was.stop, &is.stop) && follows(&was.repair, &is.repair);
         let ended = was.state != PodState::Ended || was == is;
-        frozen(was) == frozen(is) && was.state <= is.state && sent && ended && (was.repair.is_none() || was.repair == is.repair)
+        frozen(was) == frozen(is) && was.state <= is.state && sent && ended
     };
     before.pods.len() == after.pods.len() && before.pods.iter().zip(&after.pods).all(|(was, is)| kept(was, is))
 }
