@@ -94,6 +94,25 @@ pub enum NoPlan {
     /// Single segments were asked for, which the guard's qdiscs make, and the kernel cannot do it.
     #[error("--per-segment needs the guarded backend, which does not work here ({0}): leave it out, or use another node")]
     NoSegments(String),
+    /// The kernel can do it, and did not now.
+    #[error("cannot create the guard: {0}; the loss was not put in place without it: try again")]
+    GuardFailed(NoGuard),
+}
+
+/// Why there is no guard.
+#[derive(Debug, thiserror::Error)]
+pub enum NoGuard {
+    /// The kernel supports no variant: each with the reason.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The kernel may support this one: it failed twice for another reason, which may pass, such as a lack of memory.
+    #[error("{}: {error}", .variant.describe())]
+    Failed {
+        /// The variant.
+        variant: Variant,
+        /// The second failure.
+        error: nft::Error,
+    },
 }
 
 impl From<NotArmed> for NotBrought {
@@ -135,7 +154,8 @@ impl Plan {
     /// Chooses a backend, by asking the kernel what it would do.
     ///
     /// # Errors
-    /// Where something of others is in the way, or what was asked for does not work here. Nothing has been changed then.
+    /// Where something of others is in the way, or what was asked for does not work here. Nothing has been changed then, but where the guard failed: tables
+    /// without an owner may be there, which lose no packet and which [`Kernel::remove`] takes away.
     pub fn make(choice: BackendChoice, before: &Snapshot, target: Target, trial: Trial) -> Result<Self, NoPlan> {
         // Whatever is in the way of this one is in the way of the other too.
         let guarded = guarded::application(before, &target)?;
@@ -146,10 +166,11 @@ impl Plan {
                     let reason = format!("works here: {}", probed.variant.describe());
                     (Some(probed), reason)
                 }
-                Err(why) if choice == BackendChoice::Guarded => return Err(NoPlan::NoGuard(why)),
-                Err(why) if target.ends != Ends::default() => return Err(NoPlan::NoFilters(why)),
-                Err(why) if target.per_segment => return Err(NoPlan::NoSegments(why)),
-                Err(why) => (None, format!("the guarded backend does not work here ({why})")),
+                Err(failed @ NoGuard::Failed { .. }) => return Err(NoPlan::GuardFailed(failed)),
+                Err(NoGuard::Unsupported(why)) if choice == BackendChoice::Guarded => return Err(NoPlan::NoGuard(why)),
+                Err(NoGuard::Unsupported(why)) if target.ends != Ends::default() => return Err(NoPlan::NoFilters(why)),
+                Err(NoGuard::Unsupported(why)) if target.per_segment => return Err(NoPlan::NoSegments(why)),
+                Err(NoGuard::Unsupported(why)) => (None, format!("the guarded backend does not work here ({why})")),
             },
         };
         let steps = if guard.is_some() { guarded } else { tc::application(before, &target)? };
@@ -368,14 +389,13 @@ fn guard_of(target: &Target, variant: Variant) -> netloss_contract::Guard {
     netloss_contract::Guard { ends_with_agent: variant.owned, lease_seconds, only_ip_egress }
 }
 
-/// The first variant of the guard that the kernel would take.
+/// The first variant of the guard that the kernel takes.
 ///
 /// # Errors
-/// Why it takes none, in words.
-pub fn probe(target: &Target, trial: Trial) -> Result<Probed, String> {
-    let mut socket = Socket::open().map_err(|error| error.to_string())?;
-    let mut refusals = Vec::new();
-    for variant in guarded::LADDER {
+/// Where it supports none, or fails otherwise: only a kernel that lacks something is offered less.
+pub fn probe(target: &Target, trial: Trial) -> Result<Probed, NoGuard> {
+    descend(|variant| {
+        let mut socket = Socket::open()?;
         let messages = guarded::ruleset(target, variant).creation(LEASE);
         let made = Moment::now();
         let taken = match trial {
@@ -383,9 +403,104 @@ pub fn probe(target: &Target, trial: Trial) -> Result<Probed, String> {
             Trial::Creation => socket.transact(messages),
         };
         match taken {
-            Ok(()) => return Ok(Probed { socket, variant, made }),
-            Err(error) => refusals.push(format!("{}: {error}", variant.describe())),
+            Ok(()) => Ok(Probed { socket, variant, made }),
+            Err(error) => {
+                // The kernel may have made the tables and lost its answer. Those that have an owner go with the socket.
+                if trial == Trial::Creation && !variant.owned && error.errno().is_none() {
+                    drop(socket.remove_leftovers().inspect_err(|error| tracing::warn!(%error, "tables without an owner may be left")));
+                }
+                Err(error)
+            }
+        }
+    })
+}
+
+/// Tries one variant after the other, as far as the kernel does not support the one before. What fails for another reason is tried twice.
+fn descend<T>(mut attempt: impl FnMut(Variant) -> Result<T, nft::Error>) -> Result<T, NoGuard> {
+    let mut unsupported = Vec::new();
+    for variant in guarded::LADDER {
+        let taken = match attempt(variant) {
+            Err(error) if !error.is_unsupported() => {
+                tracing::warn!(%error, "the guard could not be created, which is tried once more");
+                attempt(variant)
+            }
+            taken => taken,
+        };
+        match taken {
+            Ok(taken) => return Ok(taken),
+            Err(error) if error.is_unsupported() => unsupported.push(format!("{}: {error}", variant.describe())),
+            Err(error) => return Err(NoGuard::Failed { variant, error }),
         }
     }
-    Err(refusals.join("; "))
+    Err(NoGuard::Unsupported(unsupported.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::guarded::LADDER;
+    use nix::errno::Errno;
+    use std::io;
+
+    fn kernel(errno: Errno) -> nft::Error {
+        nft::Error::Kernel { errno, words: None }
+    }
+
+    fn passing() -> [nft::Error; 7] {
+        let socket = |errno: Errno| nft::Error::Socket(io::Error::from(errno));
+        [
+            kernel(Errno::ENOMEM),
+            kernel(Errno::EEXIST),
+            nft::Error::Unstable,
+            nft::Error::TimedOut,
+            socket(Errno::EMFILE),
+            socket(Errno::ENOBUFS),
+            nft::Error::ConnectionLost,
+        ]
+    }
+
+    /// What `answers` say of one attempt after the other, and which variants were tried.
+    fn descended(answers: Vec<Result<(), nft::Error>>) -> (Result<Variant, NoGuard>, Vec<Variant>) {
+        let (mut answers, mut tried) = (answers.into_iter(), Vec::new());
+        let taken = descend(|variant| {
+            tried.push(variant);
+            answers.next().unwrap_or(Err(nft::Error::TimedOut)).map(|()| variant)
+        });
+        (taken, tried)
+    }
+
+    #[test]
+    fn a_failure_that_may_pass_never_leads_to_a_lesser_backend() {
+        for error in passing() {
+            let words = error.to_string();
+            let again = match &error {
+                nft::Error::Socket(error) => nft::Error::Socket(io::Error::from_raw_os_error(error.raw_os_error().unwrap())),
+                nft::Error::Kernel { errno, .. } => kernel(*errno),
+                _ => nft::Error::TimedOut,
+            };
+            let (taken, tried) = descended(vec![Err(error), Err(again)]);
+            assert!(matches!(taken, Err(NoGuard::Failed { variant, .. }) if variant == LADDER[0]), "{words}: {taken:?}");
+            assert_eq!(tried, [LADDER[0]; 2], "{words}");
+        }
+    }
+
+    #[test]
+    fn a_failure_that_passes_costs_no_variant() {
+        for error in passing() {
+            let words = error.to_string();
+            let (taken, tried) = descended(vec![Err(error), Ok(())]);
+            assert_eq!((taken.unwrap(), tried), (LADDER[0], vec![LADDER[0]; 2]), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_lacks_something_is_offered_the_next_variant() {
+        let lacking = || Err(kernel(Errno::EOPNOTSUPP));
+        let (taken, tried) = descended(vec![lacking(), Err(kernel(Errno::EINVAL)), Err(nft::Error::Unstable), Ok(())]);
+        assert_eq!((taken.unwrap(), tried), (LADDER[2], vec![LADDER[0], LADDER[1], LADDER[2], LADDER[2]]));
+        let none = (0..4).map(|_| Err(nft::Error::Socket(io::Error::from(Errno::EPROTONOSUPPORT)))).collect();
+        let (taken, tried) = descended(none);
+        assert!(matches!(&taken, Err(NoGuard::Unsupported(why)) if why.matches(';').count() == 3), "{taken:?}");
+        assert_eq!(tried, LADDER);
+    }
 }

@@ -109,6 +109,7 @@ pub fn not_planned(error: &NoPlan) -> Failed {
     let exit = match error {
         NoPlan::Refused(_) => ExitCode::Refused,
         NoPlan::NoGuard(_) | NoPlan::NoFilters(_) | NoPlan::NoSegments(_) => ExitCode::Unsupported,
+        NoPlan::GuardFailed(_) => ExitCode::Failed,
     };
     failed(Stage::Plan, exit, error.to_string())
 }

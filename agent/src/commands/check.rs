@@ -8,7 +8,7 @@ use crate::{
     netem::Netem,
     netlink::{Netlink, QDISC_NETEM, QDISC_PRIO, QDISC_TBF},
     nft::{EgressHook, Ends},
-    placement::{self, Trial},
+    placement::{self, NoGuard, Trial},
     prepare::unreadable,
     reporter::Reporter,
     signals::Signals,
@@ -40,8 +40,8 @@ struct Seen {
     evidence: Vec<String>,
     choice: Result<Choice, NoInterface>,
     snapshot: Snapshot,
-    /// The guard that the kernel would take, or why it takes none.
-    guard: Result<Variant, String>,
+    /// The guard that the kernel would take, or why it takes none; none where there is no interface to ask for.
+    guard: Option<Result<Variant, NoGuard>>,
     /// Whether the kernel knows what the loss is made of; none where it does not say.
     netem: Option<bool>,
     prio: Option<bool>,
@@ -64,9 +64,9 @@ fn look(named: Option<&str>, signals: &Signals) -> Result<Seen, Failed> {
                 per_segment: false,
                 ends: Ends::default(),
             };
-            placement::probe(&target, Trial::Rehearsal).map(|probed| probed.variant)
+            Some(placement::probe(&target, Trial::Rehearsal).map(|probed| probed.variant))
         }
-        Err(_) => Err("not asked, because there is no interface to ask for".to_owned()),
+        Err(_) => None,
     };
     Ok(Seen {
         capable,
@@ -91,7 +91,9 @@ impl Seen {
         if let Ok(Choice { link, .. }) = &self.choice {
             checks.extend([self.root(link.index), self.ingress(link.index)].map(|finding| (finding, ExitCode::Refused)));
         }
-        checks.extend([self.leftovers(), self.guard()].map(|finding| (finding, ExitCode::Unsupported)));
+        let failed = matches!(self.guard, Some(Err(NoGuard::Failed { .. })));
+        checks.push((self.leftovers(), ExitCode::Unsupported));
+        checks.push((self.guard(), if failed { ExitCode::Failed } else { ExitCode::Unsupported }));
         let modules = [
             ("netem", self.netem, Verdict::Bad, "sch_netem, which every loss needs"),
             ("ifb", self.ifb, Verdict::Bad, "ifb, which loss of received packets needs"),
@@ -147,7 +149,7 @@ impl Seen {
     fn ingress(&self, ifindex: u32) -> Finding {
         let filters = self.snapshot.foreign_filters(ifindex).count();
         match self.snapshot.ingress(ifindex) {
-            Some(hook) if filters > 0 && self.guard.is_err() => {
+            Some(hook) if filters > 0 && !matches!(self.guard, Some(Ok(_))) => {
                 let found = format!("{} with {filters} filters of others, which the backend tc gets in the way of", hook.kind);
                 finding("ingress hook", Verdict::Bad, found, "remove them, or ask for --direction egress")
             }
@@ -167,7 +169,7 @@ impl Seen {
 
     fn guard(&self) -> Finding {
         match &self.guard {
-            Ok(variant) => {
+            Some(Ok(variant)) => {
                 let found = format!("the kernel can end the loss by itself: {}", variant.describe());
                 let lacks = [
                     (!variant.owned).then_some("a killed agent's loss lasts until its lease of 10 s runs out (before Linux 5.12)"),
@@ -180,7 +182,15 @@ impl Seen {
                     finding("guard", Verdict::Warning, format!("{found}; {}", lacks.join("; ")), "a newer kernel has more")
                 }
             }
-            Err(why) => {
+            Some(Err(failed @ NoGuard::Failed { .. })) => {
+                let found = format!("whether the kernel can end the loss by itself cannot be told ({failed})");
+                finding("guard", Verdict::Bad, found, "try again: a run does not put a loss in place either while this fails")
+            }
+            unsupported => {
+                let why = match unsupported {
+                    Some(Err(why)) => why.to_string(),
+                    _ => "not asked, because there is no interface to ask for".to_owned(),
+                };
                 let found = format!("the kernel cannot end the loss by itself, and the backend tc is left ({why})");
                 finding("guard", Verdict::Warning, found, "a killed agent then leaves its loss behind: netloss-agent cleanup removes it")
             }
@@ -223,7 +233,7 @@ mod tests {
             evidence: Vec::new(),
             choice: Ok(Choice { link: link.clone(), reason: "the only interface that is up".to_owned() }),
             snapshot: Snapshot { links: vec![link], ..Snapshot::default() },
-            guard: Ok(LADDER[0]),
+            guard: Some(Ok(LADDER[0])),
             netem: Some(true),
             prio: Some(true),
             ifb: Some(true),
@@ -261,9 +271,13 @@ mod tests {
         assert_eq!(troubles(&busy), [("root qdisc".to_owned(), Verdict::Bad, ExitCode::Refused)]);
 
         let mut old = seen();
-        old.guard = Ok(LADDER[3]);
+        old.guard = Some(Ok(LADDER[3]));
         let guard = &old.checks()[7].0;
         assert!(guard.verdict == Verdict::Warning && guard.found.contains("5.12") && guard.found.contains("5.16"), "{guard:?}");
+
+        let mut pressed = seen();
+        pressed.guard = Some(Err(NoGuard::Failed { variant: LADDER[0], error: crate::nft::Error::TimedOut }));
+        assert_eq!(troubles(&pressed), [("guard".to_owned(), Verdict::Bad, ExitCode::Failed)]);
     }
 
     #[test]
@@ -271,7 +285,7 @@ mod tests {
         let mut worst = seen();
         (worst.capable, worst.netem, worst.prio, worst.ifb, worst.tbf) = (false, Some(false), Some(false), Some(false), Some(false));
         worst.evidence = vec!["it is the kernel's initial network namespace".to_owned()];
-        worst.guard = Err("no nf_tables".to_owned());
+        worst.guard = Some(Err(NoGuard::Unsupported("no nf_tables".to_owned())));
         for (finding, _) in worst.checks() {
             assert_eq!(finding.verdict != Verdict::Good, finding.way_out.is_some(), "{finding:?}");
         }

@@ -71,6 +71,29 @@ impl Error {
         }
     }
 
+    /// Whether the kernel does not have what was requested, or does not let this process have it (capabilities, a seccomp profile): it answers the same when
+    /// it is asked again. Every other failure may pass: no memory (ENOMEM, ENOBUFS), no descriptor (EMFILE, ENFILE), a conflict (EEXIST, EBUSY), no answer.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        let errno = match self {
+            Self::Kernel { errno, .. } => *errno,
+            Self::Socket(error) => Errno::from_raw(error.raw_os_error().unwrap_or_default()),
+            Self::TimedOut | Self::ConnectionLost | Self::Unstable => return false,
+        };
+        matches!(
+            errno,
+            Errno::EOPNOTSUPP
+                | Errno::EPROTONOSUPPORT
+                | Errno::EAFNOSUPPORT
+                | Errno::ENOPROTOOPT
+                | Errno::ENOSYS
+                | Errno::EINVAL
+                | Errno::ENOENT
+                | Errno::EPERM
+                | Errno::EACCES
+        )
+    }
+
     /// The kernel's own words, if it had any.
     #[must_use]
     pub fn words(&self) -> &str {

@@ -136,7 +136,12 @@ impl<'a> Session<'a> {
         })?;
         // Before the first change that could be missed.
         let mut changes = Changes::listen().map_err(|error| unreadable(&error))?;
-        let Prepared { plan, interface_reason, filtered } = prepare::prepare(args, &kernel.netlink, &before, Trial::Creation)?;
+        let Prepared { plan, interface_reason, filtered } = match prepare::prepare(args, &kernel.netlink, &before, Trial::Creation) {
+            Ok(prepared) => prepared,
+            // A guard that failed may have left tables.
+            Err(failure) if failure.exit == ExitCode::Failed => return Err(undo(&mut kernel, None, failure).await),
+            Err(failure) => return Err(failure),
+        };
         let (made_hook, backend_reason) = (plan.made_hook(), plan.reason().to_owned());
         let terms = Terms { ending: &ending, begun: Some(begun), until: None };
         let brought = plan.bring(&kernel, &mut changes, || Limit::new(Moment::now(), args.ttl, args.deadline), &terms);
