@@ -3,10 +3,15 @@
 //! tracing's own subscriber would be a tenth of the binary, and waits where nobody reads standard error. This one drops the line then:
 //! nothing may delay the removal of the loss.
 
-use crate::{clock, reporter::write_now, text::printable};
+use crate::{
+    clock,
+    reporter::{unblocked, write_now},
+    text::printable,
+};
 use std::{
     fmt::{self, Write},
-    os::fd::AsFd,
+    io,
+    os::fd::{AsFd, OwnedFd},
 };
 use tracing::{
     Event, Level, Metadata, Subscriber,
@@ -16,14 +21,21 @@ use tracing::{
 };
 
 /// Lets events up to `level` through to standard error, for the whole process.
-pub fn install(level: Level) {
+///
+/// # Errors
+/// Where that is a terminal and cannot be opened again for writing that never waits: there are no diagnostics then.
+pub fn install(level: Level) -> io::Result<()> {
+    let terminal = unblocked(&io::stderr())?;
     // Fails where there is one already, whose level then holds.
-    drop(tracing::subscriber::set_global_default(Diagnostics { level }));
+    drop(tracing::subscriber::set_global_default(Diagnostics { level, terminal }));
+    Ok(())
 }
 
 #[derive(Debug)]
 struct Diagnostics {
     level: Level,
+    /// Standard error where it is a terminal.
+    terminal: Option<OwnedFd>,
 }
 
 impl Subscriber for Diagnostics {
@@ -36,9 +48,10 @@ impl Subscriber for Diagnostics {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let stderr = std::io::stderr();
+        let stderr = io::stderr();
+        let to = self.terminal.as_ref().map_or_else(|| stderr.as_fd(), AsFd::as_fd);
         // No one is there to be told that it could not be written.
-        let _ = write_now(stderr.as_fd(), line(&clock::now().to_string(), event).as_bytes());
+        let _ = write_now(to, line(&clock::now().to_string(), event).as_bytes());
     }
 
     // Spans are never enabled.
@@ -109,7 +122,7 @@ mod tests {
     #[test]
     fn a_line_has_the_message_and_the_fields_of_what_is_let_through() {
         let lines = Arc::new(Mutex::new(Vec::new()));
-        tracing::subscriber::with_default(Capture(Arc::clone(&lines), Diagnostics { level: Level::INFO }), || {
+        tracing::subscriber::with_default(Capture(Arc::clone(&lines), Diagnostics { level: Level::INFO, terminal: None }), || {
             tracing::debug!("not this");
             tracing::warn!(step = %"add", attempt = 3, "not {}", "removed");
             tracing::warn!(device = %"eth\u{1b}[2J\u{9b}0\n", "gone");

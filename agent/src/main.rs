@@ -24,13 +24,19 @@ fn main() -> std::process::ExitCode {
         }
     };
     let cli = cli::parse();
-    diagnostics::install(cli.log);
+    let diagnostics = diagnostics::install(cli.log);
     let form = if cli.json { Form::Json } else { Form::Text };
     match cli.command {
         Command::Run(args) => {
             // A container's output is no terminal, unless somebody asked for one.
             let form = if cli.json || !std::io::stdout().is_terminal() { Form::Json } else { Form::Live };
-            run::run(&args, &signals, &mut Reporter::new(args.run.clone(), form)).into()
+            match diagnostics.and_then(|()| Reporter::never_waiting(args.run.clone(), form)) {
+                Ok(mut reporter) => run::run(&args, &signals, &mut reporter).into(),
+                Err(error) => {
+                    eprintln!("netloss-agent: {error}; nothing was changed: send its output through a pipe (`2>&1 | cat`)");
+                    ExitCode::Failed.into()
+                }
+            }
         }
         Command::Plan(args) => commands::plan(&args, &signals, &mut Reporter::new(args.run.clone(), form)).into(),
         Command::Check { interface } => commands::check(interface.as_deref(), &signals, &mut Reporter::new(None, form)).into(),
