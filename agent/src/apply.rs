@@ -81,11 +81,14 @@ impl Kernel {
     }
 
     /// A socket that owns no tables, for looking at those of others; none where the kernel has no nfnetlink, and so no tables.
-    pub fn tables(&mut self) -> Option<&mut nft::Socket> {
+    ///
+    /// # Errors
+    /// Where it cannot be opened for another reason, which says nothing of tables.
+    pub fn tables(&mut self) -> Result<Option<&mut nft::Socket>, Error> {
         if self.tables.is_none() {
-            self.tables = nft::Socket::open().inspect_err(|error| debug!(%error, "no nfnetlink, so no tables")).ok();
+            self.tables = nft::Socket::open_if_supported()?;
         }
-        self.tables.as_mut()
+        Ok(self.tables.as_mut())
     }
 
     /// Executes steps in their order, as long as `may` says that it still may, which is asked before each of them.
@@ -138,20 +141,16 @@ impl Kernel {
             left.clear();
             // First what brings packets to a netem. Tables with an owner go with that, and while the owner lives nobody else works in this
             // namespace.
-            match self.tables().map_or(Ok(Vec::new()), nft::Socket::remove_leftovers) {
+            let tables = self.tables().and_then(|tables| tables.map_or(Ok(Vec::new()), nft::Socket::remove_leftovers));
+            let rules = tables.is_err();
+            match tables {
                 Ok(gone) if gone.is_empty() && steps.is_empty() => return Ok((removed, snapshot)),
                 Ok(gone) => removed.extend(gone),
                 Err(error) => left.push(format!("could not remove the nftables tables {}: {error}", nft::TABLE)),
             }
-            for step in steps {
-                match execute(&self.netlink, &step) {
-                    Ok(()) => removed.push(step.to_string()),
-                    Err(error) => {
-                        warn!(%step, %error, attempt, "not removed");
-                        left.push(format!("could not {step}: {error}"));
-                    }
-                }
-            }
+            let (gone, kept) = take_away(&snapshot, steps, rules, |step| execute(&self.netlink, step));
+            removed.extend(gone);
+            left.extend(kept);
         }
         if left.is_empty() {
             // Each attempt took everything away, and each look found it again.
@@ -159,6 +158,30 @@ impl Kernel {
         }
         Err(left)
     }
+}
+
+/// Executes the steps of a removal, past errors. Returns what was done and what was not, in words. The ifb stays where `rules` may lead to it, or where a redirect
+/// could not be taken away.
+fn take_away(
+    snapshot: &Snapshot,
+    steps: Vec<Step>,
+    rules: bool,
+    mut execute: impl FnMut(&Step) -> Result<(), Error>,
+) -> (Vec<String>, Vec<String>) {
+    let (mut removed, mut left) = (Vec::new(), Vec::new());
+    let mut leads_there = rules;
+    for step in steps {
+        let Some(step) = (if leads_there { backend::keeping_ifb(snapshot, step) } else { Some(step) }) else { continue };
+        match execute(&step) {
+            Ok(()) => removed.push(step.to_string()),
+            Err(error) => {
+                warn!(%step, %error, "not removed");
+                left.push(format!("could not {step}: {error}"));
+                leads_there |= matches!(step, Step::DeleteFilters { .. });
+            }
+        }
+    }
+    (removed, left)
 }
 
 fn execute(netlink: &Netlink, step: &Step) -> Result<(), Error> {
@@ -173,5 +196,59 @@ fn execute(netlink: &Netlink, step: &Step) -> Result<(), Error> {
         Step::DeleteQdisc { qdisc, .. } => netlink.delete_qdisc(qdisc),
         Step::DeleteLink { device } => netlink.delete_link(device.index),
         Step::SetTxqlen { device, packets } => netlink.set_txqlen(device.index, *packets),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        backend::Device,
+        netlink::{Handle, Link, Qdisc, ROOT},
+    };
+
+    /// A namespace with the ifb and its netem, and what a removal does about both and a redirect.
+    fn lossy() -> (Snapshot, Vec<Step>) {
+        let link = |index, name: &str, kind: &str| Link { index, name: name.to_owned(), kind: Some(kind.to_owned()), ..Link::default() };
+        let (eth0, ifb) = (link(2, "eth0", "veth"), link(marks::IFB_INDEX, marks::IFB, "ifb"));
+        let netem = Qdisc { ifindex: ifb.index, parent: ROOT, handle: marks::INGRESS_NETEM, kind: "netem".to_owned(), ..Qdisc::default() };
+        let prio = Qdisc { ifindex: eth0.index, parent: ROOT, handle: marks::PRIO, kind: "prio".to_owned(), ..Qdisc::default() };
+        let redirect = Step::DeleteFilters { device: Device::of(&eth0), priority: marks::REDIRECT };
+        let snapshot = Snapshot { links: vec![eth0, ifb], qdiscs: vec![netem, prio], filters: Vec::new() };
+        let steps = std::iter::once(redirect).chain(backend::removal(&snapshot, None)).collect();
+        (snapshot, steps)
+    }
+
+    fn taken(rules: bool, fails: impl Fn(&Step) -> bool) -> (Vec<String>, Vec<String>) {
+        let (snapshot, steps) = lossy();
+        let error = || Error::Kernel { errno: Errno::ENOMEM, words: None };
+        take_away(&snapshot, steps, rules, |step| if fails(step) { Err(error()) } else { Ok(()) })
+    }
+
+    #[test]
+    fn the_ifb_goes_when_nothing_leads_to_it() {
+        let (removed, left) = taken(false, |_| false);
+        assert_eq!(removed[1], "remove the interface nl-in");
+        assert_eq!((removed.len(), left.len()), (3, 0));
+    }
+
+    /// It would lose all that the pod receives.
+    #[test]
+    fn the_ifb_stays_without_its_netem_while_something_leads_to_it() {
+        let inert = ["remove the netem qdisc 7a13: from nl-in", "remove the prio qdisc 7a11: from eth0"];
+        let (removed, left) = taken(true, |_| false);
+        assert_eq!((&removed[1..], left.len()), (inert.map(str::to_owned).as_slice(), 0));
+        let (removed, left) = taken(false, |step| matches!(step, Step::DeleteFilters { .. }));
+        assert_eq!(removed, inert);
+        assert!(left.len() == 1 && left[0].contains("redirect"), "{left:?}");
+    }
+
+    #[test]
+    fn an_ifb_that_loses_nothing_is_left_alone_while_something_leads_to_it() {
+        let (mut snapshot, _) = lossy();
+        let pfifo =
+            Qdisc { ifindex: marks::IFB_INDEX, parent: ROOT, handle: Handle::default(), kind: "pfifo_fast".to_owned(), ..Qdisc::default() };
+        snapshot.qdiscs = vec![pfifo];
+        assert_eq!(take_away(&snapshot, backend::removal(&snapshot, None), true, |_| Ok(())), (Vec::new(), Vec::new()));
     }
 }

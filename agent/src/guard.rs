@@ -43,6 +43,12 @@ const TICKET: Duration = Duration::from_millis(50);
 /// How often a renewal that came too late for its ticket is tried at once: where the processor is shared with many, some do.
 const TICKETS: u32 = 20;
 
+/// How often the end of a loss is tried at once where the kernel did not take it for a reason that may pass, such as a lack of memory.
+const END_ATTEMPTS: u32 = 3;
+
+/// The pause before each further one. Whoever waits for the end waits for that too.
+const END_PAUSE: Duration = Duration::from_millis(20);
+
 /// Why a guard was not armed.
 #[derive(Debug, thiserror::Error)]
 pub enum NotArmed {
@@ -145,7 +151,7 @@ impl Armable {
         let mut account = Account::default();
         account.renewed(now, lease);
         let Self { socket, ruleset, .. } = self;
-        let keeper = Keeper { socket, ruleset, limit, account, holds: true, tables: true, expired: None };
+        let keeper = Keeper { socket: Some(socket), ruleset, limit, account, holds: true, tables: true, expired: None };
         let keeper = Arc::new(Mutex::new(keeper));
         let (dropped, held) = io::pipe()?;
         thread::Builder::new().name("lease".to_owned()).stack_size(128 * 1024).spawn({
@@ -203,8 +209,8 @@ pub struct Guard {
 /// What keeps the lease.
 #[derive(Debug)]
 struct Keeper<T> {
-    /// The owner of the tables.
-    socket: T,
+    /// The owner of the tables; none once it was closed to end the loss.
+    socket: Option<T>,
     ruleset: Ruleset,
     limit: Limit,
     account: Account,
@@ -342,7 +348,8 @@ impl<T: Tables> Keeper<T> {
             self.release();
             return false;
         }
-        match renew(&mut self.socket, &self.ruleset, Element::Armed, &self.limit) {
+        let Some(socket) = &mut self.socket else { return false };
+        match renew(socket, &self.ruleset, Element::Armed, &self.limit) {
             Ok(Some((now, lease))) => self.account.renewed(now, lease),
             // The lease that there is lasts until then.
             Ok(None) => {}
@@ -376,8 +383,9 @@ impl<T: Tables> Keeper<T> {
         if self.next(now) == Next::Expired {
             self.expired = self.account.last.map(|(renewed, lease)| renewed.after(lease));
         }
-        if let Err(error) = self.socket.transact(self.ruleset.release()) {
-            tracing::warn!(%error, "the lease was not emptied, and runs out");
+        if let Err(error) = self.insist(Ruleset::release) {
+            tracing::warn!(%error, "the lease was not emptied, and ends with its tables or runs out");
+            self.close();
         }
         self.account.ended(now);
     }
@@ -389,7 +397,8 @@ impl<T: Tables> Keeper<T> {
             return false;
         }
         let now = Moment::now();
-        if let Err(error) = self.socket.transact(self.ruleset.replacement(Element::Armed, Element::Ready, LEASE)) {
+        let Some(socket) = &mut self.socket else { return false };
+        if let Err(error) = socket.transact(self.ruleset.replacement(Element::Armed, Element::Ready, LEASE)) {
             tracing::warn!(%error, "the lease was not renewed to put the loss in place again");
             self.release();
             self.expired = self.expired.or(Some(now));
@@ -403,11 +412,38 @@ impl<T: Tables> Keeper<T> {
     /// Takes the tables away, once.
     fn remove(&mut self) {
         self.release();
-        if !std::mem::take(&mut self.tables) {
+        if !self.tables {
             return;
         }
-        if let Err(error) = self.socket.transact(self.ruleset.removal()) {
-            tracing::warn!(%error, "the tables were not taken away, and go with their socket or their lease");
+        match self.insist(Ruleset::removal) {
+            Ok(()) => self.tables = false,
+            Err(error) => {
+                tracing::warn!(%error, "the tables were not taken away, and go with their socket, or lose nothing once their lease has run out");
+                self.close();
+            }
+        }
+    }
+
+    /// Has the kernel do what ends the loss, in a few attempts.
+    fn insist(&mut self, messages: impl Fn(&Ruleset) -> Vec<Message>) -> Result<(), nft::Error> {
+        let Some(socket) = &mut self.socket else { return Ok(()) };
+        let mut attempts = 1..END_ATTEMPTS;
+        loop {
+            match socket.transact(messages(&self.ruleset)) {
+                Err(error) if !error.is_unsupported() && attempts.next().is_some() => {
+                    tracing::debug!(%error, "once more");
+                    thread::sleep(END_PAUSE);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Closes the socket, which removes the tables that it owns: the kernel needs no memory for that. Those without an owner stay.
+    fn close(&mut self) {
+        if self.ruleset.owned {
+            self.socket = None;
+            self.tables = false;
         }
     }
 }
@@ -543,14 +579,19 @@ mod tests {
         Moment::at(Duration::from_millis(milliseconds))
     }
 
-    /// Tables that take no transaction, for this reason.
-    struct Refusing(Errno, u32);
+    /// Tables that take no transaction, for this reason; or not the first few of them.
+    struct Refusing(Errno, Arc<Mutex<u32>>, Option<u32>);
 
     impl Tables for Refusing {
         fn transact(&mut self, _: Vec<Message>) -> Result<(), nft::Error> {
-            self.1 += 1;
-            Err(nft::Error::Kernel { errno: self.0, words: None })
+            let mut asked = self.1.lock().unwrap();
+            *asked += 1;
+            if self.2.is_some_and(|first| *asked > first) { Ok(()) } else { Err(nft::Error::Kernel { errno: self.0, words: None }) }
         }
+    }
+
+    fn asked(keeper: &Keeper<Refusing>) -> u32 {
+        keeper.socket.as_ref().map_or(0, |socket| *socket.1.lock().unwrap())
     }
 
     /// A keeper whose lease was taken that long ago, and will not be renewed.
@@ -560,7 +601,47 @@ mod tests {
         let now = Moment::now().since(Moment::at(Duration::ZERO));
         let mut account = Account::default();
         account.renewed(Moment::at(now.saturating_sub(ago)), LEASE);
-        Keeper { socket: Refusing(errno, 0), ruleset, limit, account, holds: true, tables: true, expired: None }
+        let socket = Some(Refusing(errno, Arc::default(), None));
+        Keeper { socket, ruleset, limit, account, holds: true, tables: true, expired: None }
+    }
+
+    /// Where the kernel takes no transaction, closing the socket of owned tables is the way that is left. Otherwise their rules would lead packets to an ifb that is
+    /// removed next.
+    #[test]
+    fn tables_that_the_kernel_does_not_disarm_go_with_their_socket() {
+        for errno in [Errno::ENOMEM, Errno::ENOBUFS, Errno::EPERM] {
+            let mut keeper = refused(errno, Duration::from_secs(1), HOUR);
+            keeper.release();
+            assert!(keeper.socket.is_none() && !keeper.tables && !keeper.holds, "{errno}");
+            assert!(!keeper.look_after() && !keeper.suspend());
+            keeper.remove();
+
+            let mut keeper = refused(errno, Duration::from_secs(1), HOUR);
+            keeper.holds = false;
+            keeper.remove();
+            assert!(keeper.socket.is_none() && !keeper.tables, "{errno}");
+        }
+    }
+
+    /// Nothing but a transaction takes away tables without an owner: it may work later.
+    #[test]
+    fn tables_without_an_owner_are_tried_again() {
+        let mut keeper = refused(Errno::ENOMEM, Duration::from_secs(1), HOUR);
+        keeper.ruleset.owned = false;
+        keeper.remove();
+        assert!(keeper.socket.is_some() && keeper.tables && asked(&keeper) == 2 * END_ATTEMPTS);
+        keeper.remove();
+        assert_eq!(asked(&keeper), 3 * END_ATTEMPTS, "the lease is emptied once");
+    }
+
+    #[test]
+    fn a_failure_that_passes_keeps_the_counters() {
+        let mut keeper = refused(Errno::ENOBUFS, Duration::from_secs(1), HOUR);
+        keeper.socket = Some(Refusing(Errno::ENOBUFS, Arc::default(), Some(1)));
+        keeper.release();
+        assert!(keeper.socket.is_some() && keeper.tables && asked(&keeper) == 2);
+        keeper.remove();
+        assert!(keeper.socket.is_some() && !keeper.tables && asked(&keeper) == 3);
     }
 
     /// A renewal that the kernel does not take prolongs nothing, however often it is tried.
@@ -572,9 +653,9 @@ mod tests {
             keeper.account.last = keeper.account.last.map(|(then, _)| (then, Duration::from_secs(8)));
             assert!(!keeper.look_after(), "it had run out, by the last renewal that was taken");
             assert!(keeper.expired.is_some());
-            let asked = keeper.socket.1;
+            let before = asked(&keeper);
             assert!(!keeper.look_after() && !keeper.suspend());
-            assert_eq!(keeper.socket.1, asked, "nothing more is asked of the kernel");
+            assert_eq!(asked(&keeper), before, "nothing more is asked of the kernel");
         }
     }
 

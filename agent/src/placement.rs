@@ -305,8 +305,8 @@ impl Placement {
     /// a socket that the lease does not wait for.
     pub fn counted(&self, kernel: &mut Kernel) -> Option<PerDirection<u64>> {
         let Guarded { ruleset, .. } = self.guard.as_ref()?;
-        let counted = kernel.tables()?.counted(ruleset);
-        counted.inspect_err(|error| tracing::warn!(%error, "the guard's counters cannot be read")).ok()
+        let counted = kernel.tables().and_then(|tables| tables.map(|tables| tables.counted(ruleset)).transpose());
+        counted.inspect_err(|error| tracing::warn!(%error, "the guard's counters cannot be read")).ok().flatten()
     }
 
     /// Reads back what was brought.

@@ -6,7 +6,7 @@ mod removal;
 pub mod tc;
 
 pub use drift::{lost_interface, receives_nothing, replaced};
-pub use removal::{removal, without_ours};
+pub use removal::{keeping_ifb, removal, without_ours};
 
 use crate::{
     marks,

@@ -44,6 +44,19 @@ pub fn removal(snapshot: &Snapshot, made_hook: Option<u32>) -> Vec<Step> {
     redirects.into_iter().chain(ifb).chain(rest).collect()
 }
 
+/// What may be done of a removal's step while something may still lead to the ifb: that loses every packet that is sent to one that is gone. It stays, without
+/// what loses packets on it.
+#[must_use]
+pub fn keeping_ifb(snapshot: &Snapshot, step: Step) -> Option<Step> {
+    match step {
+        Step::DeleteLink { device } => {
+            let root = snapshot.root(device.index).filter(|root| !root.is_default());
+            root.map(|root| Step::DeleteQdisc { device, qdisc: root.clone() })
+        }
+        step => Some(step),
+    }
+}
+
 /// What the kernel will show when [`removal`] has been done.
 #[must_use]
 pub fn without_ours(snapshot: &Snapshot, made_hook: Option<u32>) -> Snapshot {

@@ -11,12 +11,13 @@ use crate::{
     control::{self, Asked, Control, LockError},
     guard::LEASE,
     nft,
-    prepare::{failed, in_time, permitted},
+    prepare::{CAPABILITY, failed, in_time, permitted},
     reporter::Reporter,
     run::not_locked,
     signals::Signals,
 };
 use netloss_contract::{Cleaned, CleanupArgs, Event, ExitCode, Failed, Holder, Meant, Request, Stage, Status, Stopped};
+use nix::errno::Errno;
 use std::{
     io,
     time::{Duration, Instant},
@@ -131,7 +132,7 @@ fn try_cleanup(args: &CleanupArgs, signals: &Signals) -> Result<Vec<String>, Fai
     };
     let _lock = match lock {
         // The rules of a living guard still lead to what would be taken away; without their lease they lose nothing, and go with it.
-        Ok(None) if has_owned_tables() => return Ok(removed),
+        Ok(None) if has_owned_tables()? => return Ok(removed),
         Ok(lock) => lock,
         Err(LockError::Held(Some(holder))) => return Err(at_work(*holder, &args.meant)),
         Err(LockError::Held(None)) => return Err(unresponsive(false)),
@@ -187,22 +188,36 @@ fn silence(meant: &Meant, signals: &Signals) -> Result<Silenced, Failed> {
             }
             told
         }
-        Asked::NoAnswer { told: false } if !has_owned_tables() => return Err(untold()),
+        Asked::NoAnswer { told: false } if !has_owned_tables()? => return Err(untold()),
         Asked::NoAnswer { told } => told,
     };
     let begun = Instant::now();
-    let mut tables = nft::Socket::open().ok();
-    while tables.as_mut().is_some_and(|tables| tables.has_owned_tables().unwrap_or(false) && tables.has_live_lease().unwrap_or(true)) {
+    let mut tables = if has_owned_tables()? { nft::Socket::open_if_supported().map_err(|error| unlisted(&error))? } else { None };
+    // What cannot be listed may be there.
+    while tables.as_mut().is_some_and(|tables| tables.has_owned_tables().unwrap_or(true) && tables.has_live_lease().unwrap_or(true)) {
         if begun.elapsed() > LEASE_LIMIT || signals.wait(LEASE_LOOK) {
             return Err(renewing());
         }
     }
     // Tables that went while it was not told are no proof: it runs, or has died.
-    if !told && !has_owned_tables() { Err(untold()) } else { Ok(Silenced::Hangs { told }) }
+    if !told && !has_owned_tables()? { Err(untold()) } else { Ok(Silenced::Hangs { told }) }
 }
 
-fn has_owned_tables() -> bool {
-    nft::Socket::open().and_then(|mut socket| socket.has_owned_tables()).unwrap_or(false)
+fn has_owned_tables() -> Result<bool, Failed> {
+    let listed = nft::Socket::open_if_supported().and_then(|socket| socket.map_or(Ok(false), |mut socket| socket.has_owned_tables()));
+    listed.map_err(|error| unlisted(&error))
+}
+
+/// What an agent that does not answer has in the kernel is not known, so nothing of it may be taken away.
+fn unlisted(error: &nft::Error) -> Failed {
+    if error.errno() == Some(Errno::EPERM) {
+        return failed(Stage::Start, ExitCode::Unsupported, CAPABILITY);
+    }
+    let message = format!(
+        "an agent works in this network namespace and does not answer, and its nftables tables cannot be listed: {error}; loss may remain: try \
+         again, or delete the pod"
+    );
+    failed(Stage::Start, ExitCode::Unresponsive, message)
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {

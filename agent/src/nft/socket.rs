@@ -47,6 +47,20 @@ impl Socket {
         Ok(Self { wire })
     }
 
+    /// Opens it; none where the kernel has no nfnetlink, and so no tables.
+    ///
+    /// # Errors
+    /// Where no socket is to be had for another reason, such as a lack of descriptors.
+    pub fn open_if_supported() -> Result<Option<Self>, Error> {
+        match Self::open() {
+            Err(error) if error.is_unsupported() => {
+                tracing::debug!(%error, "no nfnetlink, so no tables");
+                Ok(None)
+            }
+            opened => opened.map(Some),
+        }
+    }
+
     /// Does all that the messages say, or nothing.
     ///
     /// # Errors
@@ -67,9 +81,9 @@ impl Socket {
     /// Whether there are tables of our name that belong to a process that lives.
     ///
     /// # Errors
-    /// Where they cannot be listed.
+    /// Where they cannot be listed. A kernel without nf_tables has none.
     pub fn has_owned_tables(&mut self) -> Result<bool, Error> {
-        let listed = self.dump(&list_tables())?;
+        let listed = self.own_tables()?;
         Ok(listed.iter().any(|listed| matches!(listed, Listed::Table { owned: true, .. })))
     }
 
@@ -106,9 +120,14 @@ impl Socket {
     /// The families in which there is a table of our name. A kernel without nf_tables has none.
     fn own_families(&mut self) -> Result<Vec<NetfilterProtoFamily>, Error> {
         let family = |listed| if let Listed::Table { family, .. } = listed { Some(family) } else { None };
+        Ok(self.own_tables()?.into_iter().filter_map(family).collect())
+    }
+
+    /// The tables of our name. A kernel without nf_tables has none.
+    fn own_tables(&mut self) -> Result<Vec<Listed>, Error> {
         match self.dump(&list_tables()) {
             Err(error) if matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EINVAL)) => Ok(Vec::new()),
-            listed => Ok(listed?.into_iter().filter_map(family).collect()),
+            listed => listed,
         }
     }
 
