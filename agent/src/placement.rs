@@ -341,6 +341,15 @@ impl Placement {
         }
     }
 
+    /// Whether everything that the interface receives is lost, because of what somebody has changed.
+    #[must_use]
+    pub fn receives_nothing(&self, snapshot: &Snapshot) -> bool {
+        match self.backend() {
+            Backend::Tc => tc::receives_nothing(snapshot, &self.target),
+            Backend::Guarded => guarded::receives_nothing(snapshot, &self.target),
+        }
+    }
+
     /// What is not as it was brought, in words: what somebody has changed, and a lease that could not be renewed.
     #[must_use]
     pub fn drift(&self, snapshot: &Snapshot) -> Vec<String> {

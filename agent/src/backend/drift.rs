@@ -25,10 +25,10 @@ pub fn replaced(link: &Link) -> String {
     format!("the interface {} was deleted, and what has its name now is another", link.name)
 }
 
-/// Whether everything that the interface receives is lost, because what it is sent through is gone or down.
-#[must_use]
-pub fn receives_nothing(snapshot: &Snapshot, target: &Target) -> bool {
-    target.direction.ingress() && snapshot.ifb().is_none_or(|ifb| !ifb.up)
+/// Whether every packet that is sent to the interface of that index is lost, because it is gone or down. What the kernel sends packets to is an index, or the
+/// interface itself, and never a name (`nf_fwd_netdev_egress`, `tcf_mirred_act`).
+pub(super) fn leads_nowhere(snapshot: &Snapshot, index: u32) -> bool {
+    snapshot.link(index).is_none_or(|link| !link.up)
 }
 
 /// Another root qdisc than ours.

@@ -8,7 +8,7 @@
 
 use super::{
     Device, Refusal, Step, Target,
-    drift::{egress_netem_drift, ifb_drift, lost_interface, root_drift},
+    drift::{egress_netem_drift, ifb_drift, leads_nowhere, lost_interface, root_drift},
     free_ifb, free_root,
 };
 use crate::{
@@ -98,7 +98,61 @@ pub fn drift(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         drift.extend(root.or_else(|| egress_netem_drift(snapshot, target)));
     }
     if target.direction.ingress() {
+        if snapshot.ifb().is_some_and(|ifb| ifb.index != marks::IFB_INDEX) {
+            drift.push(format!("the interface {} was replaced by another one of that name", marks::IFB));
+        }
         drift.extend(ifb_drift(snapshot, target));
     }
     drift
+}
+
+/// Whether everything that the interface receives is lost, because the ifb that the rules lead to is gone or down.
+#[must_use]
+pub fn receives_nothing(snapshot: &Snapshot, target: &Target) -> bool {
+    target.direction.ingress() && leads_nowhere(snapshot, marks::IFB_INDEX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        netem::Netem,
+        netlink::{Link, QDISC_NETEM, Qdisc, ROOT},
+        nft::Ends,
+    };
+    use netloss_contract::Direction;
+
+    fn ifb(index: u32, name: &str, up: bool) -> Link {
+        Link { index, name: name.to_owned(), kind: Some("ifb".to_owned()), up, ..Link::default() }
+    }
+
+    #[test]
+    fn only_the_ifb_of_the_rules_index_counts() {
+        let link = Link { index: 2, name: "eth0".to_owned(), up: true, ..Link::default() };
+        let target = Target {
+            link: link.clone(),
+            direction: Direction::Ingress,
+            netem: Netem::default(),
+            per_segment: false,
+            ends: Ends::default(),
+        };
+        let cases = [
+            (ifb(marks::IFB_INDEX, marks::IFB, true), false, false),
+            (ifb(marks::IFB_INDEX, marks::IFB, false), true, true),
+            // Made again by its name alone, with the same netem.
+            (ifb(9, marks::IFB, true), true, true),
+            // It has another name and is still what the rules lead to.
+            (ifb(marks::IFB_INDEX, "renamed", true), false, true),
+        ];
+        for (ifb, cut_off, drifted) in cases {
+            let (ifindex, netem) = (ifb.index, Some(target.ingress_netem()));
+            let netem =
+                Qdisc { ifindex, parent: ROOT, handle: marks::INGRESS_NETEM, kind: QDISC_NETEM.to_owned(), netem, ..Qdisc::default() };
+            let snapshot = Snapshot { links: vec![link.clone(), ifb.clone()], qdiscs: vec![netem], filters: Vec::new() };
+            assert_eq!(receives_nothing(&snapshot, &target), cut_off, "{ifb:?}");
+            assert_eq!(!drift(&snapshot, &target).is_empty(), drifted, "{ifb:?}");
+        }
+        let egress = Target { direction: Direction::Egress, ..target };
+        assert!(!receives_nothing(&Snapshot::default(), &egress));
+    }
 }

@@ -5,7 +5,7 @@ pub mod guarded;
 mod removal;
 pub mod tc;
 
-pub use drift::{lost_interface, receives_nothing, replaced};
+pub use drift::{lost_interface, replaced};
 pub use removal::{keeping_ifb, removal, without_ours};
 
 use crate::{

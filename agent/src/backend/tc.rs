@@ -5,7 +5,7 @@
 
 use super::{
     Device, Refusal, Step, Target,
-    drift::{egress_netem_drift, ifb_drift, lost_interface, root_drift},
+    drift::{egress_netem_drift, ifb_drift, leads_nowhere, lost_interface, root_drift},
     free_ifb, free_root,
 };
 use crate::{
@@ -77,6 +77,13 @@ pub fn drift(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         }
     }
     drift
+}
+
+/// Whether everything that the interface receives is lost, because the redirect leads to an interface that is gone or down.
+#[must_use]
+pub fn receives_nothing(snapshot: &Snapshot, target: &Target) -> bool {
+    let redirect = snapshot.redirect(target.link.index);
+    redirect.and_then(|redirect| redirect.redirects_to).is_some_and(|index| leads_nowhere(snapshot, index))
 }
 
 #[cfg(test)]

@@ -203,6 +203,27 @@ fn each_drift_is_named() {
     }
 }
 
+/// The redirect keeps the interface itself, whatever has its name later; without a redirect nothing is sent there.
+#[test]
+fn a_pod_is_cut_off_where_the_redirect_leads_to_nothing() {
+    type Change = fn(&mut Snapshot);
+    let cases: [(bool, Change); 7] = [
+        (false, |_| {}),
+        (true, |snapshot| snapshot.links[1].up = false),
+        (true, |snapshot| snapshot.links.truncate(1)),
+        // Made again by its name alone: the redirect of an interface that went shows the index 0.
+        (true, |snapshot| (snapshot.links[1].index, snapshot.filters[0].redirects_to) = (9, Some(0))),
+        (true, |snapshot| snapshot.links[1].index = 9),
+        (false, |snapshot| (snapshot.links[1].up, snapshot.filters) = (false, Vec::new())),
+        (false, |snapshot| snapshot.links[1].name = "renamed".to_owned()),
+    ];
+    for (place, (cut_off, change)) in cases.into_iter().enumerate() {
+        let mut snapshot = lossy();
+        change(&mut snapshot);
+        assert_eq!(receives_nothing(&snapshot, &target(Direction::Both)), cut_off, "{place}");
+    }
+}
+
 prop_compose! {
     fn any_snapshot()(
         links in sample::subsequence(vec![eth0(), ifb(), Link { index: 3, name: "net1".to_owned(), up: true, ..Link::default() }], 0..=3),

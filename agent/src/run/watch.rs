@@ -67,7 +67,7 @@ impl Session<'_> {
             return Ok(None);
         }
         // A rate that is not what was asked for is reported; a pod that is cut off is none that loses packets.
-        Ok(backend::receives_nothing(&snapshot, self.placement.target()).then_some(Cause::Drift))
+        Ok(self.placement.receives_nothing(&snapshot).then_some(Cause::Drift))
     }
 
     /// Takes away what is left of the loss and puts it in place again, for the time that remains.

@@ -88,22 +88,32 @@ fn run(pod: &Pod, command: &str) -> Result<()> {
 #[test]
 fn a_second_time_is_reported_and_never_cuts_the_pod_off() -> Result<()> {
     for backend in BACKENDS {
-        let pod = Pod::new()?;
-        let before = NamespaceState::of(&pod.pod)?;
-        let mut agent = start(&pod, backend)?;
-        pod.pod.tc("qdisc del dev eth0 root")?;
-        repaired(&pod)?;
-        pod.pod.tc("qdisc del dev eth0 root")?;
-        assert_no_loss(pod.send(Way::Out, 500)?)?;
-        let now = now(&pod)?;
-        ensure!(!now.intact && now.drift.iter().any(|drift| drift.contains("is gone")), "{now:?}");
-        pod.pod.ip("link del nl-in")?;
-        let removed = agent.finish()?.removed()?;
-        ensure!(removed.cause == Cause::Drift && removed.drift.len() >= 2 && removed.repaired.len() == 1, "{removed:?}");
-        assert_no_loss(pod.send(Way::In, 500)?)?;
-        before.assert_unchanged(&pod.pod).context(backend)?;
+        // As a network manager makes it again: it is up, and nothing leads to it.
+        for change in ["link del nl-in\n", "link del nl-in\nlink add nl-in type ifb\nlink set nl-in up\n"] {
+            check_second_time(backend, change).with_context(|| format!("{backend}, {change}"))?;
+        }
     }
     Ok(())
+}
+
+fn check_second_time(backend: &str, change: &str) -> Result<()> {
+    let pod = Pod::new()?;
+    let before = NamespaceState::of(&pod.pod)?;
+    let mut agent = start(&pod, backend)?;
+    pod.pod.tc("qdisc del dev eth0 root")?;
+    repaired(&pod)?;
+    pod.pod.tc("qdisc del dev eth0 root")?;
+    assert_no_loss(pod.send(Way::Out, 500)?)?;
+    let now = now(&pod)?;
+    ensure!(!now.intact && now.drift.iter().any(|drift| drift.contains("is gone")), "{now:?}");
+    // It sees what the change led to, and nothing in between.
+    agent.signal(Signal::SIGSTOP)?;
+    pod.pod.ip_batch(change)?;
+    agent.signal(Signal::SIGCONT)?;
+    let removed = agent.finish()?.removed()?;
+    ensure!(removed.cause == Cause::Drift && removed.drift.len() >= 2 && removed.repaired.len() == 1, "{removed:?}");
+    assert_no_loss(pod.send(Way::In, 500)?)?;
+    before.assert_unchanged(&pod.pod)
 }
 
 #[test]
