@@ -1,7 +1,7 @@
 //! The one place that changes the kernel: executes steps, and takes away what carries our marks until nothing does.
 
 use crate::{
-    backend::{self, Step},
+    backend::{self, Step, Unmarked},
     marks,
     netlink::{Error, Netlink},
     nft,
@@ -104,25 +104,21 @@ impl Kernel {
     }
 
     /// Takes away whatever carries our marks and reads back that nothing does. Goes on past errors, and starts over with what the kernel
-    /// shows by then. Nothing to do is fine. For `made_hook` see [`backend::removal`].
+    /// shows by then. Nothing to do is fine.
     ///
     /// Returns what was taken away, in words, and what the kernel shows without it.
     ///
     /// # Errors
     /// What is left, in words.
-    pub async fn remove(&mut self, made_hook: Option<u32>) -> Result<(Vec<String>, Snapshot), Vec<String>> {
-        self.remove_seen(made_hook, None).await
+    pub async fn remove(&mut self, unmarked: Unmarked) -> Result<(Vec<String>, Snapshot), Vec<String>> {
+        self.remove_seen(unmarked, None).await
     }
 
     /// The same where somebody has just looked, and `seen` this.
     ///
     /// # Errors
     /// As [`Self::remove`].
-    pub async fn remove_seen(
-        &mut self,
-        made_hook: Option<u32>,
-        mut seen: Option<Snapshot>,
-    ) -> Result<(Vec<String>, Snapshot), Vec<String>> {
+    pub async fn remove_seen(&mut self, unmarked: Unmarked, mut seen: Option<Snapshot>) -> Result<(Vec<String>, Snapshot), Vec<String>> {
         let mut removed = Vec::new();
         let mut left = Vec::new();
         for attempt in 0..=REMOVAL_ATTEMPTS {
@@ -137,7 +133,7 @@ impl Kernel {
                     continue;
                 }
             };
-            let steps = backend::removal(&snapshot, made_hook);
+            let steps = backend::removal(&snapshot, unmarked);
             left.clear();
             // First what brings packets to a netem. Tables with an owner go with that, and while the owner lives nobody else works in this
             // namespace.
@@ -215,7 +211,7 @@ mod tests {
         let prio = Qdisc { ifindex: eth0.index, parent: ROOT, handle: marks::PRIO, kind: "prio".to_owned(), ..Qdisc::default() };
         let redirect = Step::DeleteFilters { device: Device::of(&eth0), priority: marks::REDIRECT };
         let snapshot = Snapshot { links: vec![eth0, ifb], qdiscs: vec![netem, prio], filters: Vec::new() };
-        let steps = std::iter::once(redirect).chain(backend::removal(&snapshot, None)).collect();
+        let steps = std::iter::once(redirect).chain(backend::removal(&snapshot, Unmarked::default())).collect();
         (snapshot, steps)
     }
 
@@ -249,6 +245,6 @@ mod tests {
         let pfifo =
             Qdisc { ifindex: marks::IFB_INDEX, parent: ROOT, handle: Handle::default(), kind: "pfifo_fast".to_owned(), ..Qdisc::default() };
         snapshot.qdiscs = vec![pfifo];
-        assert_eq!(take_away(&snapshot, backend::removal(&snapshot, None), true, |_| Ok(())), (Vec::new(), Vec::new()));
+        assert_eq!(take_away(&snapshot, backend::removal(&snapshot, Unmarked::default()), true, |_| Ok(())), (Vec::new(), Vec::new()));
     }
 }

@@ -3,13 +3,14 @@
 use crate::{
     apply::{Kernel, StepFailed},
     backend::{
-        self, Refusal, Step, Target,
+        self, Refusal, Step, Target, Unmarked,
         guarded::{self, Variant},
         tc,
     },
     clock::{Limit, Moment},
     ending::Ending,
     guard::{Account, Armable, Guard, LEASE, NotArmed},
+    marks,
     netlink::{self, Changes, Qdisc},
     nft::{self, EgressHook, Ends, Ruleset, Socket},
     snapshot::Snapshot,
@@ -210,10 +211,15 @@ impl Plan {
         &self.reason
     }
 
-    /// The interface on which this makes an ingress qdisc (see [`crate::backend::removal`]).
+    /// What this changes without a mark.
     #[must_use]
-    pub fn made_hook(&self) -> Option<u32> {
-        self.steps.iter().any(|step| matches!(step, Step::AddIngress { .. })).then_some(self.target.link.index)
+    pub fn unmarked(&self) -> Unmarked {
+        let index_if = |adds: fn(&Step) -> bool| self.steps.iter().any(adds).then_some(self.target.link.index);
+        let tells = |step: &Step| match step {
+            Step::AddRootPrio { handle, .. } | Step::AddNetem { handle, .. } => marks::tells_of_txqlen_0(*handle),
+            _ => false,
+        };
+        Unmarked { ingress_qdisc: index_if(|step| matches!(step, Step::AddIngress { .. })), txqlen_0: index_if(tells) }
     }
 
     /// Does it, with the tables of [`Trial::Creation`], and reads it back. `changes` has listened since before. `limit` is asked when the loss may
@@ -359,10 +365,10 @@ impl Placement {
         drift
     }
 
-    /// Whether bringing it again would be in nobody's way. `made_hook` as for [`crate::backend::removal`].
+    /// Whether bringing it again would be in nobody's way.
     #[must_use]
-    pub fn can_be_brought_again(&self, snapshot: &Snapshot, made_hook: Option<u32>) -> bool {
-        let before = backend::without_ours(snapshot, made_hook);
+    pub fn can_be_brought_again(&self, snapshot: &Snapshot, unmarked: Unmarked) -> bool {
+        let before = backend::without_ours(snapshot, unmarked);
         let steps = match self.backend() {
             Backend::Tc => tc::application(&before, &self.target),
             Backend::Guarded => guarded::application(&before, &self.target),

@@ -6,7 +6,7 @@ mod removal;
 pub mod tc;
 
 pub use drift::{lost_interface, replaced};
-pub use removal::{keeping_ifb, removal, without_ours};
+pub use removal::{Unmarked, keeping_ifb, removal, without_ours};
 
 use crate::{
     marks,

@@ -8,13 +8,23 @@ use crate::{
 };
 use std::collections::BTreeSet;
 
+/// What a caller knows of its own changes that carry no mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unmarked {
+    /// Index of the interface on which it made an ingress qdisc, which bears no mark of its own, only that of its redirect.
+    pub ingress_qdisc: Option<u32>,
+    /// Index of the interface whose transmit queue had the length 0 before it got a root qdisc. The mark of that tells of it while it is there.
+    pub txqlen_0: Option<u32>,
+}
+
+/// What the kernel makes of a transmit queue of length 0 when it is asked for a qdisc, also where it then refuses that (`qdisc_create`:
+/// `DEFAULT_TX_QUEUE_LEN`, include/linux/netdevice.h).
+const DEFAULT_TXQLEN: u32 = 1000;
+
 /// The steps that take away whatever carries our marks, on any interface, in the safe order: what leads to the ifb goes before the
 /// ifb does. Nothing where nothing of ours is there.
-///
-/// An ingress qdisc bears no mark of its own, only that of its redirect: `made_hook` is the index of the interface on which the
-/// caller knows that it made one, none for a caller that knows nothing.
 #[must_use]
-pub fn removal(snapshot: &Snapshot, made_hook: Option<u32>) -> Vec<Step> {
+pub fn removal(snapshot: &Snapshot, unmarked: Unmarked) -> Vec<Step> {
     let mut redirects = Vec::new();
     let mut rest = Vec::new();
     for link in &snapshot.links {
@@ -27,16 +37,21 @@ pub fn removal(snapshot: &Snapshot, made_hook: Option<u32>) -> Vec<Step> {
             .collect();
         redirects.extend(ours.iter().map(|priority| Step::DeleteFilters { device: Device::of(link), priority: *priority }));
         // Ours goes, unless somebody has come to use it too.
-        let made = ours.contains(&marks::REDIRECT_OWN_QDISC) || made_hook == Some(link.index);
+        let made = ours.contains(&marks::REDIRECT_OWN_QDISC) || unmarked.ingress_qdisc == Some(link.index);
         let unused = snapshot.foreign_filters(link.index).next().is_none();
         if let Some(hook) = hook.filter(|hook| made && unused && hook.kind == QDISC_INGRESS) {
             rest.push(Step::DeleteQdisc { device: Device::of(link), qdisc: hook.clone() });
         }
-        if let Some(root) = snapshot.root(link.index).filter(|root| is_our_root(root)) {
-            // While the mark is there to tell of it.
-            if marks::tells_of_txqlen_0(root.handle) && link.txqlen != 0 {
-                rest.push(Step::SetTxqlen { device: Device::of(link), packets: 0 });
-            }
+        let root = snapshot.root(link.index);
+        let ours = root.filter(|root| is_our_root(root));
+        // While the mark is there to tell of it.
+        let marked = ours.is_some_and(|root| marks::tells_of_txqlen_0(root.handle)) && link.txqlen != 0;
+        let free = ours.is_some() || root.is_none_or(Qdisc::is_default);
+        let known = unmarked.txqlen_0 == Some(link.index) && link.txqlen == DEFAULT_TXQLEN && free;
+        if marked || known {
+            rest.push(Step::SetTxqlen { device: Device::of(link), packets: 0 });
+        }
+        if let Some(root) = ours {
             rest.push(Step::DeleteQdisc { device: Device::of(link), qdisc: root.clone() });
         }
     }
@@ -59,9 +74,9 @@ pub fn keeping_ifb(snapshot: &Snapshot, step: Step) -> Option<Step> {
 
 /// What the kernel will show when [`removal`] has been done.
 #[must_use]
-pub fn without_ours(snapshot: &Snapshot, made_hook: Option<u32>) -> Snapshot {
+pub fn without_ours(snapshot: &Snapshot, unmarked: Unmarked) -> Snapshot {
     let mut after = snapshot.clone();
-    for step in removal(snapshot, made_hook) {
+    for step in removal(snapshot, unmarked) {
         match step {
             Step::DeleteFilters { device: Device { index, .. }, priority } => {
                 after.filters.retain(|filter| (filter.ifindex, filter.priority) != (index, priority));

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    backend::{removal, without_ours},
+    backend::{Unmarked, removal, without_ours},
     netem::Netem,
     netlink::{Filter, Handle, INGRESS_PARENT, Link, QDISC_CLSACT, QDISC_INGRESS, QDISC_PRIO, Qdisc},
     nft::Ends,
@@ -10,6 +10,7 @@ use proptest::{collection, prelude::*, sample};
 
 const ETH0: u32 = 2;
 const NL_IN: u32 = 7;
+const OUR_HOOK: Unmarked = Unmarked { ingress_qdisc: Some(ETH0), txqlen_0: None };
 
 fn losing(percent: f64) -> Netem {
     let model = LossModel::Random { loss_percentage: percent.try_into().unwrap(), correlation: Correlation::default() };
@@ -99,9 +100,26 @@ fn a_transmit_queue_of_length_zero_is_remembered_in_the_mark() {
 
     let after = Snapshot { qdiscs: vec![root(ETH0, QDISC_NETEM, marks::EGRESS_NETEM_TXQLEN_0)], ..pod() };
     assert_eq!(
-        words(&removal(&after, None)),
+        words(&removal(&after, Unmarked::default())),
         ["set the transmit queue length of eth0 back to 0", "remove the netem qdisc 7a14: from eth0"]
     );
+}
+
+/// Somebody deleted the qdisc that told of it, or the kernel refused that after it had changed the length.
+#[test]
+fn a_transmit_queue_of_length_zero_is_remembered_without_a_mark() {
+    let unmarked = Unmarked { txqlen_0: Some(ETH0), ..Unmarked::default() };
+    let set_back = ["set the transmit queue length of eth0 back to 0"];
+    assert_eq!(words(&removal(&pod(), unmarked)), set_back);
+    assert_eq!(removal(&without_ours(&pod(), unmarked), unmarked), []);
+    assert_eq!(words(&removal(&lossy(), unmarked)).iter().filter(|step| *step == set_back[0]).count(), 1);
+    // Somebody's own qdisc or length.
+    let foreign = Snapshot { qdiscs: vec![root(ETH0, "htb", Handle::of_major(1))], ..pod() };
+    let chosen = Snapshot { links: vec![Link { txqlen: 123, ..eth0() }], ..pod() };
+    let unchanged = Snapshot { links: vec![Link { txqlen: 0, ..eth0() }], ..pod() };
+    for snapshot in [foreign, chosen, unchanged] {
+        assert_eq!(removal(&snapshot, unmarked), [], "{snapshot:?}");
+    }
 }
 
 #[test]
@@ -133,7 +151,7 @@ fn an_ingress_hook_is_shared_only_where_nobody_filters() {
 fn a_name_that_is_taken_is_refused() {
     let snapshot = Snapshot { links: vec![eth0(), Link { kind: Some("dummy".to_owned()), ..ifb() }], ..pod() };
     assert!(matches!(application(&snapshot, &target(Direction::Ingress)), Err(Refusal::NameTaken("nl-in"))));
-    assert_eq!(removal(&snapshot, None), []);
+    assert_eq!(removal(&snapshot, Unmarked::default()), []);
 }
 
 #[test]
@@ -147,7 +165,7 @@ fn an_index_that_is_taken_is_refused() {
 #[test]
 fn what_leads_to_the_ifb_goes_before_the_ifb() {
     assert_eq!(
-        words(&removal(&lossy(), None)),
+        words(&removal(&lossy(), Unmarked::default())),
         [
             "remove the redirect (pref 31250) from eth0",
             "remove the interface nl-in",
@@ -160,18 +178,18 @@ fn what_leads_to_the_ifb_goes_before_the_ifb() {
 #[test]
 fn a_shared_ingress_hook_stays() {
     let shared = Snapshot { filters: vec![redirect(marks::REDIRECT)], ..lossy() };
-    assert!(!words(&removal(&shared, None)).iter().any(|step| step.contains("ingress qdisc")));
+    assert!(!words(&removal(&shared, Unmarked::default())).iter().any(|step| step.contains("ingress qdisc")));
 
     let joined = Filter { ifindex: ETH0, priority: 5, ..Filter::default() };
     let joined = Snapshot { filters: vec![redirect(marks::REDIRECT_OWN_QDISC), joined], ..lossy() };
-    assert!(!words(&removal(&joined, Some(ETH0))).iter().any(|step| step.contains("ingress qdisc")));
+    assert!(!words(&removal(&joined, OUR_HOOK)).iter().any(|step| step.contains("ingress qdisc")));
 }
 
 #[test]
 fn a_hook_that_never_got_its_redirect_goes_by_what_the_caller_knows() {
     let half = Snapshot { qdiscs: vec![hook(QDISC_INGRESS)], ..pod() };
-    assert_eq!(removal(&half, None), []);
-    assert_eq!(words(&removal(&half, Some(ETH0))), ["remove the ingress qdisc ffff: from eth0"]);
+    assert_eq!(removal(&half, Unmarked::default()), []);
+    assert_eq!(words(&removal(&half, OUR_HOOK)), ["remove the ingress qdisc ffff: from eth0"]);
 }
 
 #[test]
@@ -258,9 +276,9 @@ proptest! {
             let clsact: Vec<_> = snapshot.qdiscs.iter().filter(|qdisc| qdisc.kind == QDISC_CLSACT).cloned().collect();
             (links, roots, filters, clsact)
         };
-        let after = without_ours(&before, None);
+        let after = without_ours(&before, Unmarked::default());
         prop_assert_eq!(foreign(&after), foreign(&before));
-        prop_assert_eq!(removal(&after, None), vec![]);
+        prop_assert_eq!(removal(&after, Unmarked::default()), vec![]);
     }
 
     #[test]

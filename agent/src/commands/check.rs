@@ -2,7 +2,7 @@
 
 use super::{fail, holder};
 use crate::{
-    backend::{self, Target, guarded::Variant},
+    backend::{self, Target, Unmarked, guarded::Variant},
     host,
     interface::{self, Choice, NoInterface},
     netem::Netem,
@@ -135,7 +135,7 @@ impl Seen {
     }
 
     fn root(&self, ifindex: u32) -> Finding {
-        let snapshot = backend::without_ours(&self.snapshot, None);
+        let snapshot = backend::without_ours(&self.snapshot, Unmarked::default());
         match snapshot.root(ifindex) {
             Some(root) if !root.is_default() => {
                 let found = format!("{} {} is not the kernel's default, and is not replaced", root.kind, root.handle);
@@ -159,7 +159,7 @@ impl Seen {
     }
 
     fn leftovers(&self) -> Finding {
-        let steps: Vec<_> = backend::removal(&self.snapshot, None).iter().map(ToString::to_string).collect();
+        let steps: Vec<_> = backend::removal(&self.snapshot, Unmarked::default()).iter().map(ToString::to_string).collect();
         if steps.is_empty() || self.occupied.is_some() {
             return good("leftovers", "no dead agent left anything here");
         }

@@ -8,6 +8,7 @@ pub use plan::plan;
 
 use crate::{
     apply::Kernel,
+    backend::Unmarked,
     control::{self, Asked, Control, LockError},
     guard::LEASE,
     nft,
@@ -141,7 +142,7 @@ fn try_cleanup(args: &CleanupArgs, signals: &Signals) -> Result<Vec<String>, Fai
     let unreadable = |error| failed(Stage::Snapshot, ExitCode::Failed, format!("cannot open a netlink socket: {error}"));
     let mut kernel = Kernel::connect().map_err(unreadable)?;
     permitted(&kernel.netlink)?;
-    let (gone, _) = block_on(async { kernel.remove(None).await.map_err(not_cleaned) })?;
+    let (gone, _) = block_on(async { kernel.remove(Unmarked::default()).await.map_err(not_cleaned) })?;
     removed.extend(gone);
     Ok(removed)
 }

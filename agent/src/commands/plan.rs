@@ -2,7 +2,7 @@
 
 use super::{fail, holder};
 use crate::{
-    backend,
+    backend::{self, Unmarked},
     clock::{Limit, Moment},
     netlink::Netlink,
     placement::Trial,
@@ -32,8 +32,8 @@ fn try_plan(args: &RunArgs, signals: &Signals) -> Result<Planned, Failed> {
     let snapshot = Snapshot::take(&netlink).map_err(|error| unreadable(&error))?;
     prepare::refuse_host(args, &snapshot.links)?;
     prepare::permitted(&netlink)?;
-    let leftovers = backend::removal(&snapshot, None);
-    let before = backend::without_ours(&snapshot, None);
+    let leftovers = backend::removal(&snapshot, Unmarked::default());
+    let before = backend::without_ours(&snapshot, Unmarked::default());
     let Prepared { plan, interface_reason, filtered } = prepare::prepare(args, &netlink, &before, Trial::Rehearsal)?;
     let steps = leftovers.iter().map(ToString::to_string).chain(plan.describe()).collect();
     Ok(Planned {

@@ -4,6 +4,7 @@ mod watch;
 
 use crate::{
     apply::Kernel,
+    backend::Unmarked,
     clock::{self, Alarms, Limit, Moment},
     control::{Control, LockError, Visit},
     ending::Ending,
@@ -76,8 +77,8 @@ struct Session<'a> {
     args: &'a RunArgs,
     kernel: Kernel,
     placement: Placement,
-    /// The interface on which this session made the ingress qdisc.
-    made_hook: Option<u32>,
+    /// What this session changed without a mark.
+    unmarked: Unmarked,
     meter: Meter,
     limit: Limit,
     alarms: Alarms,
@@ -130,7 +131,7 @@ impl<'a> Session<'a> {
         let seen = Snapshot::take(&kernel.netlink).map_err(|error| unreadable(&error))?;
         prepare::refuse_host(args, &seen.links)?;
         prepare::permitted(&kernel.netlink)?;
-        let (leftovers_removed, before) = kernel.remove_seen(None, Some(seen)).await.map_err(|left| {
+        let (leftovers_removed, before) = kernel.remove_seen(Unmarked::default(), Some(seen)).await.map_err(|left| {
             let message = "what a dead agent left here cannot be removed";
             Failed { left, ..failed(Stage::Snapshot, ExitCode::Incomplete, message) }
         })?;
@@ -139,10 +140,10 @@ impl<'a> Session<'a> {
         let Prepared { plan, interface_reason, filtered } = match prepare::prepare(args, &kernel.netlink, &before, Trial::Creation) {
             Ok(prepared) => prepared,
             // A guard that failed may have left tables.
-            Err(failure) if failure.exit == ExitCode::Failed => return Err(undo(&mut kernel, None, failure).await),
+            Err(failure) if failure.exit == ExitCode::Failed => return Err(undo(&mut kernel, Unmarked::default(), failure).await),
             Err(failure) => return Err(failure),
         };
-        let (made_hook, backend_reason) = (plan.made_hook(), plan.reason().to_owned());
+        let (unmarked, backend_reason) = (plan.unmarked(), plan.reason().to_owned());
         let terms = Terms { ending: &ending, begun: Some(begun), until: None };
         let brought = plan.bring(&kernel, &mut changes, || Limit::new(Moment::now(), args.ttl, args.deadline), &terms);
         let set = brought.map_err(|error| not_brought(&error)).and_then(|(placement, limit, after)| match Alarms::set(&limit) {
@@ -155,7 +156,7 @@ impl<'a> Session<'a> {
         });
         let (placement, limit, after, alarms) = match set {
             Ok(set) => set,
-            Err(failure) => return Err(undo(&mut kernel, made_hook, failure).await),
+            Err(failure) => return Err(undo(&mut kernel, unmarked, failure).await),
         };
         // Before anybody hears of the loss, and begins to count or stops the agent.
         let pulse = Pulse::new(Moment::now());
@@ -183,7 +184,7 @@ impl<'a> Session<'a> {
             args,
             kernel,
             placement,
-            made_hook,
+            unmarked,
             meter,
             limit,
             alarms,
@@ -243,7 +244,7 @@ impl<'a> Session<'a> {
                 Err(failure) => {
                     self.placement.disarm();
                     self.placement.remove_tables();
-                    return Err(undo(&mut self.kernel, self.made_hook, failure).await);
+                    return Err(undo(&mut self.kernel, self.unmarked, failure).await);
                 }
             }
         };
@@ -253,7 +254,7 @@ impl<'a> Session<'a> {
                 self.placement.disarm();
                 self.placement.remove_tables();
                 let failure = failed(Stage::Hold, ExitCode::Failed, format!("cannot wait for the end any more: {error}"));
-                Err(undo(&mut self.kernel, self.made_hook, failure).await)
+                Err(undo(&mut self.kernel, self.unmarked, failure).await)
             }
         }
     }
@@ -329,7 +330,7 @@ impl<'a> Session<'a> {
         self.placement.remove_tables();
         let backend = self.placement.backend();
         let account = self.account();
-        match self.kernel.remove_seen(self.made_hook, seen).await {
+        match self.kernel.remove_seen(self.unmarked, seen).await {
             Ok(_) => Ok(Removed {
                 cause,
                 interface: self.placement.target().link.name.clone(),
@@ -354,8 +355,8 @@ impl<'a> Session<'a> {
 }
 
 /// Takes away what a failure left half done, and says in the failure what could not be taken away.
-async fn undo(kernel: &mut Kernel, made_hook: Option<u32>, mut failure: Failed) -> Failed {
-    if let Err(left) = kernel.remove(made_hook).await {
+async fn undo(kernel: &mut Kernel, unmarked: Unmarked, mut failure: Failed) -> Failed {
+    if let Err(left) = kernel.remove(unmarked).await {
         failure.exit = ExitCode::Incomplete;
         failure.left = left;
     }

@@ -2,7 +2,7 @@
 
 use super::{Session, not_brought};
 use crate::{
-    backend,
+    backend::{self, Unmarked},
     clock::Moment,
     control::ANSWER_LIMIT,
     guard::LEASE,
@@ -53,6 +53,10 @@ impl Session<'_> {
         // It may have been stopped while it looked.
         self.pulse.beat(Moment::now());
         let link = &self.placement.target().link;
+        if gone || snapshot.link(link.index).is_none() {
+            // Another interface may get its index.
+            self.unmarked = Unmarked::default();
+        }
         let replaced = gone.then(|| backend::replaced(link));
         if let Some(lost) = backend::lost_interface(&snapshot, link).or(replaced) {
             self.drift = vec![lost];
@@ -62,7 +66,7 @@ impl Session<'_> {
             return Ok(None);
         }
         let changed = !self.placement.changed(&snapshot).is_empty();
-        if changed && self.repaired.is_empty() && !self.pulse.hung && self.placement.can_be_brought_again(&snapshot, self.made_hook) {
+        if changed && self.repaired.is_empty() && !self.pulse.hung && self.placement.can_be_brought_again(&snapshot, self.unmarked) {
             self.bring_again().await?;
             return Ok(None);
         }
@@ -86,7 +90,7 @@ impl Session<'_> {
         }
         let kept = self.account().unwrap_or_default();
         self.placement.remove_tables();
-        let (_, before) = self.kernel.remove(self.made_hook).await.map_err(|left| {
+        let (_, before) = self.kernel.remove(self.unmarked).await.map_err(|left| {
             let message = "somebody changed the loss, and what is left of it cannot be removed: delete the pod";
             Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) }
         })?;
@@ -94,7 +98,7 @@ impl Session<'_> {
         // Its transmit queue may have another length than was seen first.
         target.link = before.link(target.link.index).cloned().unwrap_or(target.link);
         let plan = Plan::make(choice, &before, target, Trial::Creation).map_err(|error| prepare::not_planned(&error))?;
-        self.made_hook = plan.made_hook();
+        self.unmarked = plan.unmarked();
         let terms = Terms { ending: &self.ending, begun: None, until: Some(until) };
         let (placement, _, after) = match plan.bring(&self.kernel, &mut self.changes, || limit, &terms) {
             // The same.

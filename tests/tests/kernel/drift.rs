@@ -116,6 +116,28 @@ fn check_second_time(backend: &str, change: &str) -> Result<()> {
     before.assert_unchanged(&pod.pod)
 }
 
+/// The kernel makes a queue length of 0 into 1000 when a qdisc comes. What tells of that is a mark on the qdisc, which somebody takes away here.
+#[test]
+fn a_queue_length_of_zero_is_restored_without_the_qdisc_that_tells_of_it() -> Result<()> {
+    for backend in BACKENDS {
+        for times in [1, 2] {
+            let pod = Pod::new()?;
+            pod.pod.ip("link set eth0 txqueuelen 0")?;
+            let before = NamespaceState::of(&pod.pod)?;
+            let mut agent = start(&pod, backend)?;
+            pod.pod.tc("qdisc del dev eth0 root")?;
+            repaired(&pod)?;
+            if times == 2 {
+                pod.pod.tc("qdisc del dev eth0 root")?;
+            }
+            agent.signal(Signal::SIGTERM)?;
+            agent.finish()?.removed()?;
+            before.assert_unchanged(&pod.pod).with_context(|| format!("{backend}, deleted {times} times"))?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn nothing_of_others_is_replaced() -> Result<()> {
     for backend in BACKENDS {
