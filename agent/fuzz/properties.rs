@@ -243,7 +243,7 @@ fn of_rtnetlink(datagram: &[u8]) {
         let NetlinkPayload::InnerMessage(answer) = message.payload else { continue };
         let found = [
             Link::from_answer(&answer).is_some(),
-            DefaultRoute::from_answer(&answer).is_some(),
+            !DefaultRoute::from_answer(&answer).is_empty(),
             Filter::from_answer(&answer).is_some(),
             Qdisc::from_answer(&answer).is_some(),
         ];

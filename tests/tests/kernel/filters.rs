@@ -97,6 +97,31 @@ fn the_node_and_the_gateway_are_spared() -> Result<()> {
     assert_loss(pod.send_with(Way::Out, "192.0.2.4:0".parse()?, 500)?, 50.0)
 }
 
+#[test]
+fn all_gateways_of_a_multipath_route_are_spared() -> Result<()> {
+    let pod = Pod::without_routes()?;
+    for address in ["192.0.2.3", "192.0.2.4", "2001:db8::3", "2001:db8::4"] {
+        pod.add_remote(address.parse()?)?;
+    }
+    pod.pod.ip_batch(
+        "route add default nexthop via 192.0.2.2 nexthop via 192.0.2.3\n\
+         route add default nexthop via 2001:db8::2 nexthop via 2001:db8::3\n",
+    )?;
+    let mut agent = Agent::start(&pod.pod, "run --loss 50 --ttl 1h --spare-node 198.51.100.1")?;
+    let applied = agent.applied()?;
+    for gateway in ["192.0.2.2", "192.0.2.3", "2001:db8::2", "2001:db8::3"] {
+        let words = format!("{gateway} (the default gateway)");
+        ensure!(applied.filtered.spared.contains(&words), "{:?}", applied.filtered);
+    }
+    for spared in ["192.0.2.2:0", "192.0.2.3:0", "[2001:db8::2]:0", "[2001:db8::3]:0"] {
+        assert_no_loss(pod.send_with(Way::Out, spared.parse()?, 200)?).context(spared)?;
+    }
+    for hit in ["192.0.2.4:0", "[2001:db8::4]:0"] {
+        assert_loss(pod.send_with(Way::Out, hit.parse()?, 500)?, 50.0).context(hit)?;
+    }
+    Ok(())
+}
+
 /// With everything lost a connection is made to a spared port only.
 #[test]
 fn tcp_ports_are_told_apart() -> Result<()> {
