@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use netloss_contract::Cause;
+use netloss_contract::{Cause, ExitCode};
 use netloss_lab::guest::{Agent, PATIENCE, Pod, Way};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
@@ -91,6 +91,25 @@ fn a_signal_ends_the_loss() -> Result<()> {
 fn a_stop_ends_the_loss() -> Result<()> {
     // Nobody answers it for as long.
     check("--ttl 1h", |pod, _| command(pod, "stop --run R1").map(drop), Cause::Stopped)
+}
+
+/// Its sockets, and with them the tables, stay as long as the thread that cannot die. So it is the lease that ends this loss, and the lock is held meanwhile.
+#[test]
+fn a_killed_agent_that_cannot_die_loses_packets_for_a_lease_at_most() -> Result<()> {
+    let pod = Pod::new()?;
+    let mut agent = Agent::start(&pod.pod, "run --loss 100 --ttl 1h --backend guarded")?;
+    agent.applied()?;
+    let frozen = Frozen::main_thread(agent.pid())?;
+    agent.signal(Signal::SIGKILL)?;
+    // Waits until one gets through.
+    pod.send(Way::Out, 0)?;
+    pod.send(Way::In, 0)?;
+    assert_no_loss(pod.send(Way::Out, 200)?)?;
+    ensure!(agent.is_running()?, "it has died, so this shows nothing");
+    Agent::start(&pod.pod, "status --json")?.finish()?.failed(ExitCode::Unresponsive)?;
+    drop(frozen);
+    ensure!(agent.finish()?.code.is_none(), "the agent was not killed");
+    Ok(())
 }
 
 #[test]
