@@ -166,7 +166,7 @@ mod tests {
         let (sender, written) = mpsc::channel();
         thread::spawn(move || {
             let terminal = unblocked(&slave).unwrap().unwrap();
-            let written = [write_now(terminal.as_fd(), b"short\n"), write_now(terminal.as_fd(), &[b'x'; LONG])];
+            let written = [write_now(terminal.as_fd(), b"short\n"), write_now(terminal.as_fd(), &vec![b'x'; LONG])];
             sender.send(written)
         });
         assert_eq!(written.recv_timeout(Duration::from_secs(30)), Ok([true, false]));
