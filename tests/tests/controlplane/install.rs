@@ -259,6 +259,12 @@ async fn the_chart_installs_what_kustomize_does() {
     let controller =
         rendered["Deployment netloss-system/netloss-controller"].data["spec"]["template"]["spec"]["containers"][0]["image"].as_str();
     assert!(agent.ends_with(&release) && controller.unwrap().ends_with(&release), "{agent} {controller:?}");
+    // The chart takes the alert rules from alerts.yaml, so this compares prometheus_rule.yaml with that file too.
+    let monitored: Vec<&str> =
+        template.iter().copied().chain(["--set", "metrics.serviceMonitor.enabled=true,metrics.rules.enabled=true"]).collect();
+    let kustomized = by_name(&kubectl(&control_plane, &["kustomize", "config/prometheus"]).await.unwrap());
+    assert!(kustomized.contains_key("PrometheusRule netloss-system/netloss-controller"), "{:?}", kustomized.keys());
+    assert_same(&by_name(&helm(&control_plane, &monitored).await.unwrap()), &kustomized);
     let all = [
         "--set",
         "metrics.authenticated=true,metrics.serviceMonitor.enabled=true,metrics.rules.enabled=true,dashboards.enabled=true",
