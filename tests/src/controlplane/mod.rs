@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep};
 pub use self::kubeconfig::{CONTEXT, kubeconfig};
 pub use self::pki::{HOST_FROM_GUEST, Identity, KeyFiles, Pki, SERVICE_ADDRESS};
 pub use self::tools::{Release, Tool};
-pub use self::user::{run_as_user, shell, user_command};
+pub use self::user::{interactive_shell, run_as_user, shell, user_command};
 use crate::host::process::{Daemon, Lifetime, Record};
 use crate::host::state::StateDir;
 use crate::host::{ports, progress};

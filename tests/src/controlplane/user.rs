@@ -28,13 +28,26 @@ pub fn user_command(tool: Tool, kubeconfig: &Path) -> Result<Command> {
 ///
 /// If a program has to be built and that fails.
 pub fn shell(kubeconfig: &Path, more: &[&Path]) -> Result<Command> {
+    shell_with(&["-euo", "pipefail", "-c"], kubeconfig, more)
+}
+
+/// A shell as [`shell`] that continues after a command that fails, as one does into which a person pastes the commands.
+///
+/// # Errors
+///
+/// If a program has to be built and that fails.
+pub fn interactive_shell(kubeconfig: &Path, more: &[&Path]) -> Result<Command> {
+    shell_with(&["-c"], kubeconfig, more)
+}
+
+fn shell_with(options: &[&str], kubeconfig: &Path, more: &[&Path]) -> Result<Command> {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     for program in [Tool::Kubectl.binary()?, Tool::Helm.binary()?].iter().map(PathBuf::as_path).chain(more.iter().copied()) {
         let folder = program.parent().with_context(|| format!("{} is in no folder", program.display()))?;
         path = std::env::join_paths(std::iter::once(folder.to_owned()).chain(std::env::split_paths(&path)))?;
     }
     let mut command = Command::new("bash");
-    command.args(["-euo", "pipefail", "-c"]);
+    command.args(options);
     let mut command = of_user(command, kubeconfig)?;
     command.env("PATH", path);
     Ok(command)

@@ -4,7 +4,10 @@ use crate::beside::their_definition;
 use crate::leader::program;
 use crate::lifecycle::eventually;
 use crate::world::{AGENT_IMAGE, World, spec};
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
@@ -12,12 +15,14 @@ use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
 use netloss_api::{DEFINITIONS, Phase, PodState};
 use netloss_lab::cluster::{apply, parse};
-use netloss_lab::controlplane::{ControlPlane, Tool, shell};
+use netloss_lab::controlplane::{ControlPlane, Tool, interactive_shell, shell};
 use netloss_lab::documents::commands;
 use netloss_lab::host::process::{Daemon, Lifetime};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::process::Command;
+use std::process::{Command, Output};
+use std::time::Duration;
+use tokio::task::JoinHandle;
 
 const EXPERIMENTS: &str = "chaosexperiments.chaos.gushchin.dev";
 
@@ -40,6 +45,39 @@ async fn follow(control_plane: &ControlPlane, name: &str) {
     shell.arg(commands(name).unwrap());
     let output = tokio::task::spawn_blocking(move || shell.output()).await.unwrap().unwrap();
     assert!(output.status.success(), "{name}: {output:?}");
+}
+
+/// Types the commands that the documents have under this name into a shell that continues after a failure. Nothing ends a namespace here, so none is waited for.
+fn type_without_errexit(control_plane: &ControlPlane, name: &str) -> JoinHandle<Output> {
+    let commands = commands(name).unwrap().replace("kubectl delete --ignore-not-found", "kubectl delete --wait=false --ignore-not-found");
+    let mut shell = interactive_shell(control_plane.kubeconfig_path(), &[]).unwrap();
+    shell.arg(commands);
+    tokio::task::spawn_blocking(move || shell.output().unwrap())
+}
+
+/// Its exit code and what it printed. The shell has to end: a user does not wait for ever for a Job that has failed.
+async fn typed(shell: JoinHandle<Output>) -> (bool, String) {
+    let output = tokio::time::timeout(Duration::from_mins(2), shell).await.expect("the commands still wait").unwrap();
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    (output.status.success(), text)
+}
+
+/// Ends the Job `netloss-drain` of that namespace, as its controller does.
+async fn end_drain(client: &Client, namespace: &str, succeeds: bool) {
+    let jobs = Api::<Job>::namespaced(client.clone(), namespace);
+    eventually("the Job is there", async || {
+        // Not the one of an earlier drain.
+        jobs.get_opt("netloss-drain").await.unwrap().is_some_and(|job| job.status.is_none_or(|status| status.conditions.is_none()))
+    })
+    .await;
+    let now = "2026-01-01T00:00:00Z";
+    let condition = |kind| json!({ "type": kind, "status": "True", "lastProbeTime": now, "lastTransitionTime": now });
+    let status = if succeeds {
+        json!({ "startTime": now, "completionTime": now, "succeeded": 1, "conditions": [condition("SuccessCriteriaMet"), condition("Complete")] })
+    } else {
+        json!({ "startTime": now, "failed": 1, "conditions": [condition("FailureTarget"), condition("Failed")] })
+    };
+    jobs.patch_status("netloss-drain", &PatchParams::default(), &Patch::Merge(json!({ "status": status }))).await.unwrap();
 }
 
 async fn definition(client: &Client) -> Option<CustomResourceDefinition> {
@@ -102,6 +140,15 @@ fn assert_same(helm: &BTreeMap<String, DynamicObject>, kustomize: &BTreeMap<Stri
     }
 }
 
+/// Its objects without the Job's deadline. Helm has `--timeout` instead; kubectl's users wait for the Job, which has to end after the drain's own ten minutes.
+fn drain_without_deadline(yaml: &str) -> BTreeMap<String, DynamicObject> {
+    let mut objects = by_name(yaml);
+    let spec = objects.get_mut("Job netloss-system/netloss-drain").unwrap().data["spec"].as_object_mut().unwrap();
+    let deadline = spec.remove("activeDeadlineSeconds").unwrap().as_f64().unwrap();
+    assert!(deadline >= 720.0, "{deadline}");
+    objects
+}
+
 #[tokio::test]
 async fn kubectl_installs_and_upgrades() {
     let control_plane = ControlPlane::start_for_tests().await.unwrap();
@@ -129,6 +176,47 @@ async fn kubectl_installs_and_upgrades() {
     // Nothing ends a namespace here.
     kubectl(&control_plane, &["delete", "--wait=false", "-k", "config/default"]).await.unwrap();
     assert!(definition(&client).await.is_some(), "definitions stay, with all that was recorded");
+}
+
+/// Where the drain has failed, nothing is deleted that would stop or repair what it has left.
+#[tokio::test]
+async fn an_uninstallation_deletes_nothing_after_a_failed_drain() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    let client = control_plane.client().await.unwrap();
+    kubectl(&control_plane, &["apply", "-k", "config/default"]).await.unwrap();
+    let deployments = Api::<Deployment>::namespaced(client.clone(), "netloss-system");
+    let bindings = Api::<ClusterRoleBinding>::all(client.clone());
+    for succeeds in [false, true] {
+        let shell = type_without_errexit(&control_plane, "uninstall with kubectl");
+        end_drain(&client, "netloss-system", succeeds).await;
+        let (ok, text) = typed(shell).await;
+        assert_eq!(ok, succeeds, "{text}");
+        assert!(text.contains(if succeeds { "Complete" } else { "Failed" }), "{text}");
+        assert_eq!(deployments.get_opt("netloss-controller").await.unwrap().is_none(), succeeds, "{text}");
+        assert_eq!(bindings.get_opt("netloss-controller").await.unwrap().is_none(), succeeds, "{text}");
+    }
+}
+
+/// The right to freeze is gone after a drain that failed, too; its Job stays, as its log says why.
+#[tokio::test]
+async fn a_failed_drain_of_helm_leaves_its_job_and_no_right() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    let client = control_plane.client().await.unwrap();
+    let install = ["install", "netloss", "config/chart", "--namespace", "netloss-system", "--create-namespace"];
+    helm(&control_plane, &install).await.unwrap();
+    let roles = Api::<Role>::namespaced(client.clone(), "netloss-system");
+    let (uninstalled, ()) =
+        tokio::join!(helm(&control_plane, &["uninstall", "netloss", "--namespace", "netloss-system", "--timeout", "2m"]), async {
+            eventually("the right is there", async || roles.get_opt("netloss-drain").await.unwrap().is_some()).await;
+            end_drain(&client, "netloss-system", false).await;
+        });
+    let refused = uninstalled.unwrap_err();
+    assert!(refused.contains("netloss-drain"), "{refused}");
+    assert!(roles.get_opt("netloss-drain").await.unwrap().is_none());
+    let bindings = Api::<RoleBinding>::namespaced(client.clone(), "netloss-system");
+    assert!(bindings.get_opt("netloss-drain").await.unwrap().is_none());
+    assert!(Api::<Job>::namespaced(client.clone(), "netloss-system").get_opt("netloss-drain").await.unwrap().is_some());
+    assert!(Api::<Deployment>::namespaced(client, "netloss-system").get_opt("netloss-controller").await.unwrap().is_some());
 }
 
 /// A definition that is not ours is taken over only where that is asked for, and nothing of it is lost then.
@@ -208,13 +296,13 @@ async fn the_chart_installs_what_kustomize_does() {
     assert_eq!(of_chart, from_files);
     assert_same(&rendered, &kustomized);
     assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/crd"]).await.unwrap()));
-    assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/drain"]).await.unwrap()));
+    assert_same(&rendered, &drain_without_deadline(&kubectl(&control_plane, &["kustomize", "config/drain"]).await.unwrap()));
 
     let namespaced: Vec<&str> =
         template.iter().copied().chain(["--set", "watchNamespaces={shop}", "--set", "crds.install=false"]).collect();
     let rendered = by_name(&helm(&control_plane, &namespaced).await.unwrap());
     assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/namespaced"]).await.unwrap()));
-    assert_same(&rendered, &by_name(&kubectl(&control_plane, &["kustomize", "config/namespaced-drain"]).await.unwrap()));
+    assert_same(&rendered, &drain_without_deadline(&kubectl(&control_plane, &["kustomize", "config/namespaced-drain"]).await.unwrap()));
     let cluster_wide: Vec<&String> = rendered
         .keys()
         .filter(|name| name.starts_with("Cluster") || name.starts_with("Validating") || name.contains("Definition"))
@@ -402,6 +490,21 @@ async fn an_overlay_puts_everything_into_another_namespace() {
     let held = text.matches("'system:serviceaccount:chaos-system:netloss-controller'").count();
     assert_eq!(held, 2, "both policies");
     kubectl(&control_plane, &["apply", "-k", "config/other-namespace"]).await.unwrap();
+
+    // Who uninstalls from the namespace that it usually has takes no right from it.
+    let client = control_plane.client().await.unwrap();
+    let bindings = Api::<ClusterRoleBinding>::all(client.clone());
+    let (ok, text) = typed(type_without_errexit(&control_plane, "uninstall with kubectl")).await;
+    assert!(!ok, "{text}");
+    assert!(bindings.get_opt("netloss-controller").await.unwrap().is_some(), "{text}");
+
+    let text = kubectl(&control_plane, &["kustomize", "config/other-namespace-drain"]).await.unwrap();
+    assert!(!text.contains("netloss-system"), "{text}");
+    let shell = type_without_errexit(&control_plane, "uninstall from another namespace");
+    end_drain(&client, "chaos-system", true).await;
+    let (ok, text) = typed(shell).await;
+    assert!(ok, "{text}");
+    assert!(bindings.get_opt("netloss-controller").await.unwrap().is_none(), "{text}");
 }
 
 /// What an administrator prepares, and what the namespace's owner then applies, is enough.
@@ -441,8 +544,9 @@ async fn a_controller_of_one_namespace_needs_no_right_beyond_it() {
     assert!(words.contains("spec.namespace is \"default\", which netloss's controller may not look at"), "{words}");
 
     // And what stops its runs before it is uninstalled, with what its Job is given.
-    kubectl(&control_plane, &["apply", "-k", "config/namespaced-drain"]).await.unwrap();
-    let jobs = Api::<k8s_openapi::api::batch::v1::Job>::namespaced(client.clone(), "netloss-system");
+    let shell = type_without_errexit(&control_plane, "uninstall for one namespace");
+    let jobs = Api::<Job>::namespaced(client.clone(), "netloss-system");
+    eventually("the Job is there", async || jobs.get_opt("netloss-drain").await.unwrap().is_some()).await;
     let container = jobs.get("netloss-drain").await.unwrap().spec.unwrap().template.spec.unwrap().containers.remove(0);
     let mut command = Command::new(program().await);
     command.env("KUBECONFIG", &kubeconfig).env("NETLOSS_NAMESPACE", "netloss-system").args(container.args.unwrap());
@@ -450,7 +554,9 @@ async fn a_controller_of_one_namespace_needs_no_right_beyond_it() {
     drop(controller);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     assert!(output.status.success(), "{output:?}");
-    follow(&control_plane, "uninstall for one namespace").await;
-    let accounts = Api::<k8s_openapi::api::core::v1::ServiceAccount>::namespaced(client.clone(), "netloss-system");
+    end_drain(&client, "netloss-system", true).await;
+    let (ok, text) = typed(shell).await;
+    assert!(ok, "{text}");
+    let accounts = Api::<ServiceAccount>::namespaced(client.clone(), "netloss-system");
     assert!(accounts.get_opt("netloss-controller").await.unwrap().is_none());
 }
