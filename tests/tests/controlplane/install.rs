@@ -6,17 +6,18 @@ use crate::lifecycle::eventually;
 use crate::world::{AGENT_IMAGE, World, spec};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
-use netloss_api::{DEFINITIONS, Phase, PodState};
+use netloss_api::{DEFINITIONS, FREEZE, FREEZE_ANNOTATION, Phase, PodState};
 use netloss_lab::cluster::{apply, parse};
 use netloss_lab::controlplane::{ControlPlane, Tool, interactive_shell, shell};
 use netloss_lab::documents::commands;
+use netloss_lab::host::paths::workspace_root;
 use netloss_lab::host::process::{Daemon, Lifetime};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -194,6 +195,29 @@ async fn an_uninstallation_deletes_nothing_after_a_failed_drain() {
         assert!(text.contains(if succeeds { "Complete" } else { "Failed" }), "{text}");
         assert_eq!(deployments.get_opt("netloss-controller").await.unwrap().is_none(), succeeds, "{text}");
         assert_eq!(bindings.get_opt("netloss-controller").await.unwrap().is_none(), succeeds, "{text}");
+    }
+}
+
+/// `freeze=false` is a way to thaw: it must not keep anybody from freezing by the documented command.
+#[tokio::test]
+async fn the_documented_commands_freeze_whatever_the_annotation_is() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    let maps = Api::<ConfigMap>::namespaced(control_plane.client().await.unwrap(), "netloss-system");
+    kubectl(&control_plane, &["apply", "-k", "config/manager"]).await.unwrap();
+    for file in ["README.md", "docs/TROUBLESHOOTING.md", "config/manager/freeze.yaml", "config/chart/templates/NOTES.txt"] {
+        let text = std::fs::read_to_string(workspace_root().join(file)).unwrap().replace("{{ .Release.Namespace }}", "netloss-system");
+        let start =
+            text.find("kubectl -n netloss-system annotate configmap netloss-freeze").unwrap_or_else(|| panic!("{file} has no command"));
+        let freeze = text[start..].split(['`', '\n']).next().unwrap();
+        for before in ["false", "true"] {
+            let thawed = Patch::Merge(json!({ "metadata": { "annotations": { FREEZE_ANNOTATION: before } } }));
+            maps.patch(FREEZE, &PatchParams::default(), &thawed).await.unwrap();
+            let mut shell = shell(control_plane.kubeconfig_path(), &[]).unwrap();
+            shell.arg(freeze);
+            let output = tokio::task::spawn_blocking(move || shell.output()).await.unwrap().unwrap();
+            assert!(output.status.success(), "{file}: {freeze}: {output:?}");
+            assert_eq!(maps.get(FREEZE).await.unwrap().annotations()[FREEZE_ANNOTATION], "true", "{file}: {freeze}");
+        }
     }
 }
 
