@@ -278,13 +278,18 @@ async fn with_kubectl(user: &User<'_>) -> Result<()> {
     user.expect_nothing_left("by-kubectl").await?;
     user.wait_until_gone().await?;
     user.expect_nothing_left("by-kubectl").await?;
-    user.types("kubectl delete --ignore-not-found -k config/crd").await?;
+    // Definitions and records stay.
+    user.types("kubectl delete chaos --namespace shop --all").await?;
     Ok(())
 }
 
 async fn with_helm(user: &User<'_>) -> Result<()> {
     ensure!(commands("install with Helm")?.starts_with(&commands("quick install with Helm")?), "the README installs otherwise");
-    user.follows("install with Helm").await?;
+    // Helm imports the definitions that kubectl has left only on request.
+    let adopt = "--set crds.adopt=true --take-ownership --force-conflicts";
+    let refused = user.follows("install with Helm").await.err().context("Helm imported definitions that are not its own")?;
+    ensure!(format!("{refused:#}").contains(adopt), "{refused:#}");
+    user.types(&in_our_time("install with Helm")?.replace("--create-namespace", &format!("--create-namespace {adopt}"))).await?;
     user.lose("by-helm").await?;
     user.types("helm upgrade netloss config/chart --namespace netloss-system --reuse-values --set log.level=debug --wait --timeout 8m")
         .await?;

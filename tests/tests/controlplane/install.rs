@@ -221,6 +221,35 @@ async fn the_documented_commands_freeze_whatever_the_annotation_is() {
     }
 }
 
+/// Definitions outlive kubectl's uninstallation and Helm's: Helm imports them into another release only on request.
+#[tokio::test]
+async fn helm_takes_over_definitions_that_an_earlier_installation_left() {
+    let control_plane = ControlPlane::start_for_tests().await.unwrap();
+    let client = control_plane.client().await.unwrap();
+    definitions(&control_plane, &[]).await.unwrap();
+    await_condition(Api::<CustomResourceDefinition>::all(client.clone()), EXPERIMENTS, conditions::is_crd_established()).await.unwrap();
+    let world = World::on(&control_plane, "shop").await;
+    world.apply("x", spec(json!({}))).await.unwrap();
+    for (namespace, owner) in
+        [("netloss-system", "no Helm release"), ("netloss-moved", "the release netloss in the namespace netloss-system")]
+    {
+        let install =
+            ["install", "netloss", "config/chart", "--namespace", namespace, "--create-namespace", "--set", "webhook.enabled=false"];
+        let refused = helm(&control_plane, &install).await.unwrap_err();
+        assert!(refused.contains(owner), "{refused}");
+        assert!(refused.contains("--set crds.adopt=true --take-ownership --force-conflicts"), "{refused}");
+        let adopted: Vec<&str> =
+            install.iter().copied().chain(["--set", "crds.adopt=true", "--take-ownership", "--force-conflicts"]).collect();
+        helm(&control_plane, &adopted).await.unwrap();
+        assert!(world.experiments().get_opt("x").await.unwrap().is_some());
+        // Without the flags from now on.
+        helm(&control_plane, &["upgrade", "netloss", "config/chart", "--namespace", namespace, "--set", "webhook.enabled=false"])
+            .await
+            .unwrap();
+        helm(&control_plane, &["uninstall", "netloss", "--namespace", namespace, "--no-hooks"]).await.unwrap();
+    }
+}
+
 /// The right to freeze is gone after a drain that failed, too; its Job stays, as its log says why.
 #[tokio::test]
 async fn a_failed_drain_of_helm_leaves_its_job_and_no_right() {
