@@ -14,8 +14,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::assert_no_loss;
 use crate::commands::command;
+use crate::{assert_no_loss, machine};
 
 /// Shorter than a lease, which would end the loss of an agent none of whose threads runs; its ttl and deadline would too, as no lease reaches past
 /// them.
@@ -55,6 +55,7 @@ impl Drop for Frozen {
 
 /// Ends the loss of an agent whose main thread is held up, and sees packets pass before that goes on.
 fn check(arguments: &str, end: impl Fn(&Pod, u32) -> Result<()> + Sync, cause: Cause) -> Result<()> {
+    let _machine = machine();
     // On a machine that is too slow to see the difference, once more.
     for _ in 0..5 {
         let pod = Pod::new()?;
