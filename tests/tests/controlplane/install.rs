@@ -21,7 +21,7 @@ use netloss_lab::host::paths::workspace_root;
 use netloss_lab::host::process::{Daemon, Lifetime};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -53,7 +53,10 @@ fn type_without_errexit(control_plane: &ControlPlane, name: &str) -> JoinHandle<
     let commands = commands(name).unwrap().replace("kubectl delete --ignore-not-found", "kubectl delete --wait=false --ignore-not-found");
     let mut shell = interactive_shell(control_plane.kubeconfig_path(), &[]).unwrap();
     shell.arg(commands);
-    tokio::task::spawn_blocking(move || shell.output().unwrap())
+    // A test that fails leaves no shell behind, and does not wait for one.
+    let mut shell = tokio::process::Command::from(shell);
+    shell.stdin(Stdio::null()).kill_on_drop(true);
+    tokio::spawn(async move { shell.output().await.unwrap() })
 }
 
 /// Its exit code and what it printed. The shell has to end: a user does not wait for ever for a Job that has failed.
