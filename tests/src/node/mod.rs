@@ -185,12 +185,14 @@ impl Node {
     ///
     /// If the node does not answer.
     pub async fn for_each_agent(&self, experiment_uid: &str, script: &str) -> Result<usize> {
+        // One process looks at all of them: on an emulated node one for each takes longer than a run. No shell may have the words in its own arguments.
         let script = format!(
-            r#"for folder in /proc/[0-9]*; do
-                case $(tr '\0' ' ' 2>/dev/null <"$folder/cmdline") in
-                    *netloss-agent*"--run={experiment_uid}/"*) pid=${{folder#/proc/}}; {script}; echo "agent $pid" ;;
-                esac
-            done"#
+            r#"for file in $(busybox grep -l -e "--run=[{first}]{rest}/" /proc/[0-9]*/cmdline 2>/dev/null); do
+                folder=${{file%/cmdline}}; pid=${{folder#/proc/}}
+                case $(busybox readlink "$folder/exe") in */netloss-agent) {script}; echo "agent $pid" ;; esac
+            done"#,
+            first = &experiment_uid[..1],
+            rest = &experiment_uid[1..],
         );
         // The emulator takes its time for each process.
         let answer = self.run_within(&script, Duration::from_mins(2)).await?;

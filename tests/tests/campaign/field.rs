@@ -1,5 +1,6 @@
 //! Where the campaign takes place: a control plane, a node, two controllers behind a proxy.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -32,6 +33,8 @@ pub(crate) struct Field {
     pub(crate) control_plane: Mutex<ControlPlane>,
     /// The controllers' memory and watches before the first schedule.
     before: (u64, usize),
+    /// Processes of agents that faults have struck.
+    struck: AtomicUsize,
 }
 
 impl Field {
@@ -47,10 +50,27 @@ impl Field {
         let kubeconfig = control_plane.dir().join("proxy");
         std::fs::write(&kubeconfig, proxy.kubeconfig())?;
         let controllers = Controllers::start(control_plane.dir(), kubeconfig).await?;
-        let this =
-            Self { node, client, proxy, controllers: Mutex::new(controllers), control_plane: Mutex::new(control_plane), before: (0, 0) };
+        let this = Self {
+            node,
+            client,
+            proxy,
+            controllers: Mutex::new(controllers),
+            control_plane: Mutex::new(control_plane),
+            before: (0, 0),
+            struck: AtomicUsize::new(0),
+        };
         this.wait_for_leader().await?;
         Ok(this)
+    }
+
+    /// Counts agents that a fault has struck.
+    pub(crate) fn struck(&self, agents: usize) {
+        self.struck.fetch_add(agents, Ordering::Relaxed);
+    }
+
+    /// How many that were.
+    pub(crate) fn strikes(&self) -> usize {
+        self.struck.load(Ordering::Relaxed)
     }
 
     /// What the controllers have when nothing is under way.

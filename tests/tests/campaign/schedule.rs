@@ -83,6 +83,23 @@ const FAULTS: [Fault; 23] = [
     Fault::NamespaceRestricted,
 ];
 
+impl Fault {
+    /// Whether it strikes the processes of agents, and so needs one.
+    fn is_for_agents(self) -> bool {
+        matches!(
+            self,
+            Self::AgentKilled
+                | Self::AgentAborted
+                | Self::AgentStopped
+                | Self::AgentFrozen
+                | Self::AgentFrozenAWhile
+                | Self::AgentOutOfMemory
+                | Self::AgentWithoutDescriptors
+                | Self::IfbDeleted
+        )
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
@@ -116,16 +133,19 @@ impl fmt::Display for Schedule {
 impl Schedule {
     pub(crate) fn draw(seed: u64, number: u64) -> Self {
         let mut random = Random::new(seed, number);
-        let (seconds, waits) = (random.within(5..25), random.within(0..3) > 0);
+        // By turns, whatever the number of schedules is; which come first is the seed's.
+        let fault = FAULTS[usize::try_from(seed.wrapping_mul(7).wrapping_add(number)).unwrap() % FAULTS.len()];
+        // An emulated node takes seconds to find an agent, which is to be there by then.
+        let slowness = if fault.is_for_agents() { 25 } else { 0 };
+        let (seconds, waits) = (random.within(5..25) + slowness, random.within(0..3) > 0);
         Self {
             number,
             pods: random.within(1..3),
             seconds,
             backend: random.one_of(&["guarded", "guarded", "tc"]),
-            // By turns, whatever the number of schedules is; which come first is the seed's.
-            fault: FAULTS[usize::try_from(seed.wrapping_mul(7).wrapping_add(number)).unwrap() % FAULTS.len()],
+            fault,
             waits,
-            after: Duration::from_millis(random.within(0..if waits { seconds * 1000 } else { 8000 })),
+            after: Duration::from_millis(random.within(0..if waits { (seconds - slowness) * 1000 } else { 8000 })),
             asleep: Duration::from_millis(random.within(500..20_000)),
         }
     }
@@ -142,6 +162,11 @@ impl Schedule {
             after: Duration::ZERO,
             asleep: Duration::ZERO,
         }
+    }
+
+    /// Whether its fault needs an agent to strike.
+    pub(crate) fn strikes_agents(&self) -> bool {
+        self.fault.is_for_agents()
     }
 
     fn label(&self) -> String {
@@ -186,7 +211,11 @@ impl Schedule {
         let name = self.label();
         match self.fault {
             Fault::Nothing | Fault::AppCrashes => {}
-            Fault::Calm => ensure!(stage.loses_nothing("").await.is_err(), "no loss is seen while there is some"),
+            Fault::Calm => {
+                ensure!(stage.loses_nothing("").await.is_err(), "no loss is seen while there is some");
+                stage.each_agent("true").await?;
+                ensure!(stage.field.strikes() > 0, "no agent is found while there is one: no fault would strike any");
+            }
             Fault::AgentKilled => stage.each_agent("kill -KILL $pid").await?,
             Fault::AgentAborted => stage.each_agent("kill -ABRT $pid").await?,
             Fault::AgentStopped => stage.each_agent("kill -STOP $pid").await?,
@@ -465,6 +494,7 @@ impl Stage<'_> {
         let uid = experiment.uid().context("an experiment without a uid")?;
         let agents = self.field.node.for_each_agent(&uid, script).await?;
         println!("{}: the fault struck {agents} agent(s)", self.label);
+        self.field.struck(agents);
         Ok(())
     }
 
