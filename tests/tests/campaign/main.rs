@@ -68,8 +68,8 @@ async fn whatever_fails_the_promises_hold() {
         (numbers.iter().filter(|number| Schedule::draw(seed, **number).strikes_agents()).count(), field.strikes() - of_the_calm);
     println!("{aimed} schedules had a fault for agents, and {strikes} agents were struck");
     // One may miss: its run may have ended by another fault. Where all do, nothing was tried.
-    if aimed > 2 && strikes < aimed / 2 {
-        violations.push(format!("{aimed} schedules had a fault for agents, and only {strikes} agents were struck"));
+    if aimed > 2 && strikes == 0 {
+        violations.push(format!("{aimed} schedules had a fault for agents, and no agent was struck"));
     }
     println!("played: {:?}\npassed over them: {passed:?}", played.into_inner().unwrap());
     if !violations.is_empty() {

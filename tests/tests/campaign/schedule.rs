@@ -340,6 +340,8 @@ impl Schedule {
             stage.wait_for_agents().await?;
             stage.loses_nothing("after its agents woke up").await?;
         }
+        // A node that was away for long may start an agent whose run is over: it finds its deadline passed, and ends.
+        stage.wait_for_agents().await?;
         let histories = Api::<ChaosExperimentHistory>::namespaced(stage.field.client.clone(), &stage.namespace);
         let records = insist(async || histories.list(&ListParams::default()).await.map(|list| list.items)).await?;
         let mut outcomes = Vec::new();

@@ -205,11 +205,18 @@ fn is_stopped(pid: u32) -> Result<bool> {
 fn stopped_while(pod: &Pod, arguments: &str, is_so: impl Fn(&Pod) -> bool) -> Result<Agent> {
     // Less than a lease: what was armed before would still be seen.
     const SURE: Duration = Duration::from_secs(9);
-    for attempt in 0..90 {
+    // What a start takes here, over which the moments are spread.
+    let begun = Instant::now();
+    let mut first = Agent::start(&pod.pod, arguments)?;
+    first.applied()?;
+    let start = begun.elapsed();
+    first.signal(Signal::SIGKILL)?;
+    first.finish()?;
+    cleaned(command(pod, "cleanup")?)?;
+    for attempt in 0..120 {
         let begun = Instant::now();
         let mut agent = Agent::start(&pod.pod, arguments)?;
-        // Nothing is waited for: this only spreads the moments over what a start takes here.
-        thread::sleep(Duration::from_millis(10) * (attempt % 30));
+        thread::sleep(start * (attempt % 30) / 30);
         agent.signal(Signal::SIGSTOP)?;
         let started = Instant::now();
         while !is_stopped(agent.pid())? {
@@ -225,9 +232,10 @@ fn stopped_while(pod: &Pod, arguments: &str, is_so: impl Fn(&Pod) -> bool) -> Re
     anyhow::bail!("no agent was stopped at that point")
 }
 
-/// Whether a guard's tables are there and may be armed, but are not. Their element has no name of an interface, and nft shows none.
+/// Whether a guard's tables are there and may be armed, but are not. nft shows the element of either as "", so packets tell: armed, all would be lost.
 fn has_tables_without_a_lease(pod: &Pod) -> bool {
-    pod.pod.words("nft", "list set netdev netloss lease").is_ok_and(|set| set.contains("elements") && !set.contains("eth0"))
+    let may_be_armed = pod.pod.words("nft", "list set netdev netloss lease").is_ok_and(|set| set.contains("elements"));
+    may_be_armed && pod.send(Way::Out, 5).is_ok_and(|counted| counted.lost == 0)
 }
 
 /// It was stopped between making its tables and its first lease, and cannot be told to end. Whoever says that it cannot resume its loss is right.
