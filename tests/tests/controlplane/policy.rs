@@ -312,6 +312,13 @@ pub(crate) async fn only_the_finalizer_passes(world: &World) {
     }
     try_it(json!({ "metadata": { "finalizers": ["chaos.gushchin.dev/netloss"] } })).await.unwrap();
     try_it(json!({ "metadata": { "finalizers": [] } })).await.unwrap();
+    // One of somebody else that is there stays.
+    let others = Patch::Merge(json!({ "metadata": { "finalizers": ["example.com/other"] } }));
+    world.experiments().patch("x", &PatchParams::default(), &others).await.unwrap();
+    let said = try_it(json!({ "metadata": { "finalizers": [] } })).await.expect_err("it passes").to_string();
+    assert!(said.contains("its own finalizer alone"), "{said}");
+    let none = Patch::Merge(json!({ "metadata": { "finalizers": [] } }));
+    world.experiments().patch("x", &PatchParams::default(), &none).await.unwrap();
 }
 
 /// A field that is misspelt is an error only when its expression is evaluated, and then it refuses everything: Kubernetes' own controllers

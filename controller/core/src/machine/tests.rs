@@ -398,6 +398,8 @@ fn what_may_have_died_unseen_is_repaired() {
     assert_eq!(outcome, Outcome::Unknown);
     assert!(words.starts_with("the agent's container was made and never seen to start"), "{words}");
     assert!(words.ends_with("loss may remain until the pod ends"), "{words}");
+    let sent = step(&spec(), &planned(&spec(), 1), |entry| agent(entry, made.clone()), at(150 + 60)).status.unwrap();
+    assert!(sent.pods[0].repair.is_some() && sent.pods[0].outcome.is_none(), "what is to repair it is sent: {:?}", sent.pods[0]);
     let asked = |backend: &str| PodStatus { argv: vec!["run".to_owned(), format!("--backend={backend}")], ..entry() };
     assert!(asked("guarded").ends_by_itself() && !asked("auto").ends_by_itself(), "an agent brings no other than it is told to");
 }
