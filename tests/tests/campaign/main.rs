@@ -25,6 +25,9 @@ use self::schedule::Schedule;
 /// What continuous integration plays.
 const FEW: u64 = 7;
 
+/// The seed of these: four of the seven are faults for agents.
+const SEED: u64 = 3;
+
 /// Schedules that are played at the same time: most of their time is waiting.
 const LANES: usize = 10;
 
@@ -34,7 +37,7 @@ fn number(name: &str) -> Option<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_fails_the_promises_hold() {
-    let (seed, schedules) = (number("NETLOSS_SEED").unwrap_or(1), number("NETLOSS_SCHEDULES").unwrap_or(FEW));
+    let (seed, schedules) = (number("NETLOSS_SEED").unwrap_or(SEED), number("NETLOSS_SCHEDULES").unwrap_or(FEW));
     let numbers: Vec<u64> = number("NETLOSS_ONLY").map_or_else(|| (0..schedules).collect(), |only| vec![only]);
     let mut field = Field::prepare().await.unwrap();
     println!("ok     {}: {}", Schedule::calm(), Box::pin(Schedule::calm().play(&field, 0)).await.unwrap());
