@@ -217,14 +217,17 @@ impl Node {
 
     /// Runs a script to which `$pid` is the process of a pod's sandbox.
     async fn run_with_sandbox(&self, namespace: &str, pod: &str, script: &str) -> Result<String> {
-        // containerd keeps a folder for each task; the sandbox's process lives in the pod's network namespace. A sandbox that was replaced
-        // has no process any more. Asking containerd itself would cost the emulator a second of its time.
+        // containerd keeps a folder for each task; the sandbox's process lives in the pod's network namespace. One that was replaced has no process any more, or
+        // (after containerd was killed) one without a network, or its number is another's by now: the newest one with a network of its own counts. Asking
+        // containerd itself would cost the emulator a second of its time.
         let find = format!(
             r#"cd /run/containerd/io.containerd.runtime.v2.task/k8s.io || exit 1
+is_apart() {{ [ -d "/proc/$1" ] && [ "$(readlink "/proc/$1/ns/net")" != "$(readlink /proc/1/ns/net)" ]; }}
 pid=$(grep -l '"io.kubernetes.cri.container-type": *"sandbox"' */config.json |
     xargs -r grep -l '"io.kubernetes.cri.sandbox-name": *"{pod}"' |
     xargs -r grep -l '"io.kubernetes.cri.sandbox-namespace": *"{namespace}"' |
-    while read -r config; do pid=$(cat "${{config%/*}}/init.pid") && [ -d "/proc/$pid" ] && echo "$pid"; done | tail -n 1)
+    xargs -r ls -tr |
+    while read -r config; do pid=$(cat "${{config%/*}}/init.pid") && is_apart "$pid" && echo "$pid"; done | tail -n 1)
 [ -n "$pid" ] || {{ echo "no sandbox of {namespace}/{pod}"; exit 1; }}
 {script}"#
         );
