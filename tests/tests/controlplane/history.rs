@@ -6,6 +6,7 @@ use jiff::SignedDuration;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use netloss_api::{ChaosExperimentHistory, FailureReason, RunResult};
+use netloss_contract::Event;
 use netloss_controller::reconcile::Context;
 use netloss_controller::records::Retention;
 use netloss_core::{history::record_name, machine::Settings};
@@ -73,8 +74,12 @@ async fn a_record_outlives_its_experiment_and_tells_that_it_was_stopped() {
     world.apply("x", spec(json!({}))).await.unwrap();
     let entry = world.running("x", "a").await;
     world.experiments().delete("x", &kube::api::DeleteParams::default()).await.unwrap();
-    let report = world.removed(&run_of(&entry)).to_line();
-    world.set_state(&entry, json!({ "terminated": { "exitCode": 0, "message": report } })).await;
+    // A loss that had lasted as long as it was to would not have been stopped.
+    let mut report = world.removed(&run_of(&entry));
+    if let Event::Removed(removed) = &mut report.event {
+        removed.elapsed_seconds = 3.0;
+    }
+    world.set_state(&entry, json!({ "terminated": { "exitCode": 0, "message": report.to_line() } })).await;
     world.pass("x", 20).await;
     assert!(world.experiments().get_opt("x").await.unwrap().is_none(), "it is gone");
     assert_eq!(records(&world).await[0].spec.execution.status, RunResult::Cancelled);
