@@ -31,8 +31,8 @@ pub(super) fn at_work(pods: &[Pod]) -> Vec<Agent> {
 pub(super) fn ended_without_a_word(pods: &[Pod]) -> Vec<Agent> {
     let is_suspect = |pod: &Pod, agent: &Agent| {
         let Some(ended) = state(pod, &agent.container).and_then(|state| state.terminated.as_ref()) else { return false };
-        let said = ended.message.iter().flat_map(|text| text.lines()).filter_map(Record::from_line);
-        let is_told = said.into_iter().any(|record| matches!(&record.event, Event::Removed(_)));
+        let mut said = ended.message.iter().flat_map(|text| text.lines()).filter_map(Record::from_line);
+        let is_told = said.any(|record| matches!(&record.event, Event::Removed(_)));
         let since = ended.finished_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
         !is_told && !is_cleaned_since(pod, since)
     };

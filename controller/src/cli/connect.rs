@@ -113,8 +113,19 @@ pub(super) struct Cluster {
     pub(super) namespace: String,
     /// The controller's namespace.
     pub(super) own_namespace: String,
-    /// The flags that name this cluster, each with a space before it: for commands that somebody is to type.
-    pub(super) flags: String,
+    /// What names this cluster in commands that somebody is to type.
+    pub(super) flags: Flags,
+}
+
+/// The flags that name a cluster, each with a space before it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Flags(pub(super) String);
+
+impl Flags {
+    /// A command for somebody to type: as in `` `kubectl netloss stop x -n n --context=c` ``.
+    pub(super) fn command(&self, words: &str) -> String {
+        format!("`kubectl netloss {words}{}`", self.0)
+    }
 }
 
 impl ConnectionArgs {
@@ -137,7 +148,7 @@ impl ConnectionArgs {
     }
 
     /// What names the cluster in a command that this one tells somebody to type. Not whom to act as: that is theirs to say.
-    fn flags(&self) -> String {
+    fn flags(&self) -> Flags {
         let file = self.kubeconfig.as_ref().map(|file| file.display().to_string());
         let given = [
             ("kubeconfig", file.as_ref()),
@@ -147,7 +158,7 @@ impl ConnectionArgs {
         ];
         let own = Some(&self.controller_namespace).filter(|namespace| *namespace != OWN_NAMESPACE);
         let flags = given.into_iter().chain([("controller-namespace", own)]);
-        flags.filter_map(|(flag, value)| Some(format!(" --{flag}={}", quoted(value?)))).collect()
+        Flags(flags.filter_map(|(flag, value)| Some(format!(" --{flag}={}", quoted(value?)))).collect())
     }
 
     async fn config(&self) -> Result<Config, Error> {
@@ -164,7 +175,7 @@ impl ConnectionArgs {
         if !is_default {
             return Err(Error::Failed(missing.to_owned()));
         }
-        // In a pod, with its service account. Never in place of a kubeconfig that cannot be used: that is of another cluster.
+        // In a pod: its service account. Never instead of a kubeconfig that cannot be used, which is for another cluster.
         Config::incluster().map_err(|error| Error::Failed(format!("{missing} ({error})")))
     }
 }
@@ -237,9 +248,9 @@ impl Cluster {
         if all { Scope::All } else { Scope::One(self.namespace.clone()) }
     }
 
-    /// A command for somebody to type, for this cluster: as in `` `kubectl netloss stop x -n n --context=c` ``.
+    /// A command for somebody to type, for this cluster.
     pub(super) fn command(&self, words: &str) -> String {
-        format!("`kubectl netloss {words}{}`", self.flags)
+        self.flags.command(words)
     }
 
     /// The time by the API server's clock, to a second; by this machine's where the API server does not say. What the cluster's components wrote down is
@@ -310,7 +321,7 @@ mod tests {
     #[test]
     fn a_command_to_type_names_the_cluster_that_was_named() {
         let plain = ConnectionArgs { controller_namespace: OWN_NAMESPACE.to_owned(), ..ConnectionArgs::default() };
-        assert_eq!(plain.flags(), "");
+        assert_eq!(plain.flags().0, "");
         let given = ConnectionArgs {
             context: Some("arn:aws:eks:eu-1:1:cluster/prod".to_owned()),
             kubeconfig: Some("/home/jo's/my config".into()),
@@ -319,7 +330,7 @@ mod tests {
             ..ConnectionArgs::default()
         };
         let flags = r" --kubeconfig='/home/jo'\''s/my config' --context=arn:aws:eks:eu-1:1:cluster/prod --controller-namespace=chaos";
-        assert_eq!(given.flags(), flags);
+        assert_eq!(given.flags().0, flags);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `explain`: why it is as it is, and the next step.
 
 use super::{
-    connect::Cluster,
+    connect::{Cluster, Flags},
     error::Error,
     look,
     output::{OutputArgs, document, print},
@@ -36,8 +36,7 @@ pub(super) struct ExplainArgs {
 
 /// What is known beside the experiment.
 struct Facts {
-    /// What names the cluster in commands.
-    flags: String,
+    flags: Flags,
     presence: Presence,
     freeze: Option<String>,
     /// Why an agent's container has not started, by the pod's uid.
@@ -52,9 +51,8 @@ struct Explanation {
     why: Vec<String>,
     /// What to do next, if anything.
     next: Vec<String>,
-    /// What names the cluster in commands.
     #[serde(skip)]
-    flags: String,
+    flags: Flags,
 }
 
 impl Explanation {
@@ -64,7 +62,7 @@ impl Explanation {
 
     /// A command for somebody to type, for the cluster of the experiment.
     fn command(&self, words: &str) -> String {
-        format!("`kubectl netloss {words}{}`", self.flags)
+        self.flags.command(words)
     }
 
     fn next(&mut self, sentence: impl Into<String>) {
@@ -88,7 +86,7 @@ pub(super) async fn run(args: ExplainArgs, cluster: &Cluster) -> Result<(), Erro
 
 /// What is said of an experiment where nothing else is known.
 pub(super) fn shown(object: &ChaosExperiment, now: Timestamp) -> String {
-    let facts = Facts { flags: String::new(), presence: Presence::Ready(1), freeze: None, waiting: BTreeMap::new() };
+    let facts = Facts { flags: Flags::default(), presence: Presence::Ready(1), freeze: None, waiting: BTreeMap::new() };
     text(&explain(object, &facts, now))
 }
 
@@ -373,7 +371,12 @@ mod tests {
     use netloss_core::machine::fixtures::{at, entry, planned, spec};
 
     fn facts() -> Facts {
-        Facts { flags: " --context=prod".to_owned(), presence: Presence::Leads("one".to_owned()), freeze: None, waiting: BTreeMap::new() }
+        Facts {
+            flags: Flags(" --context=prod".to_owned()),
+            presence: Presence::Leads("one".to_owned()),
+            freeze: None,
+            waiting: BTreeMap::new(),
+        }
     }
 
     fn of(status: ChaosExperimentStatus, facts: &Facts) -> String {

@@ -1,7 +1,7 @@
 //! What was seen of an installation, judged.
 
 use super::facts::{Facts, Right};
-use crate::{cli::agents::Agent, cli::presence::Presence};
+use crate::cli::{agents::Agent, connect::OWN_NAMESPACE, presence::Presence};
 use serde::Serialize;
 
 /// How a matter stands.
@@ -97,7 +97,7 @@ fn versions(facts: &Facts) -> Finding {
 /// How to put right what netloss was installed with. What is in `config` is meant for one namespace and all experiments: over another installation it would
 /// give rights to another account, or take them away.
 fn again(facts: &Facts, kustomization: &str) -> String {
-    let is_default = facts.own_namespace == "netloss-system"
+    let is_default = facts.own_namespace == OWN_NAMESPACE
         && facts.deployed.as_ref().is_none_or(|deployed| !deployed.by_helm && deployed.watches.is_empty());
     if is_default {
         format!("kubectl apply -k {kustomization}")

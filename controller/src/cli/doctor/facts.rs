@@ -453,8 +453,9 @@ async fn dead(cluster: &Cluster, pods: &[Pod], known: &[(String, PodStatus)]) ->
     let is_known = |agent: &Agent| known.iter().any(|(_, entry)| entry.uid == agent.pod_uid && entry.container == agent.container);
     let mut dead = Vec::new();
     for agent in agents::ended_without_a_word(pods).into_iter().filter(|agent| !is_known(agent)) {
-        let Some(object) = agent.experiment(Timestamp::now()) else { continue };
-        let foreseen = Hand::stop(cluster, None, object).foresee(Timestamp::now()).await?;
+        let now = Timestamp::now();
+        let Some(object) = agent.experiment(now) else { continue };
+        let foreseen = Hand::stop(cluster, None, object).foresee(now).await?;
         if foreseen.pods.iter().any(|entry| entry.is_open() || entry.may_keep_loss()) {
             dead.push(agent);
         }
