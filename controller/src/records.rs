@@ -49,19 +49,17 @@ pub async fn remnants(client: &Client, namespace: Option<&str>) -> kube::Result<
     let api = listing::scoped::<Guarded<ChaosExperimentHistory>>(client, namespace);
     let marked = ListParams::default().labels(&format!("{REMAINS_LABEL}=true"));
     let mut suspects = Vec::new();
-    let mut of_one: HashMap<String, usize> = HashMap::new();
+    let mut rooms: HashMap<String, usize> = HashMap::new();
     let keep = |record: Result<ChaosExperimentHistory, Unreadable>| {
         let record = record.ok()?;
         let own = record.namespace().unwrap_or_default();
         // What it says of another namespace's experiment is not that one's record.
         let record = Some(record.spec).filter(|record| record.experiment_ref.namespace == own)?;
-        let known = of_one.entry(own).or_default();
-        let most = if namespace.is_some() { REMNANTS } else { REMNANTS_OF_ONE };
-        let room = most.saturating_sub(*known).min(REMNANTS.saturating_sub(suspects.len()));
-        let before = suspects.len();
-        let pods = record.pods.into_iter().filter(PodStatus::may_keep_loss).take(room);
-        suspects.extend(pods.map(|pod| (record.experiment_ref.clone(), pod)));
-        *known += suspects.len() - before;
+        let room_of_one = rooms.entry(own).or_insert(if namespace.is_some() { REMNANTS } else { REMNANTS_OF_ONE });
+        let room = (*room_of_one).min(REMNANTS - suspects.len());
+        let pods: Vec<_> = record.pods.into_iter().filter(PodStatus::may_keep_loss).take(room).collect();
+        *room_of_one -= pods.len();
+        suspects.extend(pods.into_iter().map(|pod| (record.experiment_ref.clone(), pod)));
         None::<()>
     };
     listing::list(&api, &marked, listing::PAGE, keep).await?;

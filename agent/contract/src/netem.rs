@@ -128,18 +128,12 @@ impl NetemLoss {
     /// The models gemodel and state can stay in a state, the first one too, for longer than any run. As much as the longest bursts of the model gilbert
     /// lose, [`MeanBurst::MAX`] packets more than on average, is not counted. A first random number that the later ones hardly leave may lose all.
     pub(crate) fn worst_window(&self) -> Option<f64> {
-        let of_chain = |long_run: f64, window: f64| ((window - long_run) * f64::from(WINDOW) > MeanBurst::MAX).then_some(window);
-        match *self {
-            Self::Random { .. } => (self.longest_start() > MeanBurst::MAX).then_some(1.0),
-            Self::GilbertElliott { p, r, h, k1 } => {
-                let chain = gilbert_elliott(p, r, h, k1);
-                of_chain(chain.long_run().loss, chain.worst_window())
-            }
-            Self::FourState { p13, p31, p32, p14, p23 } => {
-                let chain = four_state(p13, p31, p32, p14, p23);
-                of_chain(chain.long_run().loss, chain.worst_window())
-            }
-        }
+        let window = match *self {
+            Self::Random { .. } => return (self.longest_start() > MeanBurst::MAX).then_some(1.0),
+            Self::GilbertElliott { p, r, h, k1 } => gilbert_elliott(p, r, h, k1).worst_window(),
+            Self::FourState { p13, p31, p32, p14, p23 } => four_state(p13, p31, p32, p14, p23).worst_window(),
+        };
+        ((window - self.long_run().loss) * f64::from(WINDOW) > MeanBurst::MAX).then_some(window)
     }
 
     /// How many packets in a row may be lost at the start of correlated loss whose threshold is below a half: the first number is any, and the later

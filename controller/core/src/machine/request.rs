@@ -183,21 +183,21 @@ fn model(spec: &ChaosExperimentSpec) -> Result<LossModel, String> {
     let (asked, highest) = (model.asked_percentage(), model.highest_percentage());
     if highest > MAX_LOSS_PERCENTAGE && spec.allow_high_loss != Some(true) {
         let field = if matches!(model, LossModel::Random { .. } | LossModel::Gilbert { .. }) { "lossPercentage" } else { "lossModel" };
-        if asked <= MAX_LOSS_PERCENTAGE && matches!(model, LossModel::Random { .. }) {
-            return Err(format!(
+        return Err(if asked > MAX_LOSS_PERCENTAGE {
+            format!(
+                "spec.{field} asks for {asked} %, but more than {MAX_LOSS_PERCENTAGE} % needs your consent: lower it, or set spec.allowHighLoss: true"
+            )
+        } else if matches!(model, LossModel::Random { .. }) {
+            format!(
                 "spec.{field} asks for {asked} % with a correlation of {correlation} %, which may lose {highest} %, but more than {MAX_LOSS_PERCENTAGE} % needs \
                  your consent: lower spec.correlation, or set spec.allowHighLoss: true"
-            ));
-        }
-        if asked <= MAX_LOSS_PERCENTAGE {
-            return Err(format!(
+            )
+        } else {
+            format!(
                 "spec.{field} loses {asked} % on average, but {highest} % of thousands of packets in a row in a state that it hardly ever leaves, and more than \
                  {MAX_LOSS_PERCENTAGE} % needs your consent: raise the probabilities that lead out of that state, or set spec.allowHighLoss: true"
-            ));
-        }
-        return Err(format!(
-            "spec.{field} asks for {asked} %, but more than {MAX_LOSS_PERCENTAGE} % needs your consent: lower it, or set spec.allowHighLoss: true"
-        ));
+            )
+        });
     }
     Ok(model)
 }
