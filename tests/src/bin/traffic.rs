@@ -93,37 +93,31 @@ fn run(mode: &Mode) -> io::Result<()> {
     // As a pod's first process nothing ends it by default: the kernel drops signals that PID 1 has no handler for.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     match mode {
-        Mode::Crowd { name, time } => {
-            crowd(name)?;
-            let time = *time;
-            in_background(move || {
-                thread::sleep(time);
-                std::process::exit(0)
-            });
-        }
-        other => begin(other),
-    }
-    signals.forever().next();
-    Ok(())
-}
-
-fn begin(mode: &Mode) {
-    match *mode {
-        Mode::Echo { port } => in_background(move || echo((any_address(), port).into(), write)),
-        Mode::Probe { to, interval } => in_background(move || probe(to, interval, write)),
-        Mode::Watch { to, interval } => in_background(move || watch(to, interval, write)),
-        Mode::Idle { time } => in_background(move || {
-            thread::sleep(time);
-            std::process::exit(0)
-        }),
+        &Mode::Echo { port } => in_background(move || echo((any_address(), port).into(), write)),
+        &Mode::Probe { to, interval } => in_background(move || probe(to, interval, write)),
+        &Mode::Watch { to, interval } => in_background(move || watch(to, interval, write)),
+        &Mode::Idle { time } => end_after(time),
         Mode::Burn => in_background(|| {
             loop {
                 std::hint::spin_loop();
             }
         }),
-        Mode::Hold { mebibytes } => in_background(move || hold(mebibytes)),
-        Mode::Attempt | Mode::Pause | Mode::Crowd { .. } => {}
+        &Mode::Hold { mebibytes } => in_background(move || hold(mebibytes)),
+        Mode::Crowd { name, time } => {
+            crowd(name)?;
+            end_after(*time);
+        }
+        Mode::Attempt | Mode::Pause => {}
     }
+    signals.forever().next();
+    Ok(())
+}
+
+fn end_after(time: Duration) {
+    in_background(move || {
+        thread::sleep(time);
+        std::process::exit(0)
+    });
 }
 
 /// Each comes again when it was sent away.

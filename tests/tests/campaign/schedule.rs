@@ -288,17 +288,8 @@ impl Schedule {
 
     /// Whether the kernel ends the loss by itself, whatever happens to the agent.
     fn is_bounded(&self) -> bool {
-        let agent_is_hurt = matches!(
-            self.fault,
-            Fault::AgentKilled
-                | Fault::AgentAborted
-                | Fault::AgentStopped
-                | Fault::AgentFrozen
-                | Fault::AgentFrozenAWhile
-                | Fault::AgentOutOfMemory
-                | Fault::NodeDiskFull
-                | Fault::AgentWithoutDescriptors
-        );
+        // The agent itself puts back an ifb that others deleted.
+        let agent_is_hurt = self.fault == Fault::NodeDiskFull || self.fault.is_for_agents() && self.fault != Fault::IfbDeleted;
         self.backend == "guarded" || !agent_is_hurt
     }
 

@@ -24,6 +24,23 @@ async fn entry_of(world: &World, pod: &str, container: &EphemeralContainer) -> P
     serde_json::from_value(entry).unwrap()
 }
 
+/// Puts an agent into a pod, with these arguments beside its run's, for a run of no experiment. Its loss is in place.
+async fn agent_of_nobody(world: &World, pod: &str, uid: &str, run: u32, arguments: &[&str]) -> PodStatus {
+    let run_of_nobody = format!("--run={uid}/{run}");
+    let arguments = [&["run", "--loss=10", "--direction=both", &run_of_nobody], arguments].concat();
+    let container = EphemeralContainer {
+        name: container_name(uid, run, 1),
+        image: Some(AGENT_IMAGE.to_owned()),
+        args: Some(arguments.into_iter().map(str::to_owned).collect()),
+        ..EphemeralContainer::default()
+    };
+    let entry = entry_of(world, pod, &container).await;
+    let put_in = Patch::Strategic(patch(&entry, &agent_container(&entry)));
+    world.pods().patch_ephemeral_containers(pod, &PatchParams::default(), &put_in).await.unwrap();
+    World::node().set_log(&entry, world.applied(&run_of(&entry)).to_line());
+    entry
+}
+
 /// What doctor says about something.
 fn findings<'a>(checkup: &'a Value, about: &str) -> Vec<&'a Value> {
     checkup["findings"].as_array().unwrap().iter().filter(|finding| finding["about"] == about).collect()
@@ -61,20 +78,7 @@ async fn doctor_finds_an_agent_of_no_experiment_and_stops_it() {
     world.pod("a").await;
     let _controller = controller(&world).await;
     let uid = "1b4e28ba-2fa1-41d2-883f-0016d3cca427";
-    let container = EphemeralContainer {
-        name: container_name(uid, 3, 1),
-        image: Some(AGENT_IMAGE.to_owned()),
-        args: Some(
-            ["run", "--loss=10", "--direction=both", "--ttl=30s", &format!("--run={uid}/3"), "--deadline=2099-01-01T00:00:00Z"]
-                .map(str::to_owned)
-                .to_vec(),
-        ),
-        ..EphemeralContainer::default()
-    };
-    let entry = entry_of(&world, "a", &container).await;
-    let put_in = Patch::Strategic(patch(&entry, &agent_container(&entry)));
-    world.pods().patch_ephemeral_containers("a", &PatchParams::default(), &put_in).await.unwrap();
-    World::node().set_log(&entry, world.applied(&run_of(&entry)).to_line());
+    let entry = agent_of_nobody(&world, "a", uid, 3, &["--ttl=30s", "--deadline=2099-01-01T00:00:00Z"]).await;
     world.set_state(&entry, json!({ "running": {} })).await;
 
     let sick = netloss(&world, &["doctor", "-n", "cli-doctor", "-o", "json"]).await;
@@ -242,20 +246,8 @@ async fn what_a_dead_agent_of_no_experiment_may_have_left_is_found() {
     world.pod("a").await;
     world.pod("b").await;
     let (killed, clean) = ("1b4e28ba-2fa1-81d2-883f-0016d3cca427", "2b4e28ba-2fa1-81d2-883f-0016d3cca427");
-    let mut entries = Vec::new();
-    for (pod, uid) in [("a", killed), ("b", clean)] {
-        let container = EphemeralContainer {
-            name: container_name(uid, 1, 1),
-            image: Some(AGENT_IMAGE.to_owned()),
-            args: Some(["run", "--loss=10", "--direction=both", "--ttl=1h", &format!("--run={uid}/1")].map(str::to_owned).to_vec()),
-            ..EphemeralContainer::default()
-        };
-        let entry = entry_of(&world, pod, &container).await;
-        let put_in = Patch::Strategic(patch(&entry, &agent_container(&entry)));
-        world.pods().patch_ephemeral_containers(pod, &PatchParams::default(), &put_in).await.unwrap();
-        World::node().set_log(&entry, world.applied(&run_of(&entry)).to_line());
-        entries.push(entry);
-    }
+    let entries =
+        [agent_of_nobody(&world, "a", killed, 1, &["--ttl=1h"]).await, agent_of_nobody(&world, "b", clean, 1, &["--ttl=1h"]).await];
     ended(&world, &entries[1]).await;
     let end = json!({ "terminated": { "exitCode": 137, "finishedAt": world.at(0) } });
     world.set_state(&entries[0], end.clone()).await;

@@ -74,7 +74,7 @@ async fn a_record_outlives_its_experiment_and_tells_that_it_was_stopped() {
     world.apply("x", spec(json!({}))).await.unwrap();
     let entry = world.running("x", "a").await;
     world.experiments().delete("x", &kube::api::DeleteParams::default()).await.unwrap();
-    // A loss that had lasted as long as it was to would not have been stopped.
+    // Stopped early: a run that completes its whole duration is not recorded as cancelled.
     let mut report = world.removed(&run_of(&entry));
     if let Event::Removed(removed) = &mut report.event {
         removed.elapsed_seconds = 3.0;
