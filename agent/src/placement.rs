@@ -155,8 +155,8 @@ impl Plan {
     /// Chooses a backend, by asking the kernel what it would do.
     ///
     /// # Errors
-    /// Where something of others is in the way, or what was asked for does not work here. Nothing has been changed then, but where the guard failed: tables
-    /// without an owner may be there, which lose no packet and which [`Kernel::remove`] takes away.
+    /// If something that belongs to others is in the way, or the request does not work here. Nothing has been changed then, with one exception: a guard that
+    /// failed may leave tables without an owner. They lose no packet, and [`Kernel::remove`] removes them.
     pub fn make(choice: BackendChoice, before: &Snapshot, target: Target, trial: Trial) -> Result<Self, NoPlan> {
         // Whatever is in the way of this one is in the way of the other too.
         let guarded = guarded::application(before, &target)?;

@@ -250,8 +250,8 @@ fn both(one: ObservedLoss, other: ObservedLoss) -> ObservedLoss {
     ObservedLoss { egress: sum(one.egress, other.egress), ingress: sum(one.ingress, other.ingress) }
 }
 
-/// The namespaces in whose pods something is under way: those that the experiments act on. Pods of others, after an edit of spec.namespace or because somebody wrote
-/// them into a status, are looked at without a watch.
+/// The target namespaces of experiments with a run under way. A status may name pods of other namespaces (after an edit of spec.namespace, or because somebody
+/// forged it): these are polled, not watched.
 fn open_namespaces(store: &Store<Guarded>) -> BTreeSet<String> {
     let objects = store.state();
     let open = objects.iter().filter_map(|object| object.0.as_ref().ok()).filter(|object| is_under_way(object));

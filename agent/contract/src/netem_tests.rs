@@ -243,7 +243,7 @@ fn agrees(model: &LossModel, lost: u64) -> bool {
     let deviation = (rate * (1.0 - rate) * inflation / PACKETS as f64).sqrt();
     // Few independent events are not normal.
     let off = 6.0 * deviation + (inflation + 36.0) / PACKETS as f64;
-    // Of correlated numbers the start is a bound for verdicts, far above what it makes of so many packets.
+    // For correlated numbers, `start` is a bound for verdicts: far above its effect on this many packets.
     let start = if matches!(model, LossModel::Random { .. }) { 0.0 } else { expected.start() / PACKETS as f64 };
     (start.min(0.0) - off..=start.max(0.0) + off).contains(&(drawn - rate))
 }
@@ -343,7 +343,7 @@ fn any_rare_chain() -> impl Strategy<Value = LossModel> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Whoever agreed to the highest loss has agreed to what any run sees: four standard deviations, by windows of a chain that is at rest in none of them.
+    /// No window of a run, the first one included, loses more than the highest loss that was agreed to, within six standard deviations.
     #[test]
     fn no_window_loses_more_than_was_agreed_to(model in any_rare_chain(), seed: u64) {
         const WINDOWS: u64 = 40;
@@ -351,9 +351,9 @@ proptest! {
         let mut kernel = Kernel::new(NetemLoss::of(&model), seed, true);
         let lost: Vec<u64> = (0..WINDOWS).map(|_| kernel.lost_of(WINDOW.into())).collect();
         let highest = model.highest_percentage() / 100.0;
-        // What bursts of a thousand packets do to one window, from the state that loses most.
+        // The longest burst that needs no consent may fall into the window.
         let burst = f64::from(WINDOW) * highest + MeanBurst::MAX;
-        // Of a share of so many packets that depend on each other, the deviation is at most that of as many bursts as fit.
+        // The losses depend on each other: their variance is that of independent losses times this factor, which no window exceeds.
         let inflation = model.expectation().variance_inflation().clamp(1.0, f64::from(WINDOW));
         let deviation = (f64::from(WINDOW) * highest.clamp(1e-3, 1.0) * (1.0 - highest.min(0.999)) * inflation).sqrt();
         for (window, lost) in lost.iter().enumerate() {

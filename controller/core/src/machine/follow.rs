@@ -90,7 +90,7 @@ pub(super) fn follow(
     if experiment.spec.abort.is_some() {
         decision.requeue = decision.requeue.map(|wait| wait.min(POLL_READY));
     }
-    // Where each agent had lost packets for as long as it was to by then, nothing was stopped.
+    // Each agent had already completed its whole duration: nothing was stopped.
     if before.stopping.is_none() && !after.pods.is_empty() && after.pods.iter().all(|pod| pod.outcome == Some(Outcome::Clean)) {
         after.stopping = None;
     }

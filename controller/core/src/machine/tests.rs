@@ -427,7 +427,7 @@ fn that_the_kernel_ends_a_loss_is_written_down_when_nobody_knows_its_end() {
     assert!(!stored.may_keep_loss());
 }
 
-/// It was deleted while the controller was away, and after each agent had lost packets for as long as it was to.
+/// The experiment was deleted while the controller was down, after each agent had completed its whole duration.
 #[test]
 fn a_run_that_was_over_before_it_was_to_stop_went_as_asked() {
     let spec = spec();
