@@ -53,8 +53,8 @@ pub enum Error {
     /// The socket is gone, so nothing is known of the request.
     #[error("the netlink connection was lost before the kernel acknowledged")]
     ConnectionLost,
-    /// A dump was interrupted by changes each time.
-    #[error("the kernel's state kept changing while it was read")]
+    /// A dump was interrupted by changes each time, or answers were lost for want of memory.
+    #[error("the kernel's answers were incomplete, each time they were asked for: its state kept changing, or it has no memory for them")]
     Unstable,
     /// The socket could not be made.
     #[error("cannot open a netlink socket: {0}")]

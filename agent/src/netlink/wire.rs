@@ -9,7 +9,7 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::{
     errno::Errno,
     sys::{
-        socket::{setsockopt, sockopt::ReceiveTimeout},
+        socket::{MsgFlags, setsockopt, sockopt::ReceiveTimeout},
         time::{TimeVal, TimeValLike},
     },
 };
@@ -79,16 +79,22 @@ impl Wire {
         mut is_last: impl FnMut(u16, NetlinkPayload<I>) -> bool,
     ) -> Result<(), Error> {
         let own = self.sequence.wrapping_sub(first);
+        // A transaction that fails has an error for each of its messages, which may be more than the socket's buffer holds. The kernel says so before it
+        // hands out what it kept, and the first of those is the error that counts. All were written within the send, so there is nothing to wait for.
+        let mut overran = false;
         loop {
             self.answers.clear();
-            self.socket.recv(&mut self.answers, 0).map_err(|error| match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::TimedOut,
-                // More answers came than the socket holds.
-                _ if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => Error::Unstable,
-                _ => Error::Socket(error),
-            })?;
-            if take(&self.answers, first, own, &mut is_last)? {
-                return Ok(());
+            match self.socket.recv(&mut self.answers, if overran { MsgFlags::MSG_DONTWAIT.bits() } else { 0 }) {
+                Ok(_) => {
+                    if take(&self.answers, first, own, &mut is_last)? {
+                        return if overran { Err(Error::Unstable) } else { Ok(()) };
+                    }
+                }
+                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => overran = true,
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Err(if overran { Error::Unstable } else { Error::TimedOut });
+                }
+                Err(error) => return Err(Error::Socket(error)),
             }
         }
     }
