@@ -117,7 +117,7 @@ impl Report {
 
     /// A stage that broke before it could count its failures counts as one.
     fn tally(&self) -> Tally {
-        self.result.as_ref().map_or(Tally { passed: 0, failed: 1 }, |tally| *tally)
+        self.result.as_ref().map_or(Tally { failed: 1, ..Tally::default() }, Tally::clone)
     }
 }
 
@@ -131,7 +131,7 @@ fn help() -> String {
 
 fn format() -> Result<Tally> {
     command::run(cargo().args(["fmt", "--all", "--check"]))?;
-    Ok(Tally { passed: 1, failed: 0 })
+    Ok(Tally::one_passed())
 }
 
 fn lint() -> Result<Tally> {
@@ -139,13 +139,13 @@ fn lint() -> Result<Tally> {
     if !status.success() {
         bail!("clippy: {status}");
     }
-    Ok(Tally { passed: 1, failed: 0 })
+    Ok(Tally::one_passed())
 }
 
 fn deny() -> Result<Tally> {
     let deny = cargo::installed("cargo-deny", CARGO_DENY)?;
     command::run(Command::new(deny).current_dir(paths::workspace_root()).args(["check", "bans", "licenses", "sources"]))?;
-    Ok(Tally { passed: 1, failed: 0 })
+    Ok(Tally::one_passed())
 }
 
 fn unit() -> Result<Tally> {
@@ -161,7 +161,7 @@ fn setup() -> Result<Tally> {
     if !status.success() {
         bail!("tests/bare-machine tests/setup --download: {status}");
     }
-    Ok(Tally { passed: 1, failed: 0 })
+    Ok(Tally::one_passed())
 }
 
 fn kernel() -> Result<Tally> {
@@ -175,19 +175,19 @@ fn kernels() -> Result<Tally> {
 fn on_kernels(kernels: &[Kernel]) -> Result<Tally> {
     let reports = matrix::run(kernels, &[])?;
     let mut tally = Tally::default();
-    for report in &reports {
+    for report in reports {
         println!("{}", report.summary());
-        tally += report.tally;
         if report.tally.failed == 0 && !report.is_success() {
             tally.failed += 1;
         }
+        tally += report.tally;
     }
     Ok(tally)
 }
 
 fn bench() -> Result<Tally> {
     let passed = u32::try_from(super::bench::guards()?)?;
-    Ok(Tally { passed, failed: 0 })
+    Ok(Tally { passed, ..Tally::default() })
 }
 
 fn controlplane() -> Result<Tally> {
@@ -216,7 +216,7 @@ fn faults() -> Result<Tally> {
 
 fn demonstration() -> Result<Tally> {
     super::run::Run::default().run()?;
-    Ok(Tally { passed: 1, failed: 0 })
+    Ok(Tally::one_passed())
 }
 
 fn install() -> Result<Tally> {

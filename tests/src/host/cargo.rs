@@ -51,9 +51,7 @@ pub fn test(cargo: &mut Command) -> Result<Tally> {
     for line in BufReader::new(stdout).lines() {
         let line = line.context("cannot read cargo's output")?;
         println!("{line}");
-        if let Some(counts) = Tally::of_line(&line) {
-            tally += counts;
-        }
+        tally.read(&line);
     }
     let status = child.wait().with_context(|| format!("cannot wait for `{line}`"))?;
     if !status.success() && tally.failed == 0 {

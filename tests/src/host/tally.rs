@@ -4,24 +4,36 @@ use std::fmt;
 use std::ops::AddAssign;
 
 /// How many tests passed and failed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Tests that passed.
     pub passed: u32,
     /// Tests that failed.
     pub failed: u32,
+    /// The names of those that failed, as far as a harness printed them.
+    pub names: Vec<String>,
 }
 
 impl Tally {
-    /// The numbers of a harness's closing line; `None` for any other line.
+    /// One check that passed.
     #[must_use]
-    pub fn of_line(line: &str) -> Option<Self> {
-        let (_, counts) = line.trim().strip_prefix("test result: ")?.split_once(". ")?;
+    pub fn one_passed() -> Self {
+        Self { passed: 1, ..Self::default() }
+    }
+
+    /// What a line of a harness's output says: the numbers of its closing line, the name of a test that failed.
+    pub fn read(&mut self, line: &str) {
+        let line = line.trim();
+        if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
+            self.names.push(name.to_owned());
+        }
+        let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else { return };
         let count = |what: &str| {
-            let words = counts.split(';').find_map(|part| part.trim().strip_suffix(what))?;
-            words.trim().parse().ok()
+            let words = counts.split(';').find_map(|part| part.trim().strip_suffix(what));
+            words.and_then(|number| number.trim().parse::<u32>().ok()).unwrap_or_default()
         };
-        Some(Self { passed: count(" passed")?, failed: count(" failed")? })
+        self.passed += count(" passed");
+        self.failed += count(" failed");
     }
 }
 
@@ -29,12 +41,14 @@ impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.names.extend(other.names);
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} passed, {} failed", self.passed, self.failed)
+        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        if self.names.is_empty() { Ok(()) } else { write!(f, ": {}", self.names.join(", ")) }
     }
 }
 
@@ -43,9 +57,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn closing_lines_are_counted_and_others_are_not() {
-        let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 1 filtered out; finished in 0.01s";
-        assert_eq!(Tally::of_line(line), Some(Tally { passed: 12, failed: 3 }));
-        assert_eq!(Tally::of_line("test loss ... ok"), None);
+    fn closing_lines_are_counted_failures_are_named_and_other_lines_are_nothing() {
+        let mut tally = Tally::default();
+        tally.read("test guarded::a_lease ... FAILED");
+        tally.read("test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 1 filtered out; finished in 0.01s");
+        tally.read("test loss ... ok");
+        assert_eq!(tally.to_string(), "12 passed, 3 failed: guarded::a_lease");
     }
 }

@@ -128,9 +128,7 @@ fn run_one(kernel: Kernel, guest: &Guest, payload: &Payload) -> Report {
     let tally = Mutex::new(Tally::default());
     let outcome = guest.run(payload, |line| {
         println!("[{kernel}] {line}");
-        if let Some(counts) = Tally::of_line(line) {
-            *tally.lock().unwrap_or_else(PoisonError::into_inner) += counts;
-        }
+        tally.lock().unwrap_or_else(PoisonError::into_inner).read(line);
     });
     Report { kernel, tally: tally.into_inner().unwrap_or_else(PoisonError::into_inner), outcome }
 }
