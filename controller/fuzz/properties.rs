@@ -14,14 +14,14 @@ use netloss_api::{
     ChaosExperiment, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentPlan, ChaosExperimentPlanSpec, ChaosExperimentSpec,
     ChaosExperimentStatus, DEFINITIONS, Outcome, PREFLIGHT, PodState, PodStatus,
 };
+use netloss_cluster::observe::{Lookup, log_to_read, told, view_of};
 use netloss_contract::{Record, RunArgs, container_name};
 use netloss_controller::{
-    admission::{Asked, Review, Seen, judge},
-    cli,
+    admission::{Asked, Review},
     metrics::{Metrics, Recorded},
-    observe::{Lookup, log_to_read, told, view_of},
 };
 use netloss_core::{
+    admission::{Seen, judge},
     container::repository,
     machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Protection, Settings, Surroundings},
     targets::{Candidate, NamespaceFacts, Skip, Target},
@@ -562,7 +562,7 @@ fn shown(spec: ChaosExperimentSpec, status: ChaosExperimentStatus) {
     let mut object = ChaosExperiment::new("x", spec);
     (object.metadata.namespace, object.metadata.uid) = (Some("n".to_owned()), Some(UID.to_owned()));
     object.status = Some(status);
-    let text = cli::everything_shown(object, at(20)).unwrap_or_else(|error| panic!("{error}"));
+    let text = netloss_cli::everything_shown(object, at(20)).unwrap_or_else(|error| panic!("{error}"));
     if let Some(at) = text.find(|c: char| acts(c) && c != '\n') {
         let begin = text.floor_char_boundary(at.saturating_sub(100));
         panic!("it is shown what does something: {:?}", &text[begin..text.ceil_char_boundary((at + 20).min(text.len()))]);

@@ -3,12 +3,7 @@
 //! The freeze keeps controllers from beginning anything. What is under way is ended here with the same passes that a controller makes, which
 //! may run beside one: each status write carries the version that it was decided from, and what is in a pod is adopted.
 
-use crate::{
-    guarded::{Guarded, Unreadable},
-    listing,
-    observe::keeps_loss,
-    reconcile::{Context, reconcile},
-};
+use crate::reconcile::{Context, reconcile};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
@@ -19,6 +14,11 @@ use kube::{
 };
 use netloss_api::{
     ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, FINALIZER, FREEZE, FREEZE_ANNOTATION, PodStatus, REMAINS_LABEL,
+};
+use netloss_cluster::{
+    guarded::{Guarded, Unreadable},
+    listing,
+    observe::keeps_loss,
 };
 use netloss_core::{targets, words::some_of};
 use serde_json::json;

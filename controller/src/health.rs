@@ -4,7 +4,7 @@
 //! its part: it serves the webhook if it is to, it has heard of the lease, and the one that leads has seen all experiments.
 
 use crate::{
-    admission::server::Served,
+    admission::Served,
     http::{self, KeepAlive, plain},
 };
 use hyper::{Method, StatusCode};

@@ -13,12 +13,10 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use kube_lease_manager::{LeaseCreateMode, LeaseManager, LeaseManagerBuilder};
+use netloss_api::LEASE;
 use std::{future::Future, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
-
-/// The lease's name.
-pub const LEASE: &str = "netloss-controller";
 
 /// The longest that one request about the lease may take.
 const REQUEST: Duration = Duration::from_secs(2);

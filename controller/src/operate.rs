@@ -2,18 +2,19 @@
 
 use crate::{
     admission::{
-        authority,
+        Served, authority,
         certificate::{Keeper, Source},
-        server::{self, Served, Webhook},
+        server::{self, Webhook},
     },
     client::{self, Limits},
+    clock::Clock,
     health::{self, Health},
     http, leader,
     metrics::{
         Metrics,
         server::{self as metrics_server, Gate},
     },
-    reconcile::{Clock, Context},
+    reconcile::Context,
     records::Retention,
     run,
 };

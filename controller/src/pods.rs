@@ -1,6 +1,7 @@
 //! Watches the pods of those namespaces in which something is under way, and of no others.
 
-use crate::{guarded::Guarded, observe::PAGE};
+use netloss_cluster::{guarded::Guarded, observe::PAGE};
+
 use futures::{SinkExt, StreamExt, TryStreamExt, channel::mpsc::Sender};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{

@@ -1,12 +1,12 @@
 //! Events, as Kubernetes has them. They are for people: one that cannot be written is logged and let go.
 
-use crate::observe::CONCURRENCY;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
+use netloss_cluster::observe::CONCURRENCY;
 use netloss_core::{
     machine::{About, EventRecord, Severity},
     targets::Target,

@@ -5,13 +5,11 @@
 //! from.
 
 use crate::{
-    admission::server::Served,
+    admission::Served,
     backoff::Backoff,
-    guarded::{Guarded, Unreadable},
+    clock::Clock,
     health::Health,
-    listing,
     metrics::{Metrics, Recorded},
-    observe::{self, CONCURRENCY, Lookup},
     publish::Publisher,
     records::{self, Retention},
     turns::{self, Turns},
@@ -31,6 +29,11 @@ use kube::{
 use netloss_api::{
     self, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentPlan, ChaosExperimentSpec, ChaosExperimentStatus, FINALIZER, PodStatus,
     RUN_REQUESTED_ANNOTATION,
+};
+use netloss_cluster::{
+    guarded::{Guarded, Unreadable},
+    listing,
+    observe::{self, CONCURRENCY, Lookup},
 };
 use netloss_core::{
     container::{agent_container, image_to_send, patch, repair_container, stop_container},
@@ -65,9 +68,6 @@ const AUTHORED: SignedDuration = SignedDuration::from_hours(1);
 
 /// The longest that one pass may take. Being cut off is like a crash, which every step allows for.
 const PASS_TIMEOUT: Duration = Duration::from_mins(2);
-
-/// Tells the time.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// What a pass works with.
 #[derive(Clone)]
@@ -748,11 +748,11 @@ pub(crate) fn on_error(uid: &str, error: &Error, context: &Context) -> Action {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client;
     use futures::FutureExt;
     use http::Response;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use kube::client::Body;
+    use netloss_cluster::testing;
     use netloss_core::machine::fixtures::{at, entry, settings, spec};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -760,7 +760,7 @@ mod tests {
     fn finds_nothing() -> (Client, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&asked);
-        let client = client::tests::answering(move |_| {
+        let client = testing::answering(move |_| {
             counted.fetch_add(1, Ordering::SeqCst);
             let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404 });
             let mut response = Response::new(Body::from(status.to_string().into_bytes()));
@@ -788,7 +788,7 @@ mod tests {
     /// Of pods that are alike one is asked for, and it may be gone just then: that is no answer for the others.
     #[tokio::test]
     async fn a_pod_that_is_gone_answers_for_no_other() {
-        let client = client::tests::answering(|request| {
+        let client = testing::answering(|request| {
             let pod = json!({ "kind": "Pod", "apiVersion": "v1", "metadata": { "name": "p" }, "spec": { "containers": [] } });
             let failure = |code: u16| json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "code": code });
             let path = request.uri().path();

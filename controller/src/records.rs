@@ -1,11 +1,6 @@
 //! The records of runs that are kept: for how long, and what loss they say may remain.
 
-use crate::{
-    guarded::{Guarded, Unreadable},
-    listing,
-    metrics::Metrics,
-    observe::keeps_loss,
-};
+use crate::metrics::Metrics;
 use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, Client, ResourceExt,
@@ -13,6 +8,11 @@ use kube::{
     core::PartialObjectMeta,
 };
 use netloss_api::{ChaosExperimentHistory, EXPERIMENT_LABEL, ExperimentRef, NAME_LABEL, PodStatus, REMAINS_LABEL};
+use netloss_cluster::{
+    guarded::{Guarded, Unreadable},
+    listing,
+    observe::keeps_loss,
+};
 use std::collections::{BTreeMap, HashMap};
 use tracing::{info, warn};
 
@@ -164,11 +164,11 @@ pub async fn prune(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client;
     use futures::FutureExt;
     use http::Response;
     use kube::client::Body;
     use netloss_api::{Outcome, PodState};
+    use netloss_cluster::testing;
     use netloss_core::machine::fixtures::{at, entry, spec};
     use serde_json::{Value, json};
 
@@ -195,7 +195,7 @@ mod tests {
         };
         let made_up = (0..40).map(|number| record("aaa", "aaa", &format!("r{number}"), 50));
         let records: Vec<Value> = made_up.chain([record("aaa", "shop", "blame", 1), record("shop", "shop", "real", 1)]).collect();
-        let client = client::tests::answering(move |request| {
+        let client = testing::answering(move |request| {
             let path = request.uri().path().to_owned();
             let answer = if path.contains("chaosexperimenthistories") {
                 json!({ "apiVersion": "v1", "kind": "List", "metadata": {}, "items": records })

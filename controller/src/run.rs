@@ -1,8 +1,6 @@
 //! The controller's loop: what wakes it, and how it ends.
 
 use crate::{
-    guarded,
-    listing::{self, PAGE},
     metrics::Metrics,
     pods::{Changed, PodWatches},
     reconcile::{self, Context, Error},
@@ -21,6 +19,10 @@ use kube::{
     },
 };
 use netloss_api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, FREEZE, ObservedLoss, ObservedTraffic, PodStatus};
+use netloss_cluster::{
+    guarded,
+    listing::{self, PAGE},
+};
 use serde_json::json;
 use std::{collections::BTreeSet, future::Future, pin::pin, sync::Arc, time::Duration};
 use tokio::{

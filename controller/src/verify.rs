@@ -1,11 +1,11 @@
 //! Whether what is installed works, asked as the controller itself, with its rights: what `helm test` runs.
 
-use crate::{leader::LEASE, listing};
 use anyhow::{Context as _, bail, ensure};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{admissionregistration::v1::ValidatingWebhookConfiguration, coordination::v1::Lease};
 use kube::{Api, Client, Config, api::ListParams, client::Body};
-use netloss_api::{ChaosExperiment, ChaosExperimentHistory};
+use netloss_api::{ChaosExperiment, ChaosExperimentHistory, LEASE};
+use netloss_cluster::listing;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
 use std::time::Duration;

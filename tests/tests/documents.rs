@@ -63,7 +63,15 @@ fn read(folder: &Path, text: &mut String) {
 /// The sources of the programs in one text, with lines that go on joined.
 fn sources() -> String {
     let mut text = String::new();
-    for folder in ["controller/src", "controller/api/src", "controller/core/src", "agent/src", "agent/contract/src"] {
+    for folder in [
+        "controller/src",
+        "controller/api/src",
+        "controller/cli/src",
+        "controller/cluster/src",
+        "controller/core/src",
+        "agent/src",
+        "agent/contract/src",
+    ] {
         read(&workspace_root().join(folder), &mut text);
     }
     text.split("\\\n").map(str::trim_start).collect::<String>().replace("\\\"", "\"")

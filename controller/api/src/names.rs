@@ -15,6 +15,9 @@ pub const PRODUCTION_ANNOTATION: &str = "chaos.gushchin.dev/production";
 /// On a namespace: the other namespaces whose experiments may act on its pods, separated by commas, or `*` for all.
 pub const ALLOW_FROM_ANNOTATION: &str = "chaos.gushchin.dev/allow-experiments-from";
 
+/// The Lease in the controller's own namespace, which the replica that runs experiments holds.
+pub const LEASE: &str = "netloss-controller";
+
 /// The ConfigMap in the controller's own namespace whose annotation stops all experiments and begins none.
 pub const FREEZE: &str = "netloss-freeze";
 

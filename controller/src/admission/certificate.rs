@@ -5,7 +5,7 @@
 
 use super::{
     authority::{self, Authority},
-    server::{self, Served},
+    served::Served,
 };
 use anyhow::{Context as _, ensure};
 use jiff::{SignedDuration, Timestamp};
@@ -25,6 +25,9 @@ use std::{
 };
 use tokio::time::sleep;
 use tracing::{info, warn};
+
+/// The path that the webhook configuration names where somebody else makes its certificate, who cannot write another into it.
+const PATH: &str = "/validate";
 
 /// How long a certificate lasts, in days; no longer than its authority.
 const LIFE: i64 = 180;
@@ -193,7 +196,7 @@ fn look_at_files(folder: &Path, served: &Served, known: &mut Option<Identity>) -
     let identity = read_files(folder)?;
     if known.as_ref() != Some(&identity) {
         // Since when is not known: who gives it a certificate says that it is called.
-        served.set(&identity, server::PATH, Some(Timestamp::MIN))?;
+        served.set(&identity, PATH, Some(Timestamp::MIN))?;
         *known = Some(identity);
     }
     Ok(())

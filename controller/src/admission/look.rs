@@ -1,12 +1,12 @@
 //! What is looked at for a verdict.
 
-use super::judge::Seen;
-use crate::observe;
 use k8s_openapi::api::{
     authentication::v1::UserInfo,
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
 };
 use kube::{Api, Client, api::PostParams};
+use netloss_cluster::observe;
+use netloss_core::admission::Seen;
 use netloss_core::machine::{Experiment, Settings};
 
 /// Looks at everything that a verdict on this experiment depends on, as asked for by this user.

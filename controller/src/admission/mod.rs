@@ -1,17 +1,17 @@
 //! The validating admission webhook: refuses what is dangerous before it is an object, and warns of what may surprise.
 //!
-//! [`Review`] reads and answers, [`judge`] decides (both pure), [`look`] looks, [`server`] speaks TLS and HTTP, [`certificate`] issues and renews what it is known by,
+//! [`Review`] reads and answers, [`netloss_core::admission`] decides (both pure), [`look`] looks, [`server`] speaks TLS and HTTP, [`certificate`] issues and renews what it is known by,
 //! under the authority that [`authority`] makes. The controller
 //! checks everything again before it acts, so a cluster without the webhook is as safe, and only learns of it later.
 
 pub mod authority;
 pub mod certificate;
-mod judge;
 mod look;
 mod looks;
 mod review;
+mod served;
 pub mod server;
 
-pub use judge::{Operation, Seen, Verdict, judge};
 pub use look::look;
 pub use review::{Asked, AskedFor, Review};
+pub use served::Served;

@@ -2,7 +2,6 @@
 //!
 //! Of an object the spec alone is decoded, and only once it is known that it is ours to judge: its status and the object before may be large, and are anybody's.
 
-use super::judge::{Operation, Verdict};
 use hyper::body::Bytes;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use kube::core::{
@@ -10,6 +9,7 @@ use kube::core::{
     admission::{AdmissionResponse, Operation as Done},
 };
 use netloss_api::ChaosExperimentSpec;
+use netloss_core::admission::{Operation, Verdict};
 use netloss_core::{machine::Experiment, words::brief};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;

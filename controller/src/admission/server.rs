@@ -1,41 +1,31 @@
 //! The API server's questions, over HTTPS.
 
 use super::{
-    certificate::Identity,
-    judge, look,
+    look,
     looks::Looks,
     review::{Asked, Review},
+    served::Served,
 };
 use crate::{
+    clock::Clock,
     http::{self, Answer, KeepAlive, LIMIT, plain},
     metrics::Metrics,
-    reconcile::Clock,
 };
 use http_body_util::{BodyExt, Limited};
 use hyper::{
     Method, Request, StatusCode,
     body::{Body as _, Bytes, Incoming},
 };
-use jiff::Timestamp;
 use kube::{Client, core::admission::AdmissionResponse};
-use netloss_core::machine::Settings;
-use rustls::{
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
-};
-use std::{
-    future::Future,
-    sync::{Arc, PoisonError, RwLock},
-};
+use netloss_core::{admission::judge, machine::Settings};
+use rustls::server::ResolvesServerCert;
+use std::{future::Future, sync::Arc};
 use tokio::{
     net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tracing::{info, warn};
-
-/// The path that the webhook configuration names where somebody else makes its certificate, who cannot write another into it.
-pub const PATH: &str = "/validate";
 
 /// The largest review that is read, in bytes: an object of etcd's limit (1.5 MiB), twice, and what is around it.
 const LARGEST: usize = 4 * 1024 * 1024;
@@ -63,56 +53,6 @@ impl Room {
         let bytes = usize::try_from(length.unwrap_or(LARGEST as u64)).ok().filter(|bytes| *bytes <= LARGEST)?;
         let permits = u32::try_from(bytes.div_ceil(PERMIT).max(1)).ok()?;
         Arc::clone(&self.bodies).acquire_many_owned(permits).await.ok()
-    }
-}
-
-/// What is served at present.
-#[derive(Debug)]
-struct Serving {
-    certificate: Arc<CertifiedKey>,
-    path: String,
-    /// Since when the API server calls it.
-    called_since: Option<Timestamp>,
-}
-
-/// What is served at present, if there is a certificate.
-#[derive(Debug, Default)]
-pub struct Served(RwLock<Option<Serving>>);
-
-impl Served {
-    /// Serves this certificate from the next connection on, and this path alone from the next request on. `called_since`: since when the API server calls it.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn set(&self, identity: &Identity, path: &str, called_since: Option<Timestamp>) -> anyhow::Result<()> {
-        let (certificate, path) = (Arc::new(identity.certified_key()?), path.to_owned());
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Serving { certificate, path, called_since });
-        Ok(())
-    }
-
-    /// Whether an object that was created then was reviewed: whoever wrote it was asked whether they may.
-    #[must_use]
-    pub fn has_reviewed(&self, created: Option<Timestamp>) -> bool {
-        let serving = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let since = serving.as_ref().and_then(|serving| serving.called_since);
-        since.is_some_and(|since| created.is_some_and(|created| created >= since))
-    }
-
-    /// Whether there is a certificate.
-    #[must_use]
-    pub fn is_set(&self) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    /// Whether the webhook is called by this path.
-    fn is_path(&self, path: &str) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|serving| serving.path == path)
-    }
-}
-
-impl ResolvesServerCert for Served {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|serving| Arc::clone(&serving.certificate))
     }
 }
 
@@ -202,8 +142,9 @@ async fn reviewed(webhook: &Webhook, looks: &Looks, review: &Review, asked: Aske
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client;
     use futures::FutureExt;
+    use jiff::Timestamp;
+    use netloss_cluster::testing;
     use serde_json::{Value, json};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -228,7 +169,7 @@ mod tests {
     async fn a_flood_of_reviews_delays_no_pause_and_no_other_namespace() {
         let asked = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&asked);
-        let client = client::tests::answering(move |_| {
+        let client = testing::answering(move |_| {
             counted.fetch_add(1, Ordering::SeqCst);
             std::future::pending().boxed()
         });

@@ -12,7 +12,7 @@ use crate::{
 };
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use netloss_api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, FINALIZER, PodState, PodStatus};
-use netloss_controller::observe::{self, Log, Lookup};
+use netloss_cluster::observe::{self, Log, Lookup};
 use netloss_core::{
     container::{agent_container, repair_container, stop_container},
     machine::{self, AgentLog, Decision, Experiment, Needs, Observed, PodView, Pods, Preflight, Protection, Surroundings},

@@ -63,7 +63,7 @@ struct Programs {
 impl Programs {
     fn ready() -> Result<Self> {
         let kubectl = Tool::Kubectl.binary()?;
-        let build = ["build", "--quiet", "--package", "netloss-controller", "--bin", "kubectl-netloss", "--message-format", "json"];
+        let build = ["build", "--quiet", "--package", "netloss-cli", "--bin", "kubectl-netloss", "--message-format", "json"];
         let plugin = cargo::executables(cargo().args(build))?.pop().context("kubectl-netloss is no program")?;
         let path = std::env::var_os("PATH").unwrap_or_default();
         let folders = plugin.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&path));

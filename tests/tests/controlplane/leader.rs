@@ -34,8 +34,10 @@ pub(crate) async fn program() -> PathBuf {
 
 /// One of the programs of the controller's package.
 pub(crate) async fn built(program: &'static str) -> PathBuf {
+    // Both packages, whichever program it is: their dependencies are compiled once.
+    let packages = ["--package", "netloss-controller", "--package", "netloss-cli"];
     let arguments =
-        ["build", "--quiet", "--package", "netloss-controller", "--bin", program, "--message-format", "json-render-diagnostics"];
+        [&["build", "--quiet"], packages.as_slice(), &["--bin", program, "--message-format", "json-render-diagnostics"]].concat();
     let build = move || executables(cargo().args(arguments));
     tokio::task::spawn_blocking(build).await.unwrap().expect("it builds").pop().expect("it is a program")
 }
