@@ -7,7 +7,6 @@ pub mod admission;
 mod args;
 mod backoff;
 pub mod client;
-pub mod clock;
 pub mod definitions;
 pub mod drain;
 pub mod health;

@@ -7,7 +7,6 @@ use crate::{
         server::{self, Webhook},
     },
     client::{self, Limits},
-    clock::Clock,
     health::{self, Health},
     http, leader,
     metrics::{
@@ -22,6 +21,7 @@ use anyhow::Context as _;
 use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
 use kube::{Client, Config};
+use netloss_cluster::clock::Clock;
 use netloss_core::machine::Settings;
 use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{

@@ -4,7 +4,7 @@ use super::{
     agents::DIRECT,
     connect::Cluster,
     error::Error,
-    hand::{Hand, agent_image},
+    hand::{Hand, LOOK as LOOK_AGAIN, agent_image},
     live, look,
     output::note,
     run::{Prepared, RunArgs},
@@ -67,7 +67,7 @@ pub(super) fn check(target: Option<&Workload>) -> Result<&Workload, Error> {
     })
 }
 
-async fn drive(hand: &mut Hand<'_>, cluster: &Cluster, show: &mut Show) -> Result<(), Error> {
+async fn drive(hand: &mut Hand, cluster: &Cluster, show: &mut Show) -> Result<(), Error> {
     let mut figures = LiveFigures::new();
     let mut reading: Option<JoinHandle<(LiveFigures, Option<String>)>> = None;
     let mut read_at = Instant::now();
@@ -76,10 +76,10 @@ async fn drive(hand: &mut Hand<'_>, cluster: &Cluster, show: &mut Show) -> Resul
     let (mut is_stopping, mut is_unanswered) = (false, false);
     loop {
         let now = Timestamp::now();
-        let wait = match hand.step(now).await {
-            Ok(wait) => {
+        let wait = match hand.step().await {
+            Ok(()) => {
                 is_unanswered = false;
-                wait
+                LOOK_AGAIN
             }
             // Its agent goes on without us, and is looked at again. Until one is planned nothing goes on.
             Err(Error::Unanswered(words)) => match hand.deadline() {

@@ -1,7 +1,7 @@
 //! What goes wrong, in words that name the thing and the way out.
 
 use super::exit::Exit;
-use netloss_cluster::listing;
+use netloss_cluster::{executor, listing};
 use netloss_core::words::line;
 use std::io;
 
@@ -64,6 +64,16 @@ impl Error {
             } else {
                 Self::Failed(words)
             }
+        }
+    }
+}
+
+impl From<executor::Error> for Error {
+    fn from(error: executor::Error) -> Self {
+        match error {
+            executor::Error::Api { what, source } => Self::api(what)(*source),
+            // Another round may do it.
+            other => Self::Unanswered(line(&other.to_string())),
         }
     }
 }

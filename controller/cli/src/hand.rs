@@ -1,4 +1,4 @@
-//! The controller's own state machine, driven from here: with the user's rights, and a status that is kept in memory.
+//! A run that is driven from here, by the executor that the controller has: with the user's rights, and a status that is kept in memory.
 //!
 //! For one pod without any controller, and for stopping what the controller left when it is down. Names and arguments of containers are
 //! those that the controller would give, so that one that comes back finds its own.
@@ -9,41 +9,48 @@ use super::{
     run::FIELD_MANAGER,
 };
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, EphemeralContainer, Pod};
-use kube::{
-    Api, ResourceExt,
-    api::{Patch, PatchParams},
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, EphemeralContainer, Pod},
+    apimachinery::pkg::apis::meta::v1::Time,
 };
-use netloss_api::{ChaosExperiment, ChaosExperimentStatus, PodStatus};
-use netloss_cluster::{guarded::Guarded, observe};
+use kube::{Api, Client, ResourceExt};
+use netloss_api::{ChaosExperiment, ChaosExperimentStatus, FINALIZER, PodStatus};
+use netloss_cluster::{
+    clock::Clock,
+    executor::{self, Course, Executor, Progress, Store, Written},
+    observe::{self, Lookup},
+};
 use netloss_core::{
-    container::{agent_container, image_to_send, patch, repair_container, stop_container},
-    machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Preflight, Protection, Settings, Surroundings},
+    container::image_to_send,
+    machine::{Decision, EventRecord, Experiment, Needs, Observed, PodView, Pods, Protection, Settings, Surroundings},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 /// Between looks: somebody is waiting.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// The ConfigMap that names the agent's image, as config/manager has it.
 const AGENT: &str = "netloss-agent";
 
 /// A run that is driven from here.
-pub(super) struct Hand<'a> {
-    cluster: &'a Cluster,
+pub(super) struct Hand {
+    client: Client,
+    clock: Clock,
     settings: Settings,
     /// The agent's image where it is known from a source that can be trusted more than a status.
     image: Option<String>,
     object: ChaosExperiment,
     /// Where it begins, until it has.
     surroundings: Surroundings,
-    deleting: bool,
-    refused: BTreeMap<String, PodView>,
+    /// Since when it is stopped.
+    stopping: Option<Timestamp>,
+    /// Whether nothing is left to do for it.
+    is_gone: bool,
     /// Uids of the pods in which something was seen that stops the agent.
     told: BTreeSet<String>,
-    preflight: Option<Preflight>,
 }
 
 /// The agent's image: what the user says, or what the cluster's configuration names.
@@ -59,29 +66,32 @@ pub(super) async fn agent_image(cluster: &Cluster, given: Option<&str>) -> Resul
     }
 }
 
-impl<'a> Hand<'a> {
+impl Hand {
     /// A run that begins.
-    pub(super) fn begin(cluster: &'a Cluster, image: String, object: ChaosExperiment, surroundings: Surroundings) -> Self {
+    pub(super) fn begin(cluster: &Cluster, image: String, object: ChaosExperiment, surroundings: Surroundings) -> Self {
         let settings = Settings::new(image.clone(), &cluster.own_namespace);
-        Self { settings, surroundings, ..Self::new(cluster, Some(image), object, false) }
+        Self { settings, surroundings, ..Self::new(cluster, Some(image), object) }
     }
 
     /// A run that is to be stopped.
-    pub(super) fn stop(cluster: &'a Cluster, image: Option<String>, object: ChaosExperiment) -> Self {
-        Self::new(cluster, image, object, true)
+    pub(super) fn stop(cluster: &Cluster, image: Option<String>, object: ChaosExperiment) -> Self {
+        let mut hand = Self::new(cluster, image, object);
+        hand.set_stopping();
+        hand
     }
 
-    fn new(cluster: &'a Cluster, image: Option<String>, object: ChaosExperiment, deleting: bool) -> Self {
+    fn new(cluster: &Cluster, image: Option<String>, object: ChaosExperiment) -> Self {
         // Nothing is put in anew while it is stopped: whose image an entry has says nothing about its end.
         let planned = object.status.iter().flat_map(|status| &status.pods).next().map(|pod| pod.image.clone()).unwrap_or_default();
         let settings = Settings::new(planned, &cluster.own_namespace);
-        let (surroundings, refused, told, preflight) = (Surroundings::default(), BTreeMap::new(), BTreeSet::new(), None);
-        Self { cluster, settings, image, object, surroundings, deleting, refused, told, preflight }
+        let (client, clock) = (cluster.client.clone(), Arc::new(Timestamp::now));
+        let (surroundings, told) = (Surroundings::default(), BTreeSet::new());
+        Self { client, clock, settings, image, object, surroundings, stopping: None, is_gone: false, told }
     }
 
     /// From now on it is stopped.
     pub(super) fn set_stopping(&mut self) {
-        self.deleting = true;
+        self.stopping.get_or_insert_with(Timestamp::now);
     }
 
     /// As it stands.
@@ -89,9 +99,9 @@ impl<'a> Hand<'a> {
         &self.object
     }
 
-    /// Whether nothing is under way any more, after it had begun.
+    /// Whether nothing is under way any more, after it had begun, or nothing will be.
     pub(super) fn is_over(&self) -> bool {
-        self.object.status.as_ref().is_some_and(|status| !status.is_under_way())
+        self.is_gone || self.object.status.as_ref().is_some_and(|status| !status.is_under_way())
     }
 
     /// Whether something that stops the agent is in each pod in which one is under way.
@@ -104,161 +114,132 @@ impl<'a> Hand<'a> {
         self.object.status.iter().flat_map(ChaosExperimentStatus::open_pods).map(|entry| entry.deadline.0).max()
     }
 
-    /// One round of looking, deciding and doing. Returns how long the next one can wait.
-    pub(super) async fn step(&mut self, now: Timestamp) -> Result<Duration, Error> {
-        let decision = self.decide(now).await?;
-        let has_changed = decision.status.is_some();
-        let acts = self.carry_out(decision).await?;
-        Ok(if has_changed || acts { Duration::ZERO } else { LOOK })
-    }
-
-    /// What its status would be after one round. Nothing is done.
-    pub(super) async fn foresee(&mut self, now: Timestamp) -> Result<ChaosExperimentStatus, Error> {
-        let decision = self.decide(now).await?;
-        Ok(decision.status.or_else(|| self.object.status.clone()).unwrap_or_default())
-    }
-
-    async fn decide(&mut self, now: Timestamp) -> Result<Decision, Error> {
-        let namespace = self.object.namespace().unwrap_or_default();
-        let uid = self.object.uid().unwrap_or_default();
-        let generation = self.object.metadata.generation.unwrap_or(1);
-        let experiment = Experiment {
-            namespace: &namespace,
-            uid: &uid,
-            generation,
-            deleting: self.deleting,
-            // There is no object whose going would have to be held up.
-            finalized: true,
-            requested: None,
-            spec: &self.object.spec,
-            status: self.object.status.as_ref(),
-        };
-        let observed = match machine::needs(&experiment, now, &self.settings) {
-            Needs::Nothing => Observed::Nothing,
-            Needs::Surroundings { .. } => Observed::Surroundings(self.surroundings.clone()),
-            Needs::Pods { .. } => {
-                let mut views = self.views(&uid, now).await?;
-                let has_stop = |view: &PodView| matches!(view, PodView::Present { agent: Some(agent), .. } if agent.stop.is_some());
-                self.told.extend(views.iter().filter(|(_, view)| has_stop(view)).map(|(uid, _)| uid.clone()));
-                views.extend(std::mem::take(&mut self.refused));
-                // Seen a moment ago, with the rights of the same person.
-                let protection = Some(Protection::of(self.surroundings.namespace.clone(), &self.surroundings.pods));
-                Observed::Pods(Pods { views, ready: None, freeze: None, protection, preflight: self.preflight.take() })
-            }
-        };
-        Ok(machine::decide(&experiment, &observed, now, &self.settings))
-    }
-
-    async fn views(&self, uid: &str, now: Timestamp) -> Result<BTreeMap<String, PodView>, Error> {
-        let Some(status) = &self.object.status else { return Ok(BTreeMap::new()) };
-        let run = format!("{uid}/{}", status.run.unwrap_or_default());
-        let lookup = observe::Lookup { run: &run, spec: &self.object.spec, now };
-        let mut views = BTreeMap::new();
-        for entry in status.open_pods() {
-            let what = format!("looking at pod {}", entry.display_name());
-            views.insert(entry.uid.clone(), observe::view(&self.cluster.client, entry, lookup).await.map_err(Error::api(what))?);
-        }
-        Ok(views)
-    }
-
-    /// Does what was decided. Whether there was anything to do.
-    async fn carry_out(&mut self, decision: Decision) -> Result<bool, Error> {
-        let Decision { status, preflight, injections, stops, repairs, .. } = decision;
-        if let Some(status) = status {
-            self.object.status = Some(status);
-        }
-        let acts = !(preflight.is_empty() && injections.is_empty() && stops.is_empty() && repairs.is_empty());
-        for entry in preflight {
-            let answer = self.send(&entry, &agent_container(&entry), true).await?;
-            let refused = answer.map(|words| Preflight::Refused(format!("pod {}: {words}", entry.name)));
-            self.preflight = Some(refused.or(self.preflight.take()).unwrap_or(Preflight::Admitted));
-        }
-        for entry in injections {
-            if let Some(words) = self.send(&entry, &agent_container(&entry), false).await? {
-                self.refused.insert(entry.uid, PodView::Refused(words));
-            }
-        }
-        for entry in stops {
-            let entry = self.with_image(entry).await?;
-            let Some(stop) = &entry.stop else { continue };
-            self.send_after(&entry, &stop_container(&entry, stop)).await?;
-        }
-        for entry in repairs {
-            let entry = self.with_image(entry).await?;
-            let Some(repair) = &entry.repair else { continue };
-            self.send_after(&entry, &repair_container(&entry, repair)).await?;
-        }
-        Ok(acts)
-    }
-
-    async fn send_after(&mut self, entry: &PodStatus, container: &EphemeralContainer) -> Result<(), Error> {
-        if let Some(words) = self.send(entry, container, false).await? {
-            self.refused.insert(entry.uid.clone(), PodView::SentRefused(words));
-        }
+    /// Looks, decides and does, until there is nothing more to do now; the next look is due after [`LOOK`].
+    pub(super) async fn step(&mut self) -> Result<(), Error> {
+        let (client, clock) = (self.client.clone(), Arc::clone(&self.clock));
+        let executor = Executor { client: &client, field_manager: FIELD_MANAGER, clock: &clock };
+        let mut course = Course::default();
+        while executor.advance(self, &mut course).await? == Progress::Injected {}
         Ok(())
     }
 
-    /// With an image that runs in that pod anyway, or that the cluster's configuration names: a status may be written by others.
-    async fn with_image(&self, entry: PodStatus) -> Result<PodStatus, Error> {
-        if let Some(ours) = &self.image {
-            let image = image_to_send(&entry.image, ours).to_owned();
-            return Ok(PodStatus { image, ..entry });
-        }
-        let pods = Api::<Pod>::namespaced(self.cluster.client.clone(), &entry.namespace);
-        let pod = pods.get(&entry.name).await.map_err(Error::api(format!("reading pod {}", entry.display_name())))?;
-        let mut containers = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
-        let agent = containers.find(|container| container.name == entry.container);
-        let image = agent.and_then(|container| container.image.clone()).unwrap_or_default();
-        Ok(PodStatus { image, ..entry })
+    /// What its status would be after one round. Nothing is done.
+    pub(super) async fn foresee(&mut self) -> Result<ChaosExperimentStatus, Error> {
+        let (client, clock) = (self.client.clone(), Arc::clone(&self.clock));
+        let executor = Executor { client: &client, field_manager: FIELD_MANAGER, clock: &clock };
+        let foreseen = executor.decide(self, &mut Course::default()).await?.and_then(|round| round.decision.status);
+        Ok(foreseen.or_else(|| self.object.status.clone()).unwrap_or_default())
     }
 
-    /// Puts a container into a pod, or asks whether it could be. `Some` are the words of a refusal.
-    async fn send(&self, entry: &PodStatus, container: &EphemeralContainer, dry_run: bool) -> Result<Option<String>, Error> {
-        send(self.cluster, entry, container, dry_run).await
+    async fn views(&self, experiment: &Experiment<'_>, now: Timestamp) -> Result<BTreeMap<String, PodView>, executor::Error> {
+        let Some(status) = experiment.status else { return Ok(BTreeMap::new()) };
+        let run = format!("{}/{}", experiment.uid, status.run.unwrap_or_default());
+        let lookup = Lookup { run: &run, spec: experiment.spec, now };
+        let mut views = BTreeMap::new();
+        for entry in status.open_pods() {
+            let view = observe::view(&self.client, entry, lookup).await;
+            views.insert(entry.uid.clone(), view.map_err(executor::Error::api(format!("looking at pod {}", entry.display_name())))?);
+        }
+        Ok(views)
     }
 }
 
-/// Puts a container into a pod, or asks whether it could be. `Some` are the words of a refusal.
-pub(super) async fn send(
-    cluster: &Cluster,
-    entry: &PodStatus,
-    container: &EphemeralContainer,
-    dry_run: bool,
-) -> Result<Option<String>, Error> {
-    let pods = Api::<Guarded<Pod>>::namespaced(cluster.client.clone(), &entry.namespace);
-    let params = PatchParams { dry_run, field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let what = format!("adding container {} to pod {}", container.name, entry.display_name());
-    match pods.patch_subresource("ephemeralcontainers", &entry.name, &params, &Patch::Strategic(patch(entry, container))).await {
-        // It is gone or another, which the next look will show.
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
-        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => Ok(Some(status.message)),
-        answer => answer.map(|_| None).map_err(Error::api(what)),
+/// In memory: its status is nobody's but ours, and it tells and records nothing.
+impl Store for Hand {
+    async fn read(&mut self) -> Result<Option<ChaosExperiment>, executor::Error> {
+        let mut object = self.object.clone();
+        // As long as something is to be done it is held, as the controller's finalizer holds it.
+        object.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+        object.metadata.deletion_timestamp = self.stopping.map(Time);
+        object.metadata.generation = object.metadata.generation.or(Some(1));
+        // That a run was requested is for the controller.
+        object.metadata.annotations = None;
+        Ok(Some(object).filter(|_| !self.is_gone))
     }
+
+    fn settings(&self, _: &ChaosExperiment, _: Timestamp) -> Settings {
+        self.settings.clone()
+    }
+
+    async fn observe(
+        &mut self,
+        experiment: &Experiment<'_>,
+        needs: &Needs,
+        _: &Settings,
+        now: Timestamp,
+    ) -> Result<Observed, executor::Error> {
+        Ok(match needs {
+            Needs::Nothing => Observed::Nothing,
+            Needs::Surroundings { .. } => Observed::Surroundings(self.surroundings.clone()),
+            Needs::Pods { .. } => {
+                let views = self.views(experiment, now).await?;
+                let has_stop = |view: &PodView| matches!(view, PodView::Present { agent: Some(agent), .. } if agent.stop.is_some());
+                self.told.extend(views.iter().filter(|(_, view)| has_stop(view)).map(|(uid, _)| uid.clone()));
+                // Seen a moment ago, with the rights of the same person.
+                let protection = Some(Protection::of(self.surroundings.namespace.clone(), &self.surroundings.pods));
+                Observed::Pods(Pods { views, ready: None, freeze: None, protection, preflight: None })
+            }
+        })
+    }
+
+    /// One that runs in that pod anyway, or that the cluster's configuration names.
+    async fn image(&self, entry: &PodStatus) -> Result<String, executor::Error> {
+        if let Some(ours) = &self.image {
+            return Ok(image_to_send(&entry.image, ours).to_owned());
+        }
+        let pods = Api::<Pod>::namespaced(self.client.clone(), &entry.namespace);
+        let pod = pods.get(&entry.name).await.map_err(executor::Error::api(format!("reading pod {}", entry.display_name())))?;
+        let mut containers = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+        Ok(containers.find(|container| container.name == entry.container).and_then(|agent| agent.image.clone()).unwrap_or_default())
+    }
+
+    async fn write_record(&mut self, _: &ChaosExperiment, _: &ChaosExperimentStatus) -> Result<(), executor::Error> {
+        Ok(())
+    }
+
+    async fn write_status(&mut self, _: &ChaosExperiment, decision: &Decision, _: Timestamp) -> Result<Written, executor::Error> {
+        self.object.status.clone_from(&decision.status);
+        Ok(Written::Done)
+    }
+
+    async fn publish(&mut self, _: &ChaosExperiment, _: Vec<EventRecord>) {}
+
+    async fn set_finalizer(&mut self, _: &ChaosExperiment, wanted: bool) -> Result<(), executor::Error> {
+        self.is_gone = !wanted;
+        Ok(())
+    }
+}
+
+/// Puts a container into a pod. `Some` are the words of a refusal.
+pub(super) async fn send(cluster: &Cluster, entry: &PodStatus, container: &EphemeralContainer) -> Result<Option<String>, Error> {
+    let clock: Clock = Arc::new(Timestamp::now);
+    Ok(Executor { client: &cluster.client, field_manager: FIELD_MANAGER, clock: &clock }.send(entry, container).await?)
 }
 
 /// Drives it until nothing is under way, for so long at most.
-pub(super) async fn to_the_end(hand: &mut Hand<'_>, limit: Duration) -> Result<ChaosExperimentStatus, Error> {
+pub(super) async fn to_the_end(hand: &mut Hand, limit: Duration) -> Result<ChaosExperimentStatus, Error> {
     until(hand, limit, Hand::is_over).await
 }
 
 /// Drives it until each agent that is under way was told to stop, for so long at most.
-pub(super) async fn until_told(hand: &mut Hand<'_>, limit: Duration) -> Result<ChaosExperimentStatus, Error> {
+pub(super) async fn until_told(hand: &mut Hand, limit: Duration) -> Result<ChaosExperimentStatus, Error> {
     until(hand, limit, Hand::is_told).await
 }
 
 /// A request that comes to nothing is no reason to leave an agent alone: it is made again.
-async fn until<'a>(hand: &mut Hand<'a>, limit: Duration, is_reached: fn(&Hand<'a>) -> bool) -> Result<ChaosExperimentStatus, Error> {
+async fn until(hand: &mut Hand, limit: Duration, is_reached: fn(&Hand) -> bool) -> Result<ChaosExperimentStatus, Error> {
     let end = tokio::time::Instant::now() + limit;
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     while !is_reached(hand) {
-        let (wait, unanswered) = match hand.step(Timestamp::now()).await {
-            Ok(wait) => (wait, None),
-            Err(Error::Unanswered(words)) => (LOOK, Some(words)),
+        let unanswered = match hand.step().await {
+            Ok(()) if is_reached(hand) => break,
+            Ok(()) => None,
+            Err(Error::Unanswered(words)) => Some(words),
             Err(error) => return Err(error),
         };
         let name = hand.object().name_any();
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(LOOK) => {}
             () = tokio::time::sleep_until(end) => {
                 let message = || hand.object().status.as_ref().and_then(|status| status.message.clone());
                 let trouble = unanswered.or_else(message).unwrap_or_default();

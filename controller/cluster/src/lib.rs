@@ -3,6 +3,8 @@
 //! It may speak to the API server and decides nothing: that is `netloss-core`. `netloss-controller` and `kubectl-netloss` both use it, and do not know each
 //! other.
 
+pub mod clock;
+pub mod executor;
 pub mod guarded;
 pub mod listing;
 pub mod observe;

@@ -7,7 +7,6 @@ use super::{
     served::Served,
 };
 use crate::{
-    clock::Clock,
     http::{self, Answer, KeepAlive, LIMIT, plain},
     metrics::Metrics,
 };
@@ -17,6 +16,7 @@ use hyper::{
     body::{Body as _, Bytes, Incoming},
 };
 use kube::{Client, core::admission::AdmissionResponse};
+use netloss_cluster::clock::Clock;
 use netloss_core::{admission::judge, machine::Settings};
 use rustls::server::ResolvesServerCert;
 use std::{future::Future, sync::Arc};

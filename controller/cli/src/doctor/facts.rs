@@ -455,7 +455,7 @@ async fn dead(cluster: &Cluster, pods: &[Pod], known: &[(String, PodStatus)]) ->
     for agent in agents::ended_without_a_word(pods).into_iter().filter(|agent| !is_known(agent)) {
         let now = Timestamp::now();
         let Some(object) = agent.experiment(now) else { continue };
-        let foreseen = Hand::stop(cluster, None, object).foresee(now).await?;
+        let foreseen = Hand::stop(cluster, None, object).foresee().await?;
         if foreseen.pods.iter().any(|entry| entry.is_open() || entry.may_keep_loss()) {
             dead.push(agent);
         }

@@ -86,7 +86,7 @@ async fn clean(cluster: &Cluster, remains: &Remains, ours: Option<&str>) -> Resu
     let container = format!("{CONTAINER_PREFIX}-doctor-{}-cleanup", now.as_second());
     let sent = SentContainer { container: container.clone(), argv, deadline: Time(until), number: 1 };
     let entry = netloss_api::PodStatus { image, ..entry.clone() };
-    if let Some(words) = send(cluster, &entry, &repair_container(&entry, &sent), false).await? {
+    if let Some(words) = send(cluster, &entry, &repair_container(&entry, &sent)).await? {
         return Err(Error::Failed(format!("pod {name}: what was to clean up was refused: {words}: delete the pod instead")));
     }
     let found = wait(&pods, &entry.namespace, &entry.name, &container).await?;
