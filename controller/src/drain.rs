@@ -16,11 +16,12 @@ use netloss_api::{
     ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, FINALIZER, FREEZE, FREEZE_ANNOTATION, PodStatus, REMAINS_LABEL,
 };
 use netloss_cluster::{
+    agents::{self, Agent},
     guarded::{Guarded, Unreadable},
     listing,
     observe::keeps_loss,
 };
-use netloss_core::{targets, words::some_of};
+use netloss_core::words::some_of;
 use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -219,47 +220,20 @@ where
     }
 }
 
-/// An agent that is active in a pod.
-#[derive(Debug, PartialEq)]
-struct Agent {
-    namespace: String,
-    pod: String,
-    pod_uid: String,
-    container: String,
-}
-
-impl Agent {
-    fn words(&self) -> String {
-        format!("{}/{}:{}", self.namespace, self.pod, self.container)
-    }
-}
-
 /// The agents that are active in pods.
 async fn active_agents(client: &Client, namespaces: &[String]) -> Result<Vec<Agent>, Error> {
     /// Pods of one page: some ten KiB each.
     const PAGE: u32 = 100;
     let now = Timestamp::now();
-    let keep = |pod: Result<Pod, Unreadable>| active_run(&pod.ok()?, now);
     let mut found = Vec::new();
     for api in scopes::<Pod>(client, namespaces) {
-        found.extend(listing::list(&api, &ListParams::default(), PAGE, keep).await.map_err(Error::api("listing pods"))?);
+        let keep = |pod: Result<Pod, Unreadable>| {
+            found.extend(pod.iter().flat_map(|pod| agents::active_in(pod, now)));
+            None::<()>
+        };
+        listing::list(&api, &ListParams::default(), PAGE, keep).await.map_err(Error::api("listing pods"))?;
     }
     Ok(found)
-}
-
-/// The agent that is active in a pod. Other chaos tools name their containers alike, but tell them other things than to `run`.
-fn active_run(pod: &Pod, now: Timestamp) -> Option<Agent> {
-    let is_over = matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"));
-    let name = targets::active_agent(pod, now).filter(|_| !is_over)?;
-    let mut containers = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
-    let is_run =
-        containers.any(|container| container.name == name && container.args.iter().flatten().next().is_some_and(|word| word == "run"));
-    is_run.then(|| Agent {
-        namespace: pod.namespace().unwrap_or_default(),
-        pod: pod.name_any(),
-        pod_uid: pod.uid().unwrap_or_default(),
-        container: name,
-    })
 }
 
 /// The entries of pods in which runs may have left loss, and the experiments that do not decode.
@@ -310,31 +284,4 @@ async fn left_with_loss(client: &Client, suspects: &[PodStatus]) -> Result<Vec<S
 
 fn display_name(object: &ChaosExperiment) -> String {
     format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use netloss_core::machine::fixtures::at;
-
-    #[test]
-    fn an_agent_is_active_until_it_or_its_pod_has_ended() {
-        let active = |phase: &str, args: serde_json::Value, state: serde_json::Value| {
-            let name = "network-loss-abc-r1-a1";
-            let pod = json!({
-                "metadata": { "name": "p", "namespace": "n" },
-                "spec": { "containers": [], "ephemeralContainers": [{ "name": name, "args": args }] },
-                "status": { "phase": phase, "ephemeralContainerStatuses": [
-                    { "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state },
-                ] },
-            });
-            active_run(&serde_json::from_value(pod).unwrap(), at(0))
-        };
-        let running = json!({ "running": {} });
-        let agent = active("Running", json!(["run"]), running.clone()).unwrap();
-        assert_eq!(agent.words(), "n/p:network-loss-abc-r1-a1");
-        assert_eq!(active("Running", json!(["run"]), json!({ "terminated": { "exitCode": 0 } })), None);
-        assert_eq!(active("Failed", json!(["run"]), running.clone()), None);
-        assert_eq!(active("Running", json!(["tc qdisc add"]), running), None, "another tool's");
-    }
 }

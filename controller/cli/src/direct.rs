@@ -1,7 +1,6 @@
 //! `run pod/NAME --direct`: the loss in one pod, with the user's own rights and without any controller.
 
 use super::{
-    agents::DIRECT,
     connect::Cluster,
     error::Error,
     hand::{Hand, LOOK as LOOK_AGAIN, agent_image},
@@ -15,6 +14,7 @@ use super::{
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use netloss_api::{ChaosExperiment, PodState};
+use netloss_cluster::agents::DIRECT;
 use netloss_core::machine::Surroundings;
 use std::{
     hash::{BuildHasher, RandomState},
@@ -158,6 +158,7 @@ mod tests {
         let (one, other) = (uid(), uid());
         assert_ne!(one, other);
         assert_eq!((one.len(), one.matches('-').count()), (36, 4), "{one}");
+        assert!(netloss_cluster::agents::fixtures::agent(&one).is_direct());
         assert_ne!(netloss_contract::container_name(&one, 1, 1), netloss_contract::container_name(&other, 1, 1));
     }
 

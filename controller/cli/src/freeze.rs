@@ -1,7 +1,6 @@
 //! `freeze` and `unfreeze`: stop everything, and begin nothing.
 
 use super::{
-    agents::Agent,
     connect::{Cluster, Scope},
     error::{Error, is_forbidden, is_missing},
     orphans,
@@ -18,6 +17,7 @@ use kube::{
     api::{ListParams, Patch, PatchParams, PostParams},
 };
 use netloss_api::{FREEZE, FREEZE_ANNOTATION};
+use netloss_cluster::agents::Agent;
 use netloss_contract::Ttl;
 use serde_json::json;
 use std::time::Duration;

@@ -2,7 +2,6 @@
 //!
 //! It asks the API server with its user's own rights and nothing else. What decides and formats is pure; each command has a file of its own.
 
-mod agents;
 mod connect;
 mod direct;
 mod doctor;

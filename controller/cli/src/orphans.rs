@@ -4,13 +4,14 @@
 //! are listed afterwards. An experiment of any namespace may own an agent, so experiments of all namespaces are listed, whatever namespace the pods are of.
 
 use super::{
-    agents::{self, Agent},
     connect::{Cluster, PAGE, Scope},
     error::{Error, is_forbidden, is_missing},
 };
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::ListParams};
 use netloss_api::{ChaosExperiment, ChaosExperimentStatus};
+use netloss_cluster::agents::{self, Agent};
 use netloss_cluster::{
     guarded::{Guarded, Unreadable},
     listing,
@@ -75,7 +76,7 @@ impl Owners {
 /// # Errors
 /// When experiments cannot be listed, not even those of the namespace.
 pub(super) async fn look(cluster: &Cluster, pods: &[Pod]) -> Result<Orphans, Error> {
-    let agents = agents::at_work(pods);
+    let agents = agents::active(pods, Timestamp::now());
     if agents.is_empty() {
         return Ok(Orphans::default());
     }
@@ -116,9 +117,9 @@ async fn of_scope(cluster: &Cluster, scope: &Scope) -> kube::Result<Owners> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agents::fixtures::{UID, agent};
     use kube::core::ObjectMeta;
     use netloss_api::{Outcome, PodState, PodStatus};
+    use netloss_cluster::agents::fixtures::{UID, agent};
     use netloss_core::machine::fixtures::{entry, spec};
 
     fn owners(objects: Vec<Result<ChaosExperiment, Unreadable>>, is_complete: bool) -> Owners {

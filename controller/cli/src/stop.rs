@@ -1,7 +1,6 @@
 //! `stop`: ends runs, and waits until every pod is known to be free of them.
 
 use super::{
-    agents::Agent,
     connect::{Cluster, Scope},
     error::{Error, is_forbidden},
     follow::{End, Follow},
@@ -24,6 +23,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
 };
 use netloss_api::{ChaosExperiment, ChaosExperimentStatus, EXPERIMENT_LABEL, Outcome, Phase};
+use netloss_cluster::agents::Agent;
 use netloss_cluster::guarded::Guarded;
 use netloss_contract::Ttl;
 use netloss_core::words::some_of;

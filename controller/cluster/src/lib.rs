@@ -3,6 +3,7 @@
 //! It may speak to the API server and decides nothing: that is `netloss-core`. `netloss-controller` and `kubectl-netloss` both use it, and do not know each
 //! other.
 
+pub mod agents;
 pub mod clock;
 pub mod executor;
 pub mod guarded;

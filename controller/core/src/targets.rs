@@ -339,10 +339,9 @@ pub fn no_eligible_pods(selector: &BTreeMap<String, String>, namespace: &str, po
 /// How long after the deadline in its arguments a container that never started may still be taken to start: clocks differ by less.
 const LATE_START: SignedDuration = SignedDuration::from_mins(1);
 
-/// The name of an agent's container that has not ended. One without a state yet is about to start, unless its deadline has passed: then it
-/// changes nothing if it does (an image that cannot be pulled, a kubelet that created it and never started it).
-#[must_use]
-pub fn active_agent(pod: &Pod, now: Timestamp) -> Option<String> {
+/// Containers of netloss's (or of k8s-chaos's, which names them alike) that have not ended. One without a state yet is about to start, unless its deadline has
+/// passed: then it changes nothing if it does (an image that cannot be pulled, a kubelet that created it and never started it).
+pub fn active_containers(pod: &Pod, now: Timestamp) -> impl Iterator<Item = &EphemeralContainer> {
     let state = |name: &str| {
         let mut statuses = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
         statuses.find(|status| status.name == name).and_then(|status| status.state.as_ref())
@@ -351,13 +350,19 @@ pub fn active_agent(pod: &Pod, now: Timestamp) -> Option<String> {
         let deadline = container.args.iter().flatten().find_map(|argument| argument.strip_prefix("--deadline="));
         deadline.and_then(|text| text.parse::<Timestamp>().ok())
     };
-    let is_active = |container: &&EphemeralContainer| match state(&container.name) {
+    let is_active = move |container: &&EphemeralContainer| match state(&container.name) {
         Some(ContainerState { terminated: Some(_), .. }) => false,
         Some(ContainerState { running: Some(_), .. }) => true,
         _ => deadline(container).is_none_or(|deadline| now.duration_since(deadline) <= LATE_START),
     };
     let containers = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
-    containers.filter(|container| container.name.starts_with(CONTAINER_PREFIX)).find(is_active).map(|container| container.name.clone())
+    containers.filter(|container| container.name.starts_with(CONTAINER_PREFIX)).filter(is_active)
+}
+
+/// The name of an agent's container that has not ended.
+#[must_use]
+pub fn active_agent(pod: &Pod, now: Timestamp) -> Option<String> {
+    active_containers(pod, now).next().map(|container| container.name.clone())
 }
 
 /// Takes up to `count` of the candidates that may be acted on: at random for an observer, always the same for one run.

@@ -1,7 +1,8 @@
 //! What was seen of an installation, judged.
 
 use super::facts::{Facts, Right};
-use crate::{agents::Agent, connect::OWN_NAMESPACE, presence::Presence};
+use crate::{connect::OWN_NAMESPACE, presence::Presence};
+use netloss_cluster::agents::Agent;
 use serde::Serialize;
 
 /// How a matter stands.
@@ -355,8 +356,8 @@ fn stuck(facts: &Facts) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agents::fixtures::{UID, agent};
     use crate::doctor::facts::{Deployed, Installed, Remains};
+    use netloss_cluster::agents::fixtures::{UID, agent};
     use netloss_core::machine::fixtures::entry;
 
     fn facts() -> Facts {

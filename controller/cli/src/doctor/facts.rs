@@ -1,7 +1,6 @@
 //! What is looked at, with the user's rights and on past what those do not reach.
 
 use crate::{
-    agents::{self, Agent},
     connect::{Cluster, Scope},
     error::{Error, is_forbidden},
     hand::{Hand, agent_image},
@@ -26,6 +25,8 @@ use kube::{
     api::{ListParams, PostParams},
 };
 use netloss_api::{ChaosExperiment, ChaosExperimentHistory, DEFINITIONS, FINALIZER, PART_OF, PodStatus};
+use netloss_cluster::agents::{self, Agent};
+use netloss_cluster::observe::is_cleaned_since;
 use netloss_core::words::line;
 use std::collections::BTreeSet;
 
@@ -469,7 +470,7 @@ fn remains(entries: impl Iterator<Item = (String, PodStatus)>, pods: &[Pod], hid
     for (experiment, entry) in entries.filter(|(_, entry)| entry.may_keep_loss()) {
         let since = entry.ended_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
         let is_hidden = hidden.contains(&(entry.namespace.clone(), entry.name.clone()));
-        let is_there = is_hidden || pods.iter().any(|pod| agents::is_same(pod, &entry) && !agents::is_cleaned_since(pod, since));
+        let is_there = is_hidden || pods.iter().any(|pod| agents::is_same(pod, &entry) && !is_cleaned_since(pod, since));
         let is_known = found.iter().any(|known| known.entry.uid == entry.uid && known.entry.container == entry.container);
         if is_there && !is_known {
             found.push(Remains { experiment, entry });

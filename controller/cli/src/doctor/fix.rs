@@ -2,7 +2,6 @@
 
 use super::facts::{Facts, Remains, Stuck, is_stuck};
 use crate::{
-    agents::{self, Agent},
     connect::{Cluster, Scope},
     error::{Error, is_missing},
     freeze::STOP_LIMIT,
@@ -19,6 +18,8 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use netloss_api::{ChaosExperiment, FINALIZER, SentContainer};
+use netloss_cluster::agents::{self, Agent};
+use netloss_cluster::observe::is_cleaned_since;
 use netloss_contract::{CONTAINER_PREFIX, CleanupArgs, Event, Meant, Record};
 use netloss_core::{
     container::{image_to_send, repair_container},
@@ -74,7 +75,7 @@ async fn clean(cluster: &Cluster, remains: &Remains, ours: Option<&str>) -> Resu
     let pods = Api::<Pod>::namespaced(cluster.client.clone(), &entry.namespace);
     let pod = pods.get_opt(&entry.name).await.map_err(Error::api(format!("reading pod {name}")))?;
     let since = entry.ended_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
-    let is_meant = |pod: &Pod| agents::is_same(pod, entry) && !agents::is_cleaned_since(pod, since);
+    let is_meant = |pod: &Pod| agents::is_same(pod, entry) && !is_cleaned_since(pod, since);
     let Some(pod) = pod.filter(is_meant) else { return Ok(()) };
     let image = ours.map(|ours| image_to_send(&entry.image, ours).to_owned()).or_else(|| image_in(&pod, &entry.container));
     let image = image.ok_or_else(|| Error::Failed(format!("pod {name}: the agent's image is not known: delete the pod instead")))?;

@@ -3,6 +3,7 @@
 //! delete.
 
 use super::{fixtures::*, *};
+use crate::steps::{Step, steps};
 use netloss_api::{AS_REQUESTED, Outcome, PREFLIGHT, PodState, RECOVERED, RUN_REQUESTED, Stopping};
 use proptest::{collection::vec, prelude::*};
 use std::collections::BTreeSet;
@@ -46,9 +47,13 @@ enum Happening {
     Deleted,
 }
 
+/// A container that the kubelet has not begun with.
+fn waiting() -> AgentState {
+    AgentState::Waiting { made: false, reason: None, message: None }
+}
+
 fn happening() -> impl Strategy<Value = Happening> {
     let pod = 0..PODS;
-    let waiting = || AgentState::Waiting { made: false, reason: None, message: None };
     let state = prop_oneof![
         1 => Just(waiting()),
         1 => Just(AgentState::Waiting { made: false, reason: Some("ErrImagePull".to_owned()), message: None }),
@@ -308,51 +313,68 @@ impl Cluster {
             if until == Until::Write {
                 return Ok(());
             }
-            if let Some(next) = decision.status.clone() {
-                self.check_transition(&next)?;
-                self.status = Some(next);
-            }
-            let open = self.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way);
-            prop_assert!(!open || decision.requeue.is_some(), "whatever is waited for, there is a time to look again");
-            if until == Until::Patch {
-                return Ok(());
-            }
-            if let Some(finalizer) = decision.finalizer {
-                if decision.status.is_none() {
-                    self.finalized = finalizer && !self.deleting;
-                }
-                continue;
-            }
-            if !decision.preflight.is_empty() {
-                preflight = Some(self.preflight.clone());
-            }
-            let waiting = AgentState::Waiting { made: false, reason: None, message: None };
-            let stops = decision.stops.iter().map(|entry| (entry, entry.stop.as_ref()));
-            for (entry, sent) in stops.chain(decision.repairs.iter().map(|entry| (entry, entry.repair.as_ref()))) {
-                let pod = &mut self.pods[index(entry)];
-                prop_assert!(pod.agents.contains_key(&entry.container), "there is nobody to send it after");
-                if pod.refuses {
-                    refused.insert(entry.uid.clone(), PodView::SentRefused("no".to_owned()));
-                    continue;
-                }
-                prop_assert!(pod.sent.insert(sent.unwrap().container.clone(), waiting.clone()).is_none(), "sent twice");
-            }
-            for injection in &decision.injections {
-                let run = self.status.as_ref().and_then(|status| status.run).unwrap();
-                let pod = &mut self.pods[index(injection)];
-                if pod.refuses {
-                    refused.insert(injection.uid.clone(), PodView::Refused("no".to_owned()));
-                    continue;
-                }
-                prop_assert!(!pod.agents.contains_key(&injection.container), "patched twice");
-                prop_assert!(self.patched.insert((run, injection.uid.clone(), injection.attempt)), "two injections for one attempt");
-                pod.agents.insert(injection.container.clone(), (injection.clone(), waiting.clone(), AgentLog::Silent));
-                if until == Until::FirstPatch {
-                    return Ok(());
+            let before = self.status.clone();
+            for step in steps(&decision, before.as_ref(), false) {
+                match step {
+                    Step::Record | Step::GiveUp => {}
+                    Step::WriteStatus => {
+                        let next = decision.status.clone().unwrap_or_default();
+                        self.check_transition(&next)?;
+                        self.status = Some(next);
+                    }
+                    Step::Publish => {
+                        let open = self.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way);
+                        prop_assert!(!open || decision.requeue.is_some(), "whatever is waited for, there is a time to look again");
+                        if until == Until::Patch {
+                            return Ok(());
+                        }
+                    }
+                    Step::SetFinalizer(wanted) => self.finalized = wanted && !self.deleting,
+                    Step::Rest => return Ok(()),
+                    Step::Ask => preflight = Some(self.preflight.clone()),
+                    Step::SendAfter => self.send_after(&decision, &mut refused)?,
+                    Step::Inject => {
+                        if self.inject(&decision, &mut refused, until)? {
+                            return Ok(());
+                        }
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    fn send_after(&mut self, decision: &Decision, refused: &mut BTreeMap<String, PodView>) -> Result<(), TestCaseError> {
+        let stops = decision.stops.iter().map(|entry| (entry, entry.stop.as_ref()));
+        for (entry, sent) in stops.chain(decision.repairs.iter().map(|entry| (entry, entry.repair.as_ref()))) {
+            let pod = &mut self.pods[index(entry)];
+            prop_assert!(pod.agents.contains_key(&entry.container), "there is nobody to send it after");
+            if pod.refuses {
+                refused.insert(entry.uid.clone(), PodView::SentRefused("no".to_owned()));
+                continue;
+            }
+            prop_assert!(pod.sent.insert(sent.unwrap().container.clone(), waiting()).is_none(), "sent twice");
+        }
+        Ok(())
+    }
+
+    /// Whether the pass ends here, after the first patch.
+    fn inject(&mut self, decision: &Decision, refused: &mut BTreeMap<String, PodView>, until: Until) -> Result<bool, TestCaseError> {
+        for injection in &decision.injections {
+            let run = self.status.as_ref().and_then(|status| status.run).unwrap();
+            let pod = &mut self.pods[index(injection)];
+            if pod.refuses {
+                refused.insert(injection.uid.clone(), PodView::Refused("no".to_owned()));
+                continue;
+            }
+            prop_assert!(!pod.agents.contains_key(&injection.container), "patched twice");
+            prop_assert!(self.patched.insert((run, injection.uid.clone(), injection.attempt)), "two injections for one attempt");
+            pod.agents.insert(injection.container.clone(), (injection.clone(), waiting(), AgentLog::Silent));
+            if until == Until::FirstPatch {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether no loss can be left in a pod: it is gone, it has another network, or what was sent to remove the loss has.

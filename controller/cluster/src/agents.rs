@@ -1,5 +1,6 @@
 //! The agents that are in pods, whatever experiments say of them.
 
+use crate::observe::is_cleaned_since;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, EphemeralContainer, Pod};
 use kube::ResourceExt;
@@ -9,26 +10,38 @@ use netloss_core::targets;
 use serde_json::json;
 
 /// The version digit of a direct run's uid (RFC 9562, section 5.8: UUIDs of the application's own making).
-pub(super) const DIRECT: u8 = b'8';
+pub const DIRECT: u8 = b'8';
 
-/// An agent's container that has not ended.
+/// An agent's container.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Agent {
-    pub(super) namespace: String,
-    pub(super) pod: String,
-    pub(super) pod_uid: String,
-    pub(super) container: String,
+pub struct Agent {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The pod's uid.
+    pub pod_uid: String,
+    /// The container's name.
+    pub container: String,
     image: String,
     args: Vec<String>,
 }
 
-/// The agents of these pods that have not ended.
-pub(super) fn at_work(pods: &[Pod]) -> Vec<Agent> {
-    pods.iter().flat_map(of_pod).collect()
+/// The agents of these pods that are active: they have not ended, and may still begin or lose packets.
+#[must_use]
+pub fn active(pods: &[Pod], now: Timestamp) -> Vec<Agent> {
+    pods.iter().flat_map(|pod| active_in(pod, now)).collect()
+}
+
+/// The agents of this pod that are active.
+pub fn active_in(pod: &Pod, now: Timestamp) -> impl Iterator<Item = Agent> {
+    let active: Vec<String> = targets::active_containers(pod, now).map(|container| container.name.clone()).collect();
+    all(pod).filter(move |agent| active.contains(&agent.container))
 }
 
 /// The agents of these pods that have ended, did not say that their loss is gone, and were not cleaned up after.
-pub(super) fn ended_without_a_word(pods: &[Pod]) -> Vec<Agent> {
+#[must_use]
+pub fn ended_without_a_word(pods: &[Pod]) -> Vec<Agent> {
     let is_suspect = |pod: &Pod, agent: &Agent| {
         let Some(ended) = state(pod, &agent.container).and_then(|state| state.terminated.as_ref()) else { return false };
         let mut said = ended.message.iter().flat_map(|text| text.lines()).filter_map(Record::from_line);
@@ -37,10 +50,6 @@ pub(super) fn ended_without_a_word(pods: &[Pod]) -> Vec<Agent> {
         !is_told && !is_cleaned_since(pod, since)
     };
     pods.iter().flat_map(|pod| all(pod).filter(|agent| is_suspect(pod, agent)).collect::<Vec<_>>()).collect()
-}
-
-fn of_pod(pod: &Pod) -> Vec<Agent> {
-    all(pod).filter(|agent| state(pod, &agent.container).is_none_or(|state| state.terminated.is_none())).collect()
 }
 
 /// All agents of a pod whose network is there.
@@ -63,14 +72,16 @@ fn is_agent(container: &EphemeralContainer) -> bool {
 }
 
 /// What the kubelet says of an ephemeral container.
-pub(super) fn state<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerState> {
+#[must_use]
+pub fn state<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerState> {
     let statuses = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
     statuses.filter(|status| status.name == container).find_map(|status| status.state.as_ref())
 }
 
 impl Agent {
     /// `namespace/pod:container`.
-    pub(super) fn words(&self) -> String {
+    #[must_use]
+    pub fn words(&self) -> String {
         format!("{}/{}:{}", self.namespace, self.pod, self.container)
     }
 
@@ -79,27 +90,32 @@ impl Agent {
     }
 
     /// Uid of the experiment that it was injected for, as its run is named after it; none where a person named the run.
-    pub(super) fn owner(&self) -> Option<&str> {
+    #[must_use]
+    pub fn owner(&self) -> Option<&str> {
         self.argument("--run")?.rsplit_once('/').map(|(uid, _)| uid)
     }
 
     /// Whether `run --direct` has injected it: then no experiment has it. The API server's uids are UUIDs of version 4, those of direct runs of version 8.
-    pub(super) fn is_direct(&self) -> bool {
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
         self.owner().is_some_and(|uid| uid.len() == 36 && uid.as_bytes()[14] == DIRECT)
     }
 
     /// When its loss ends by itself, for a person.
-    pub(super) fn ends(&self) -> String {
+    #[must_use]
+    pub fn ends(&self) -> String {
         self.deadline().map_or_else(|| "at its time".to_owned(), |at| format!("at {at} at the latest"))
     }
 
     /// When it ends by itself at the latest, if it was told.
-    pub(super) fn deadline(&self) -> Option<Timestamp> {
+    #[must_use]
+    pub fn deadline(&self) -> Option<Timestamp> {
         self.argument("--deadline")?.parse().ok()
     }
 
     /// An experiment with this agent under way, as the controller would have it. None where no controller has named it.
-    pub(super) fn experiment(&self, now: Timestamp) -> Option<ChaosExperiment> {
+    #[must_use]
+    pub fn experiment(&self, now: Timestamp) -> Option<ChaosExperiment> {
         let (uid, run) = self.argument("--run")?.rsplit_once('/')?;
         let run: u32 = run.parse().ok()?;
         let attempt: u32 = self.container.rsplit_once("-a")?.1.parse().ok()?;
@@ -143,21 +159,24 @@ impl Agent {
     }
 }
 
-pub(super) use netloss_cluster::observe::is_cleaned_since;
-
 /// Whether a pod that is named in a status is this one, and its network still there.
-pub(super) fn is_same(pod: &Pod, entry: &PodStatus) -> bool {
+#[must_use]
+pub fn is_same(pod: &Pod, entry: &PodStatus) -> bool {
     pod.uid().as_deref() == Some(&entry.uid) && !matches!(targets::skip(pod, Timestamp::now()), Some(targets::Skip::Finished))
 }
 
-#[cfg(test)]
-pub(super) mod fixtures {
-    use super::*;
+/// An agent to test with.
+#[cfg(any(test, feature = "fixtures"))]
+pub mod fixtures {
+    use super::Agent;
+    use netloss_contract::container_name;
 
-    pub(crate) const UID: &str = "1b4e28ba-2fa1-41d2-883f-0016d3cca427";
+    /// An experiment's uid.
+    pub const UID: &str = "1b4e28ba-2fa1-41d2-883f-0016d3cca427";
 
     /// An active agent of the first run of this experiment.
-    pub(crate) fn agent(uid: &str) -> Agent {
+    #[must_use]
+    pub fn agent(uid: &str) -> Agent {
         Agent {
             namespace: "n".to_owned(),
             pod: "p".to_owned(),
@@ -193,19 +212,18 @@ mod tests {
 
     #[test]
     fn an_active_agent_says_whose_it_is() {
-        let agents = at_work(&[pod(&json!({ "running": {} }))]);
+        let agents = active(&[pod(&json!({ "running": {} }))], at(0));
         assert_eq!(agents.len(), 1);
         assert_eq!((agents[0].words().as_str(), agents[0].deadline()), ("n/p:network-loss-1b4e28ba2fa1-r3-a1", Some(at(300))));
-        assert!(at_work(&[pod(&json!({ "terminated": { "exitCode": 0 } }))]).is_empty());
+        assert!(active(&[pod(&json!({ "terminated": { "exitCode": 0 } }))], at(0)).is_empty());
         let object = agents[0].experiment(at(0)).unwrap();
         assert_eq!((object.uid().as_deref(), object.status.as_ref().unwrap().run), (Some(UID), Some(3)));
         assert_eq!((agents[0].owner(), agents[0].is_direct()), (Some(UID), false));
-        assert!(fixtures::agent(&crate::direct::uid()).is_direct());
     }
 
     #[test]
     fn what_no_controller_has_named_is_not_taken_for_its_own() {
-        let mut agent = at_work(&[pod(&json!({ "running": {} }))]).remove(0);
+        let mut agent = active(&[pod(&json!({ "running": {} }))], at(0)).remove(0);
         agent.container = "network-loss-by-hand".to_owned();
         assert_eq!(agent.experiment(at(0)), None);
     }
@@ -226,5 +244,26 @@ mod tests {
         };
         assert!(is_cleaned_since(&with(0), at(0)));
         assert!(!is_cleaned_since(&with(7), at(0)) && !is_cleaned_since(&with(0), at(301)));
+    }
+
+    #[test]
+    fn an_agent_is_active_until_it_or_its_pod_has_ended() {
+        let last = |phase: &str, args: serde_json::Value, state: serde_json::Value| {
+            let name = "network-loss-abc-r1-a1";
+            let pod = json!({
+                "metadata": { "name": "p", "namespace": "n" },
+                "spec": { "containers": [], "ephemeralContainers": [{ "name": name, "args": args }] },
+                "status": { "phase": phase, "ephemeralContainerStatuses": [
+                    { "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state },
+                ] },
+            });
+            active(&[serde_json::from_value(pod).unwrap()], at(0)).pop()
+        };
+        let running = json!({ "running": {} });
+        let agent = last("Running", json!(["run"]), running.clone()).unwrap();
+        assert_eq!(agent.words(), "n/p:network-loss-abc-r1-a1");
+        assert_eq!(last("Running", json!(["run"]), json!({ "terminated": { "exitCode": 0 } })), None);
+        assert_eq!(last("Failed", json!(["run"]), running.clone()), None);
+        assert_eq!(last("Running", json!(["tc qdisc add"]), running), None, "another tool's");
     }
 }
