@@ -406,7 +406,7 @@ pub fn report(bytes: &[u8]) {
         assert_eq!(other(&decision).or(other(&without)), other(&without).or(other(&decision)), "another pod's state");
         fit_to_be_written(&decision);
         if let Some(after) = decision.status {
-            metrics.record(&Recorded { namespace: "n", events: &decision.events, safety: None }, Some(&status), &after, now);
+            metrics.record(&Recorded { namespace: "n", events: &decision.events, refusal: None }, Some(&status), &after, now);
             status = after;
         }
         let entry = status.pods.iter().find(|pod| pod.uid == "pod-0").expect("it is there");

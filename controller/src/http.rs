@@ -267,7 +267,7 @@ mod tests {
                 }
                 let (said, took) = probe(address);
                 assert!(said.starts_with("HTTP/1.1 200") && said.ends_with("here"), "{said}");
-                assert!(took < Duration::from_secs(1), "a probe waited {took:?}");
+                assert!(took < READ_LIMIT, "a probe waited {took:?}, as long as it takes to be rid of one of them");
             }
         };
         tokio::task::spawn_blocking(clients).await.unwrap();

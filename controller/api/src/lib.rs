@@ -28,4 +28,6 @@ pub use plan::{ChaosExperimentPlan, ChaosExperimentPlanSpec, PlannedArguments};
 pub use pod::{AskedLoss, ObservedInterval, ObservedLoss, ObservedTraffic, Outcome, PodState, PodStatus, SentContainer};
 pub use reference::page as reference;
 pub use spec::{ChaosExperiment, ChaosExperimentSpec, LossModelSpec, MAX_LOSS_PERCENTAGE, RetryBackoff, TimeWindow, WindowKind};
-pub use status::{AS_REQUESTED, ChaosExperimentStatus, LOSS_MAY_REMAIN, NOT_ASKED, PREFLIGHT, Phase, RECOVERED, RUN_REQUESTED, Stopping};
+pub use status::{
+    ACCEPTED, AS_REQUESTED, ChaosExperimentStatus, LOSS_MAY_REMAIN, NOT_ASKED, PREFLIGHT, Phase, RECOVERED, RUN_REQUESTED, Stopping,
+};

@@ -61,7 +61,8 @@ pub struct ChaosExperimentStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopping: Option<Stopping>,
 
-    /// Each is set from the first visit. Preflight: whether the API server admits the agent. Recovered: whether no loss of this experiment is in
+    /// Each is set from the first visit. Accepted: whether the run was begun; where it was refused, its reason says why, such as NoEligiblePods, Production
+    /// or Frozen. Preflight: whether the API server admits the agent. Recovered: whether no loss of this experiment is in
     /// any pod. AsRequested: whether the measured loss is the requested one, within chance. RunRequested: whether another run was requested by
     /// the annotation chaos.gushchin.dev/run-requested-at and has not begun.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -162,6 +163,8 @@ impl Stopping {
     }
 }
 
+/// The condition that says whether the run was begun, or why not.
+pub const ACCEPTED: &str = "Accepted";
 /// The condition that says whether the API server admits the agent.
 pub const PREFLIGHT: &str = "Preflight";
 /// The condition that says whether no loss of this experiment is in any pod.

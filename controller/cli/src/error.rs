@@ -11,6 +11,9 @@ pub(super) enum Error {
     /// Refused, by the cluster or for safety, or failed.
     #[error("{0}")]
     Failed(String),
+    /// The cluster has no definition of netloss's objects.
+    #[error("{0}")]
+    NotInstalled(String),
     /// The API server does not allow it.
     #[error("{0}")]
     Forbidden(String),
@@ -41,7 +44,7 @@ impl Error {
     /// The exit code for it.
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Self::Failed(_) | Self::Forbidden(_) | Self::Unanswered(_) => Exit::Failed,
+            Self::Failed(_) | Self::NotInstalled(_) | Self::Forbidden(_) | Self::Unanswered(_) => Exit::Failed,
             Self::NotAsAsked(_) => Exit::NotAsAsked,
             Self::TimedOut(_) => Exit::TimedOut,
             Self::LossMayRemain(_) => Exit::LossMayRemain,
@@ -59,6 +62,8 @@ impl Error {
             let words = line(&of_api(&what, &error));
             if is_forbidden(&error) {
                 Self::Forbidden(words)
+            } else if is_undefined(&error) {
+                Self::NotInstalled(words)
             } else if listing::may_pass(&error) {
                 Self::Unanswered(words)
             } else {
@@ -100,6 +105,12 @@ pub(super) fn is_missing(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
+/// Whether the API server knows no such kind of object: then it names none in its answer (apiserver, `errors.NewGenericServerResponse`), or answers with a page.
+fn is_undefined(error: &kube::Error) -> bool {
+    let words = ["could not find the requested resource", "404 page not found"];
+    matches!(error, kube::Error::Api(status) if status.code == 404 && words.iter().any(|words| status.message.contains(words)))
+}
+
 /// What was tried, what came back, and what to do about it.
 fn of_api(what: &str, error: &kube::Error) -> String {
     match error {
@@ -114,10 +125,7 @@ fn of_api(what: &str, error: &kube::Error) -> String {
         kube::Error::Api(status) if status.code == 401 => {
             format!("{what}: the API server does not know you: {}: log in again, or use another --context", status.message)
         }
-        kube::Error::Api(status) if status.code == 404 && status.message.contains("could not find the requested resource") => {
-            format!("{what}: this cluster has no definition of ChaosExperiment: install netloss (kubectl apply -k config/default)")
-        }
-        kube::Error::Api(status) if status.code == 404 && status.message.starts_with("404 page not found") => {
+        _ if is_undefined(error) => {
             format!("{what}: this cluster has no definition of ChaosExperiment: install netloss (kubectl apply -k config/default)")
         }
         kube::Error::Api(status) if status.message.contains("failed calling webhook") => format!(

@@ -366,6 +366,7 @@ fn way_out(said: &mut Explanation, target: &str, words: &str) {
 mod tests {
     use super::*;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use netloss_api::ACCEPTED;
     use netloss_api::ObservedLoss;
     use netloss_contract::{PerDirection, Traffic};
     use netloss_core::machine::fixtures::{at, entry, planned, spec};
@@ -436,7 +437,8 @@ mod tests {
         refused.set_condition(PREFLIGHT, "False", "Refused", "pods \"a\" is forbidden: violates PodSecurity \"baseline\"", at(0));
         assert!(of(refused, &facts()).contains("pod-security.kubernetes.io/enforce=privileged"));
         assert!(of(phase(Phase::Failed, vec![]), &facts()).contains("change the spec as the message says"));
-        let nobody = ChaosExperimentStatus { message: Some("No eligible pods: none".to_owned()), ..phase(Phase::Failed, vec![]) };
+        let mut nobody = phase(Phase::Failed, vec![]);
+        nobody.set_condition(ACCEPTED, "False", "NoEligiblePods", "No eligible pods: none", at(0));
         assert!(of(nobody, &facts()).contains("kubectl get pods -n n --show-labels"));
         assert!(of(phase(Phase::Failed, vec![ended(Outcome::NeverStarted)]), &facts()).contains("kubectl describe pod -n n`"));
     }

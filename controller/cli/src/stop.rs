@@ -154,7 +154,7 @@ fn worse(one: Result<(), Error>, other: Result<(), Error>) -> Result<(), Error> 
         Error::LossMayRemain(_) => 5,
         Error::TimedOut(_) => 4,
         Error::Interrupted(_) => 3,
-        Error::Failed(_) | Error::Forbidden(_) | Error::Unanswered(_) => 2,
+        Error::Failed(_) | Error::NotInstalled(_) | Error::Forbidden(_) | Error::Unanswered(_) => 2,
         Error::NotAsAsked(_) | Error::LossDiffers(_) | Error::Closed => 1,
     };
     match (one, other) {

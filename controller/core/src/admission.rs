@@ -2,8 +2,9 @@
 
 use crate::{
     machine::{Experiment, Settings, check, run_request, too_large_a_share},
+    refusal::{Refusal, RefusalReason},
     schedule::Schedule,
-    targets::{self, CONTAINER_LIMIT, Candidate, NamespaceFacts, RESERVED, Refusal, Safety, Skip},
+    targets::{self, CONTAINER_LIMIT, Candidate, NamespaceFacts, RESERVED, Skip},
     windows::{Access, Windows},
     words::{line, shortened, some_of},
 };
@@ -43,8 +44,8 @@ pub struct Seen {
 pub struct Verdict {
     /// Why it is refused, if it is.
     pub refusal: Option<String>,
-    /// The safety that it is refused for, where that is counted.
-    pub safety: Option<Safety>,
+    /// The kind of that refusal.
+    pub reason: Option<RefusalReason>,
     /// What there is to say about it otherwise.
     pub warnings: Vec<String>,
 }
@@ -55,29 +56,30 @@ pub fn judge(experiment: &Experiment<'_>, operation: Operation, seen: &Seen, now
     // They repeat what somebody wrote, and are shown on terminals and in logs.
     let plain = |words: &String| shortened(line(words), LONGEST);
     match refusal(experiment, operation, seen, now, settings) {
-        Some(Refusal { safety, words }) => Verdict { refusal: Some(plain(&words)), safety, ..Verdict::default() },
+        Some(Refusal { reason, words }) => Verdict { refusal: Some(plain(&words)), reason: Some(reason), ..Verdict::default() },
         None => Verdict { warnings: warnings(experiment, seen, now, settings).iter().map(plain).collect(), ..Verdict::default() },
     }
 }
 
 fn refusal(experiment: &Experiment<'_>, operation: Operation, seen: &Seen, now: Timestamp, settings: &Settings) -> Option<Refusal> {
     let (own, spec) = (experiment.namespace, experiment.spec);
-    if let Err(refusal) = check(experiment, settings) {
-        return Some(refusal.into());
+    if let Err(words) = check(experiment, settings) {
+        return Some(Refusal::invalid(words));
     }
-    if let Some(Err(refusal)) = experiment.requested.map(run_request) {
-        return Some(refusal.into());
+    if let Some(Err(words)) = experiment.requested.map(run_request) {
+        return Some(Refusal::invalid(words));
     }
     let namespace = spec.target_namespace(own);
     let Some(facts) = &seen.namespace else {
-        return Some(format!("spec.namespace is \"{namespace}\", and there is no such namespace: give one that is there").into());
+        let words = format!("spec.namespace is \"{namespace}\", and there is no such namespace: give one that is there");
+        return Some(Refusal::new(RefusalReason::NamespaceNotFound, words));
     };
     if namespace != own && !seen.may_act {
-        return Some(format!(
+        let words = format!(
             "spec.namespace is \"{namespace}\", and you may not act on its pods: that takes the right to patch pods/ephemeralcontainers there, or leave \
              spec.namespace out"
-        )
-        .into());
+        );
+        return Some(Refusal::new(RefusalReason::NamespaceNotAllowed, words));
     }
     // Who may act there was just settled, for this request.
     let asked = Settings { trusts_admission: true, ..settings.clone() };
@@ -85,15 +87,18 @@ fn refusal(experiment: &Experiment<'_>, operation: Operation, seen: &Seen, now: 
         return Some(refusal);
     }
     if let Some(reason) = seen.freeze.as_ref().filter(|_| begins_at_once(spec, now)) {
-        return Some(format!("All experiments are frozen: {reason}; try again when they no longer are").into());
+        return Some(Refusal::new(
+            RefusalReason::Frozen,
+            format!("All experiments are frozen: {reason}; try again when they no longer are"),
+        ));
     }
     if let Some(pod) = seen.rival.as_deref().filter(|_| operation == Operation::Create) {
-        return Some(format!("{}, then apply this one again", targets::rival(pod)).into());
+        return Some(Refusal::new(RefusalReason::AnotherController, format!("{}, then apply this one again", targets::rival(pod))));
     }
     let eligible = eligible(seen);
     // An edit goes through even where no pod is left, or else nothing about the experiment could be put right.
     if eligible == 0 && operation == Operation::Create && begins_at_once(spec, now) {
-        return Some(targets::no_eligible_pods(&spec.selector, namespace, &seen.pods).into());
+        return Some(targets::no_eligible_pods(&spec.selector, namespace, &seen.pods));
     }
     let count = (spec.count as usize).min(eligible);
     let max = spec.max_percentage.filter(|max| count * 100 > eligible * *max as usize)?;

@@ -1,13 +1,13 @@
 //! The record of a run: what goes into it, and its name.
 
-use crate::words::brief;
+use crate::{refusal::RefusalReason, words::brief};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{ResourceExt, core::ObjectMeta};
 use netloss_api::{
-    AS_REQUESTED, AffectedResource, Audit, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentHistorySpec, ChaosExperimentStatus,
-    EXPERIMENT_LABEL, ErrorDetails, Execution, ExperimentRef, FailureReason, NAME_LABEL, Outcome, PREFLIGHT, Phase, PodStatus,
-    REMAINS_LABEL, RunResult, SHORTENED_ANNOTATION, order::rank,
+    ACCEPTED, AS_REQUESTED, AffectedResource, Audit, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentHistorySpec,
+    ChaosExperimentStatus, EXPERIMENT_LABEL, ErrorDetails, Execution, ExperimentRef, FailureReason, NAME_LABEL, Outcome, PREFLIGHT, Phase,
+    PodStatus, REMAINS_LABEL, RunResult, SHORTENED_ANNOTATION, order::rank,
 };
 use std::collections::BTreeMap;
 
@@ -31,7 +31,8 @@ pub fn result(status: &ChaosExperimentStatus) -> RunResult {
 /// Of what kind that is which a failed run failed of.
 #[must_use]
 pub fn failure_reason(status: &ChaosExperimentStatus) -> FailureReason {
-    let message = status.message.as_deref().unwrap_or_default();
+    let refused_for =
+        |reason: RefusalReason| status.condition(ACCEPTED).is_some_and(|is| is.status == "False" && is.reason == reason.to_string());
     let any = |outcome| status.pods.iter().any(|pod| pod.outcome == Some(outcome));
     if status.condition(PREFLIGHT).is_some_and(|is| is.status == "False") {
         FailureReason::PermissionDenied
@@ -39,7 +40,7 @@ pub fn failure_reason(status: &ChaosExperimentStatus) -> FailureReason {
         FailureReason::ExecutionError
     } else if any(Outcome::NeverStarted) {
         FailureReason::Timeout
-    } else if message.starts_with("No eligible pods") {
+    } else if refused_for(RefusalReason::NoEligiblePods) {
         FailureReason::ResourceNotFound
     } else if status.pods.is_empty() {
         FailureReason::ValidationError
@@ -255,6 +256,9 @@ mod tests {
         assert_eq!(result(&over(Phase::Failed, vec![])), RunResult::Failure);
         assert_eq!(failure_reason(&over(Phase::Failed, vec![pod(Outcome::NeverStarted)])), FailureReason::Timeout);
         assert_eq!(failure_reason(&over(Phase::Failed, vec![])), FailureReason::ValidationError);
+        let mut refused = over(Phase::Failed, vec![]);
+        refused.set_condition(ACCEPTED, "False", "NoEligiblePods", "in any words", at(0));
+        assert_eq!(failure_reason(&refused), FailureReason::ResourceNotFound);
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod admission;
 pub mod container;
 pub mod history;
 pub mod machine;
+pub mod refusal;
 pub mod schedule;
 pub mod steps;
 pub mod stored;

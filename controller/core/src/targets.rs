@@ -1,6 +1,10 @@
 //! Which pods an experiment may act on, and which of them it takes.
 
-use crate::{machine::Settings, words::some_of};
+use crate::{
+    machine::Settings,
+    refusal::{Refusal, RefusalReason},
+    words::some_of,
+};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, EphemeralContainer, Pod};
 use kube::core::ObjectMeta;
@@ -266,30 +270,6 @@ impl NamespaceFacts {
     }
 }
 
-/// Why something is not done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// The safety that stands against it, where that is counted.
-    pub safety: Option<Safety>,
-    /// In words.
-    pub words: String,
-}
-
-/// What an experiment is refused for, apart from not being one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Safety {
-    /// A production namespace, without consent.
-    Production,
-    /// A larger share of the pods than `spec.maxPercentage`.
-    Percentage,
-}
-
-impl<T: Into<String>> From<T> for Refusal {
-    fn from(words: T) -> Self {
-        Self { safety: None, words: words.into() }
-    }
-}
-
 /// Why no pod of the namespace may be acted on, if so, for an experiment of the namespace `own`.
 #[must_use]
 pub fn refusal(facts: &NamespaceFacts, namespace: &str, own: &str, allow_production: bool, settings: &Settings) -> Option<Refusal> {
@@ -297,7 +277,7 @@ pub fn refusal(facts: &NamespaceFacts, namespace: &str, own: &str, allow_product
         let words = format!(
             "spec.namespace is \"{namespace}\", which netloss's controller may not look at ({why}): name a namespace that it watches"
         );
-        return Some(words.into());
+        return Some(Refusal::new(RefusalReason::NamespaceNotAllowed, words));
     }
     if namespace != own && !settings.trusts_admission && !facts.allows(own) {
         let words = format!(
@@ -305,14 +285,15 @@ pub fn refusal(facts: &NamespaceFacts, namespace: &str, own: &str, allow_product
              or annotate that namespace with {ALLOW_FROM_ANNOTATION}: {own} (its author's right, where the webhook has asked for it, counts for runs that \
              begin within an hour of its creation)"
         );
-        return Some(words.into());
+        return Some(Refusal::new(RefusalReason::NamespaceNotAllowed, words));
     }
     if facts.excluded {
-        return Some(format!("No eligible pods: the namespace \"{namespace}\" carries the label {EXCLUDE_LABEL}").into());
+        let words = format!("No eligible pods: the namespace \"{namespace}\" carries the label {EXCLUDE_LABEL}");
+        return Some(Refusal::new(RefusalReason::NoEligiblePods, words));
     }
     let why = facts.production.as_ref().filter(|_| !allow_production)?;
     let words = format!("\"{namespace}\" is a production namespace by {why}: set spec.allowProduction: true if it is meant");
-    Some(Refusal { safety: Some(Safety::Production), words })
+    Some(Refusal::new(RefusalReason::Production, words))
 }
 
 /// Why nothing is begun while k8s-chaos's controller runs in this pod.
@@ -323,17 +304,18 @@ pub fn rival(pod: &str) -> String {
 
 /// Why there is nobody to act on.
 #[must_use]
-pub fn no_eligible_pods(selector: &BTreeMap<String, String>, namespace: &str, pods: &[Candidate]) -> String {
+pub fn no_eligible_pods(selector: &BTreeMap<String, String>, namespace: &str, pods: &[Candidate]) -> Refusal {
+    let refusal = |words: String| Refusal::new(RefusalReason::NoEligiblePods, words);
     let labels = selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
     if pods.is_empty() {
-        return format!("No eligible pods: none in the namespace \"{namespace}\" has the labels {labels}");
+        return refusal(format!("No eligible pods: none in the namespace \"{namespace}\" has the labels {labels}"));
     }
     let first = pods.iter().filter_map(|pod| pod.skip.as_ref().map(|skip| format!("{}: {skip}", pod.target.name)));
     let reasons = some_of(first);
-    format!(
+    refusal(format!(
         "No eligible pods: none of the {} in the namespace \"{namespace}\" with the labels {labels} may be acted on ({reasons})",
         pods.len()
-    )
+    ))
 }
 
 /// How long after the deadline in its arguments a container that never started may still be taken to start: clocks differ by less.

@@ -133,7 +133,7 @@ async fn reviewed(webhook: &Webhook, looks: &Looks, review: &Review, asked: Aske
     let experiment = asked.experiment();
     let seen = look(&webhook.client, &experiment, review.user(), &webhook.settings).await?;
     let verdict = judge(&experiment, asked.operation, &seen, (webhook.clock)(), &webhook.settings);
-    webhook.metrics.refused(verdict.safety, experiment.spec.target_namespace(&asked.namespace));
+    webhook.metrics.refused(verdict.reason, experiment.spec.target_namespace(&asked.namespace));
     let (namespace, name, refusal) = (&asked.namespace, review.name(), verdict.refusal.as_deref());
     info!(namespace, name, user = review.user().username, refusal, warnings = verdict.warnings.len(), "reviewed");
     Ok(Some(review.answered(verdict)))

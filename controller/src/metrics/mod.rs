@@ -14,7 +14,7 @@ use netloss_contract::Ttl;
 use netloss_core::{
     history,
     machine::{EventRecord, Live},
-    targets::Safety,
+    refusal::RefusalReason,
 };
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
@@ -174,15 +174,15 @@ impl Metrics {
                 _ => {}
             }
         }
-        self.refused(at.safety, namespace);
+        self.refused(at.refusal, namespace);
     }
 
     /// Counts a refusal.
-    pub fn refused(&self, safety: Option<Safety>, namespace: &str) {
-        match safety {
-            Some(Safety::Production) => self.production_blocks.with_label_values(&[ACTION, namespace]).inc(),
-            Some(Safety::Percentage) => self.percentage_violations.with_label_values(&[ACTION, namespace]).inc(),
-            None => {}
+    pub fn refused(&self, refusal: Option<RefusalReason>, namespace: &str) {
+        match refusal {
+            Some(RefusalReason::Production) => self.production_blocks.with_label_values(&[ACTION, namespace]).inc(),
+            Some(RefusalReason::TooLargeAShare) => self.percentage_violations.with_label_values(&[ACTION, namespace]).inc(),
+            _ => {}
         }
     }
 
@@ -308,7 +308,7 @@ pub struct Recorded<'a> {
     /// What was told.
     pub events: &'a [EventRecord],
     /// What was refused.
-    pub safety: Option<Safety>,
+    pub refusal: Option<RefusalReason>,
 }
 
 /// When the loss was to end by itself, if it was in place.
@@ -362,8 +362,8 @@ mod tests {
             note: String::new(),
         };
         let events = [event("DryRun"), event("Skipped")];
-        metrics.record(&Recorded { namespace: "n", events: &events, safety: Some(Safety::Production) }, None, &over, at(0));
-        metrics.refused(Some(Safety::Percentage), "n");
+        metrics.record(&Recorded { namespace: "n", events: &events, refusal: Some(RefusalReason::Production) }, None, &over, at(0));
+        metrics.refused(Some(RefusalReason::TooLargeAShare), "n");
         metrics.history_written("failure");
         metrics.history_deleted("retention_limit");
         metrics.history_counted("n", "x", 1);
@@ -449,7 +449,7 @@ mod tests {
             affected_pods: vec![format!("n/a:{}", entry().container)],
             ..planned.clone()
         };
-        let at_n = Recorded { namespace: "n", events: &[], safety: None };
+        let at_n = Recorded { namespace: "n", events: &[], refusal: None };
         metrics.record(&at_n, Some(&planned), &after, at(1));
         metrics.record(&at_n, Some(&after), &after, at(2));
         let text = metrics.text(at(2)).unwrap();

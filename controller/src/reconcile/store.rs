@@ -92,7 +92,7 @@ impl Store for Stored<'_> {
             // What goes on is not to wait for what went wrong before it.
             self.context.backoff.succeeded(&object.uid().unwrap_or_default());
             let namespace = object.spec.target_namespace(&self.namespace);
-            let recorded = Recorded { namespace, events: &decision.events, safety: decision.safety };
+            let recorded = Recorded { namespace, events: &decision.events, refusal: decision.refusal };
             self.context.metrics.record(&recorded, object.status.as_ref(), &status, now);
         }
         Ok(written)

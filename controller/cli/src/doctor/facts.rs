@@ -379,7 +379,7 @@ impl InPods {
             }
             Err(Error::Forbidden(words)) => Ok(Self { unseen: Some(words), ..Self::default() }),
             // Without the definition there is no experiment either, which is told of elsewhere.
-            Err(Error::Failed(words)) if words.contains("no definition of ChaosExperiment") => Ok(Self::default()),
+            Err(Error::NotInstalled(_)) => Ok(Self::default()),
             other => other,
         }
     }

@@ -7,6 +7,7 @@ use super::{
     rest, summary,
 };
 use crate::{
+    refusal::{Refusal, RefusalReason},
     schedule::Schedule,
     windows::{Access, Windows},
 };
@@ -37,14 +38,14 @@ pub(super) fn hold(experiment: &Experiment<'_>, why: Begin, now: Timestamp, sett
             None => look_again(now, *due),
         });
     }
-    if let Err(refusal) = check(experiment, settings) {
-        return Some(fail(experiment, why, now, refusal, Vec::new(), false));
+    if let Err(words) = check(experiment, settings) {
+        return Some(fail(experiment, why, now, Refusal::invalid(words), Vec::new(), false));
     }
     if matches!(why, Begin::Retry | Begin::Resume)
         && let Some(end) = status.and_then(|status| rest::end_of_run(experiment, status))
         && now >= end
     {
-        return Some(fail(experiment, why, now, "spec.experimentDuration is over", Vec::new(), false));
+        return Some(fail(experiment, why, now, rest::time_is_over(), Vec::new(), false));
     }
     if let (Begin::Retry, Some(status)) = (why, status)
         && let Some(Time(at)) = &status.next_retry_time
@@ -76,8 +77,8 @@ pub(super) fn hold(experiment: &Experiment<'_>, why: Begin, now: Timestamp, sett
                 return Some(wait(experiment, why, message, Some(opens), now));
             }
             Access::Closed(None) => {
-                let message = "none of spec.timeWindows opens within a week: give one that is still to come".to_owned();
-                return Some(fail(experiment, why, now, message, Vec::new(), false));
+                let words = "none of spec.timeWindows opens within a week: give one that is still to come";
+                return Some(fail(experiment, why, now, Refusal::new(RefusalReason::NoTimeWindow, words), Vec::new(), false));
             }
         },
     }

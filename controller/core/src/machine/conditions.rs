@@ -3,7 +3,7 @@
 
 use super::{Decision, Experiment, plain, requested, rest};
 use jiff::Timestamp;
-use netloss_api::{AS_REQUESTED, ChaosExperimentStatus, NOT_ASKED, PREFLIGHT, RUN_REQUESTED};
+use netloss_api::{ACCEPTED, AS_REQUESTED, ChaosExperimentStatus, NOT_ASKED, PREFLIGHT, RUN_REQUESTED};
 
 /// The decision with all conditions in its status. They are written alone where nothing else changes.
 pub(super) fn completed(experiment: &Experiment<'_>, decision: Decision, now: Timestamp) -> Decision {
@@ -15,6 +15,7 @@ pub(super) fn completed(experiment: &Experiment<'_>, decision: Decision, now: Ti
 
 fn complete(experiment: &Experiment<'_>, status: &mut ChaosExperimentStatus, now: Timestamp) {
     rest::set_recovered(status, now);
+    set_accepted(status, now);
     if status.condition(PREFLIGHT).is_none() {
         status.set_condition(PREFLIGHT, "Unknown", NOT_ASKED, "the API server was not asked whether it admits the agent", now);
     }
@@ -29,6 +30,20 @@ fn complete(experiment: &Experiment<'_>, status: &mut ChaosExperimentStatus, now
         // As it is stored, so that nothing differs at the next visit.
         plain(&mut condition.message);
     }
+}
+
+/// A refusal stays until another attempt begins.
+fn set_accepted(status: &mut ChaosExperimentStatus, now: Timestamp) {
+    if status.condition(ACCEPTED).is_some_and(|is| is.status == "False") {
+        return;
+    }
+    let has_begun = !status.pods.is_empty() || status.completed_at.is_some();
+    let (value, reason, words) = if has_begun {
+        ("True", "Begun", "nothing stood against this run when it began")
+    } else {
+        ("Unknown", "NotBegun", "the run has not begun")
+    };
+    status.set_condition(ACCEPTED, value, reason, words, now);
 }
 
 fn set_run_requested(experiment: &Experiment<'_>, status: &mut ChaosExperimentStatus, now: Timestamp) {

@@ -8,10 +8,7 @@ use super::{
     pod::{Follower, PutIn, Step, is_of_run},
     rest, summary,
 };
-use crate::{
-    targets::{self, Refusal},
-    words::brief,
-};
+use crate::{refusal::Refusal, targets, words::brief};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use netloss_api::{ChaosExperimentStatus, Outcome, PREFLIGHT, Phase, PodStatus, Stopping};
@@ -68,7 +65,7 @@ pub(super) fn follow(
             Some(PutIn::Repair) => decision.repairs.push(entry.clone()),
             None => {}
         }
-        decision.safety = decision.safety.or(step.safety);
+        decision.refusal = decision.refusal.or(step.refused);
         if step.adopted {
             // The container of a resumption follows the one before it, so that there are no more of them than pods.
             let pod = format!("{}:", entry.display_name());

@@ -47,7 +47,8 @@ pub use requested::is_waiting as is_run_requested;
 pub use requested::run_request;
 
 use crate::{
-    targets::{Candidate, NamespaceFacts, Safety, Skip},
+    refusal::RefusalReason,
+    targets::{Candidate, NamespaceFacts, Skip},
     words::{acts, line, shortened},
 };
 use jiff::Timestamp;
@@ -319,8 +320,8 @@ pub struct Decision {
     pub stops: Vec<PodStatus>,
     /// Pods to put a container into that takes away what an agent left. Each is an entry of the status that was read.
     pub repairs: Vec<PodStatus>,
-    /// The safety that stood against a run, if one did.
-    pub safety: Option<Safety>,
+    /// Why a run, or an agent, was refused, if one was.
+    pub refusal: Option<RefusalReason>,
     /// When to look again, if nothing happens before.
     pub requeue: Option<Duration>,
 }

@@ -8,14 +8,15 @@ use super::{
     requested, rest, summary,
 };
 use crate::{
+    refusal::{Refusal, RefusalReason},
     stored::{self, LARGEST_WHOLE},
-    targets::{self, Candidate, Refusal, Safety},
+    targets::{self, Candidate},
     windows::{Access, Windows},
     words::some_of,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netloss_api::{ChaosExperimentStatus, Phase, PodState, PodStatus};
+use netloss_api::{ACCEPTED, ChaosExperimentStatus, Phase, PodState, PodStatus};
 use netloss_contract::{Ttl, container_name};
 use std::{collections::BTreeSet, time::Duration};
 
@@ -29,7 +30,7 @@ const RERUN: &str = "request another run (kubectl netloss rerun)";
 pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings, now: Timestamp, settings: &Settings) -> Decision {
     let request = match check(experiment, settings) {
         Ok(request) => request,
-        Err(refusal) => return fail(experiment, why, now, refusal, Vec::new(), false),
+        Err(words) => return fail(experiment, why, now, Refusal::invalid(words), Vec::new(), false),
     };
     if let Some(held) = held_back(experiment, why, seen, now, settings) {
         return held;
@@ -54,7 +55,7 @@ pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings,
     }
     let until = last_moment(experiment, &status, now);
     if until.is_some_and(|until| until <= now) {
-        return fail(experiment, why, now, "spec.experimentDuration is over", told, false);
+        return fail(experiment, why, now, rest::time_is_over(), told, false);
     }
     let planned = Planned { request: &request, run, attempt, now, until, settings };
     let entries: Vec<PodStatus> = chosen.iter().map(|(pod, ttl)| planned.freeze(experiment, pod, *ttl)).collect();
@@ -76,7 +77,7 @@ pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings,
         let message = format!(
             "what is to be done in {count} pods takes {bytes} bytes of status, and at most {LARGEST_WHOLE} are kept for that: {way_out}"
         );
-        return fail(experiment, why, now, message, told, false);
+        return fail(experiment, why, now, Refusal::new(RefusalReason::TooLargeAStatus, message), told, false);
     }
     // The write itself makes the controller look again; the time is for the case that it does not hear of it.
     Decision { status: Some(status), events: told, requeue: Some(Duration::from_secs(1)), ..Decision::default() }
@@ -86,13 +87,16 @@ pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings,
 fn held_back(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings, now: Timestamp, settings: &Settings) -> Option<Decision> {
     let spec = experiment.spec;
     let namespace = spec.target_namespace(experiment.namespace);
-    let frozen = seen.freeze.as_ref().map(|reason| format!("All experiments are frozen: {reason}; when they no longer are, {RERUN}"));
-    let rival = || seen.rival.as_deref().map(|pod| format!("{}, then {RERUN}", targets::rival(pod)));
-    if let Some(message) = frozen.or_else(rival) {
+    let frozen = seen.freeze.as_ref().map(|reason| {
+        let words = format!("All experiments are frozen: {reason}; when they no longer are, {RERUN}");
+        Refusal::new(RefusalReason::Frozen, words)
+    });
+    let rival = |pod: &String| Refusal::new(RefusalReason::AnotherController, format!("{}, then {RERUN}", targets::rival(pod)));
+    if let Some(refusal) = frozen.or_else(|| seen.rival.as_ref().map(rival)) {
         return Some(if why == Begin::Tick {
-            miss(experiment, now, &message)
+            miss(experiment, now, &refusal.words)
         } else {
-            fail(experiment, why, now, message, Vec::new(), false)
+            fail(experiment, why, now, refusal, Vec::new(), false)
         });
     }
     let refusal = targets::refusal(&seen.namespace, namespace, experiment.namespace, spec.allow_production == Some(true), settings);
@@ -104,7 +108,7 @@ fn held_back(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings, now: 
         let state = phase.map_or_else(|| "not begun, or not there".to_owned(), |phase| format!("{phase:?}"));
         if *phase == Some(Phase::Failed) {
             let message = format!("spec.dependsOn names \"{name}\", which is Failed: when it has succeeded, {RERUN}");
-            return Some(fail(experiment, why, now, message, Vec::new(), false));
+            return Some(fail(experiment, why, now, Refusal::new(RefusalReason::DependencyFailed, message), Vec::new(), false));
         }
         let message = format!("Waiting for the experiment \"{name}\" to be Completed: it is {state}");
         return Some(wait(experiment, why, message, None, now));
@@ -123,9 +127,9 @@ fn enough(
     let spec = experiment.spec;
     if chosen.is_empty() {
         return Err(if why == Begin::Resume {
-            "No eligible pods: none of those that the loss was paused in is left".into()
+            Refusal::new(RefusalReason::NoEligiblePods, "No eligible pods: none of those that the loss was paused in is left")
         } else {
-            no_eligible_pods(experiment, pods).into()
+            no_eligible_pods(experiment, pods)
         });
     }
     let eligible = pods.iter().filter(|pod| pod.skip.is_none()).count();
@@ -137,14 +141,14 @@ fn enough(
     }
     let ready = pods.iter().filter(|pod| pod.ready).count();
     if let Some(least) = spec.abort.filter(|least| ready < *least as usize) {
-        return Err(format!("spec.abort is {least}, but only {ready} of the {} targets are ready: no loss is brought", pods.len()).into());
+        let words = format!("spec.abort is {least}, but only {ready} of the {} targets are ready: no loss is brought", pods.len());
+        return Err(Refusal::new(RefusalReason::TooFewReady, words));
     }
     if let Some((unknown, _)) = chosen.iter().find(|(pod, _)| request.spare_node && pod.host_ips.is_empty()) {
         let name = &unknown.target.name;
-        return Err(format!(
-            "spec.spareNode is true, but the pod {name} does not show the addresses of its node (status.hostIPs): try again"
-        )
-        .into());
+        let words =
+            format!("spec.spareNode is true, but the pod {name} does not show the addresses of its node (status.hostIPs): try again");
+        return Err(Refusal::new(RefusalReason::NodeUnknown, words));
     }
     Ok(())
 }
@@ -156,7 +160,7 @@ pub fn too_large_a_share(count: usize, eligible: usize, max: u32) -> Refusal {
     let words = format!(
         "spec.maxPercentage is {max}, but {count} of the {eligible} eligible pods are {share} %: lower spec.count or raise spec.maxPercentage"
     );
-    Refusal { safety: Some(Safety::Percentage), words }
+    Refusal::new(RefusalReason::TooLargeAShare, words)
 }
 
 /// The pods that a pause has left something to do in, and how much: no more pods and no more time than the spec asks for, whatever
@@ -283,7 +287,7 @@ pub(super) fn whole(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
-fn no_eligible_pods(experiment: &Experiment<'_>, pods: &[Candidate]) -> String {
+fn no_eligible_pods(experiment: &Experiment<'_>, pods: &[Candidate]) -> Refusal {
     let namespace = experiment.spec.target_namespace(experiment.namespace);
     targets::no_eligible_pods(&experiment.spec.selector, namespace, pods)
 }
@@ -293,17 +297,18 @@ pub(super) fn fail(
     experiment: &Experiment<'_>,
     why: Begin,
     now: Timestamp,
-    refusal: impl Into<Refusal>,
+    refusal: Refusal,
     mut told: Vec<EventRecord>,
     may_pass: bool,
 ) -> Decision {
-    let (Refusal { safety, words: message }, mut status) = (refusal.into(), begun(experiment, why, now));
+    let (Refusal { reason, words: message }, mut status) = (refusal, begun(experiment, why, now));
     if why == Begin::Resume {
         // What was done before the pause was done.
         status.pods = experiment.status.map(|before| before.pods.clone()).unwrap_or_default();
         status.pods.iter_mut().for_each(|pod| pod.remaining = None);
     }
     status.message = Some(message.clone());
+    status.set_condition(ACCEPTED, "False", &reason.to_string(), &message, now);
     let retry = if may_pass && why != Begin::Resume { rest::retry(experiment, &mut status, now) } else { None };
     if retry.is_none() {
         let applied = status.pods.iter().any(PodStatus::was_applied);
@@ -315,5 +320,5 @@ pub(super) fn fail(
         told.push(events::failed_run(&message));
     }
     told.extend(retry);
-    Decision { requeue: rest::requeue(&status, now), status: Some(status), events: told, safety, ..Decision::default() }
+    Decision { requeue: rest::requeue(&status, now), status: Some(status), events: told, refusal: Some(reason), ..Decision::default() }
 }

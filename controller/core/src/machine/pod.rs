@@ -7,7 +7,8 @@ use super::{
     plan::deadline,
 };
 use crate::{
-    targets::{Refusal, Safety, Skip},
+    refusal::{Refusal, RefusalReason},
+    targets::Skip,
     words::brief,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -71,7 +72,7 @@ pub(super) struct Step {
     /// Why the entry puts nothing in, the first time that it is seen: it does not follow from the spec.
     pub(super) rejected: Option<String>,
     /// The safety that keeps the agent out, the first time that it does.
-    pub(super) safety: Option<Safety>,
+    pub(super) refused: Option<RefusalReason>,
     /// When to look again.
     pub(super) look_again: Option<Duration>,
 }
@@ -161,9 +162,9 @@ impl Follower<'_> {
             (PodState::Planned, None) if let Some(why) = self.derived.mismatch(pod) => self.reject(pod, &why),
             (PodState::Planned, None) => match &self.protection {
                 Some(Ok(())) => Step::put_in(PutIn::Agent),
-                Some(Err(Refusal { safety, words })) => {
-                    let safety = safety.filter(|_| pod.stop.is_none());
-                    Step { safety, ..self.leave(pod, words) }
+                Some(Err(Refusal { reason, words })) => {
+                    let refused = Some(*reason).filter(|_| pod.stop.is_none());
+                    Step { refused, ..self.leave(pod, words) }
                 }
                 None => Step::again(POLL_TROUBLE),
             },

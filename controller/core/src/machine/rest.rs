@@ -7,7 +7,11 @@ use super::{
     measured::{Measured, measured},
     requested, summary,
 };
-use crate::{targets::Skip, words::some_of};
+use crate::{
+    refusal::{Refusal, RefusalReason},
+    targets::Skip,
+    words::some_of,
+};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use netloss_api::{AS_REQUESTED, ChaosExperimentStatus, LOSS_MAY_REMAIN, Outcome, Phase, PodStatus, RECOVERED, RetryBackoff, Stopping};
@@ -199,6 +203,11 @@ pub(super) fn retry(experiment: &Experiment<'_>, after: &mut ChaosExperimentStat
 pub(super) fn retry_words(experiment: &Experiment<'_>, status: &ChaosExperimentStatus, at: Timestamp) -> String {
     let (error, count) = (status.last_error.as_deref().unwrap_or_default(), status.retry_count.unwrap_or(1));
     format!("{error}; retry {count} of {} at {at}", experiment.spec.max_retries.min(10))
+}
+
+/// Why nothing is begun after [`end_of_run`].
+pub(super) fn time_is_over() -> Refusal {
+    Refusal::new(RefusalReason::TimeOver, "spec.experimentDuration is over")
 }
 
 /// When a run is over at the latest: `spec.experimentDuration` after its begin.

@@ -1010,16 +1010,24 @@ fn no_agent_is_injected_into_what_is_protected_by_then() {
     let mut fewer = all.clone();
     let other = all.eligible.iter().find(|uid| !chosen.contains(&uid.as_str())).unwrap();
     fewer.eligible.remove(other);
-    for (protection, words, safety) in [
-        (Protection { namespace: facts(&excluded), ..all.clone() }, "carries the label chaos.gushchin.dev/exclude", None),
-        (Protection { namespace: facts(&labels), ..all.clone() }, "is a production namespace by its label", Some(Safety::Production)),
-        (fewer, "spec.maxPercentage is 50, but 2 of the 3 eligible pods are 67 %", Some(Safety::Percentage)),
+    for (protection, words, refusal) in [
+        (
+            Protection { namespace: facts(&excluded), ..all.clone() },
+            "carries the label chaos.gushchin.dev/exclude",
+            Some(RefusalReason::NoEligiblePods),
+        ),
+        (
+            Protection { namespace: facts(&labels), ..all.clone() },
+            "is a production namespace by its label",
+            Some(RefusalReason::Production),
+        ),
+        (fewer, "spec.maxPercentage is 50, but 2 of the 3 eligible pods are 67 %", Some(RefusalReason::TooLargeAShare)),
     ] {
         for with_preflight in [true, false] {
             let decision = with(Some(protection.clone()), with_preflight);
             assert!(decision.injections.is_empty() && decision.preflight.is_empty(), "{words}");
             assert!(message(&decision).contains(words), "{}", message(&decision));
-            assert_eq!(decision.safety, safety, "{words}");
+            assert_eq!(decision.refusal, refusal, "{words}");
         }
     }
     // A pod that is gone is no part of the share.
