@@ -42,7 +42,7 @@ impl Publisher {
                     Severity::Warning => EventType::Warning,
                 };
                 let note = event.note[..event.note.floor_char_boundary(NOTE_LIMIT)].to_owned();
-                let reason = event.reason.to_owned();
+                let reason = event.reason.to_string();
                 let event = Event { type_, reason, note: Some(note), action: "PodNetworkLoss".to_owned(), secondary };
                 // A recorder of its own for each: one that is kept remembers all events of six minutes, looks through them at each new one, and
                 // counts up an older one of the same reason with the words of that one.

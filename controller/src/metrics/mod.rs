@@ -13,7 +13,7 @@ use netloss_api::{ChaosExperiment, ChaosExperimentStatus, Outcome, Phase, PodSta
 use netloss_contract::Ttl;
 use netloss_core::{
     history,
-    machine::{EventRecord, Live},
+    machine::{EventReason, EventRecord, Live},
     refusal::RefusalReason,
 };
 use prometheus::{
@@ -169,8 +169,8 @@ impl Metrics {
         }
         for event in at.events {
             match event.reason {
-                "DryRun" => self.dry_runs.with_label_values(&[ACTION, namespace]).inc(),
-                "Skipped" => self.excluded.with_label_values(&[ACTION, namespace, "pod"]).inc(),
+                EventReason::DryRun => self.dry_runs.with_label_values(&[ACTION, namespace]).inc(),
+                EventReason::Skipped => self.excluded.with_label_values(&[ACTION, namespace, "pod"]).inc(),
                 _ => {}
             }
         }
@@ -361,7 +361,7 @@ mod tests {
             reason,
             note: String::new(),
         };
-        let events = [event("DryRun"), event("Skipped")];
+        let events = [event(EventReason::DryRun), event(EventReason::Skipped)];
         metrics.record(&Recorded { namespace: "n", events: &events, refusal: Some(RefusalReason::Production) }, None, &over, at(0));
         metrics.refused(Some(RefusalReason::TooLargeAShare), "n");
         metrics.history_written("failure");

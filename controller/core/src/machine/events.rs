@@ -3,6 +3,7 @@
 use crate::targets::{Candidate, Target};
 use jiff::{SignedDuration, Timestamp};
 use netloss_api::{AS_REQUESTED, ChaosExperimentStatus, LOSS_MAY_REMAIN, Outcome, PREFLIGHT, Phase, PodStatus, RECOVERED};
+use std::fmt;
 
 /// An event to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,7 +13,7 @@ pub struct EventRecord {
     /// Normal, or worth a look.
     pub severity: Severity,
     /// One word, by which events are told apart.
-    pub reason: &'static str,
+    pub reason: EventReason,
     /// In words.
     pub note: String,
 }
@@ -37,27 +38,78 @@ pub enum Severity {
     Warning,
 }
 
-/// Reasons of k8s-chaos (its controller for experiments), by which dashboards and alerts go. Where one of its events has an equal here, that
-/// has its reason.
-mod inherited {
+/// By which events are told apart. The names are the API's; the first seven are k8s-chaos's (its controller for experiments), by which dashboards and alerts
+/// go: where one of its events has an equal here, that has its reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventReason {
     /// The first pod has its loss.
-    pub(super) const STARTED: &str = "ExperimentStarted";
+    ExperimentStarted,
     /// The run is over, and its loss was in place.
-    pub(super) const SUCCEEDED: &str = "ExperimentSucceeded";
+    ExperimentSucceeded,
     /// The run is over, and no pod is known to have had any loss.
-    pub(super) const FAILED: &str = "ExperimentFailed";
+    ExperimentFailed,
     /// A failed attempt is followed by another.
-    pub(super) const RETRYING: &str = "ExperimentRetrying";
+    ExperimentRetrying,
     /// The API server does not admit the agent.
-    pub(super) const PERMISSION_DENIED: &str = "PermissionDenied";
+    PermissionDenied,
     /// On a pod: it has its loss.
-    pub(super) const POD_INJECTED: &str = "ChaosNetworkLossInjected";
+    ChaosNetworkLossInjected,
     /// No loss could be put into a pod. Not `Failed`, which is the kubelet's on pods.
-    pub(super) const POD_FAILED: &str = "PodNetworkLossFailed";
+    PodNetworkLossFailed,
+    /// The agent is gone, and the kernel ends the loss.
+    AgentLost,
+    /// A node's clock is wrong.
+    ClockSkew,
+    /// A run only said what it would do.
+    DryRun,
+    /// Less will be lost than was requested.
+    EffectiveLoss,
+    /// An agent has reported nothing for a while.
+    HeartbeatMissed,
+    /// More was lost than was requested.
+    LossAboveRequested,
+    /// Less was lost than was requested.
+    LossBelowRequested,
+    /// Loss may remain in a pod.
+    LossMayRemain,
+    /// A run of the schedule does not take place.
+    MissedRun,
+    /// An agent never came into the pod.
+    NeverStarted,
+    /// No packet met the loss.
+    NoPacketMatched,
+    /// The run is paused.
+    Paused,
+    /// Another object has the name of a plan.
+    PlanNameTaken,
+    /// An entry of status does not follow from the spec.
+    PlanRejected,
+    /// The loss ended with the pod.
+    PodEnded,
+    /// Another object has the name of a record.
+    RecordNameTaken,
+    /// The loss is gone.
+    Recovered,
+    /// Somebody else removed the loss.
+    RemovedByOthers,
+    /// What an agent left is gone.
+    Repaired,
+    /// What an agent may have left is looked for.
+    Repairing,
+    /// A pod is left alone.
+    Skipped,
+    /// The run is ended before its time.
+    Stopping,
+    /// The experiment does not decode.
+    Unreadable,
 }
 
-/// Reasons of a measured loss that is not the requested one.
-const MEASURED: [&str; 4] = ["RemovedByOthers", "NoPacketMatched", "LossAboveRequested", "LossBelowRequested"];
+impl fmt::Display for EventReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The variants are spelled as the API spells them.
+        fmt::Debug::fmt(self, f)
+    }
+}
 
 /// How far a node's clock may be from the controller's without a word about it.
 const MAX_SKEW: SignedDuration = SignedDuration::from_secs(5);
@@ -67,7 +119,7 @@ pub(super) fn skipped(candidate: &Candidate) -> Option<EventRecord> {
     candidate.skip.as_ref().map(|skip| EventRecord {
         about: About::ExperimentFor(candidate.target.clone()),
         severity: Severity::Normal,
-        reason: "Skipped",
+        reason: EventReason::Skipped,
         note: format!("Left alone pod {}: {skip}", candidate.target.name),
     })
 }
@@ -75,25 +127,25 @@ pub(super) fn skipped(candidate: &Candidate) -> Option<EventRecord> {
 /// That there are more of them than are told of.
 pub(super) fn skipped_more(count: usize) -> EventRecord {
     let note = format!("Left alone {count} more pods");
-    EventRecord { about: About::Experiment, severity: Severity::Normal, reason: "Skipped", note }
+    EventRecord { about: About::Experiment, severity: Severity::Normal, reason: EventReason::Skipped, note }
 }
 
 /// An entry of status that this controller did not write.
 pub(super) fn rejected(pod: &PodStatus, words: &str) -> EventRecord {
     let note = format!("Pod {}: {words}", pod.name);
-    EventRecord { about: About::ExperimentFor(target(pod)), severity: Severity::Warning, reason: "PlanRejected", note }
+    EventRecord { about: About::ExperimentFor(target(pod)), severity: Severity::Warning, reason: EventReason::PlanRejected, note }
 }
 
 /// A run that ended before it began.
 pub(super) fn failed_run(message: &str) -> EventRecord {
-    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: inherited::FAILED, note: message.to_owned() }
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: EventReason::ExperimentFailed, note: message.to_owned() }
 }
 
 /// An experiment that does not decode, as another definition than netloss's may let one be written.
 #[must_use]
 pub fn unreadable(error: &str) -> EventRecord {
     let note = format!("Not run: the experiment does not decode ({error}): correct that field; config/crd would have refused it");
-    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "Unreadable", note }
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: EventReason::Unreadable, note }
 }
 
 /// The same of one that is being deleted and has netloss's finalizer, until when that stays.
@@ -103,31 +155,31 @@ pub fn unreadable_and_held(error: &str, until: Timestamp) -> EventRecord {
         "Its finalizer stays until {until}, when no agent of it can be at work any more: the experiment does not decode ({error}): correct that field to \
          have it deleted before"
     );
-    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "Unreadable", note }
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: EventReason::Unreadable, note }
 }
 
 /// Another object has the name of a run's history record.
 #[must_use]
 pub fn record_name_taken(name: &str, own: &str) -> EventRecord {
     let note = format!("Another object has the name of the run's history record, {name}, and other content: the record is {own}");
-    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "RecordNameTaken", note }
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: EventReason::RecordNameTaken, note }
 }
 
 /// Another object has the name of a plan.
 #[must_use]
 pub fn plan_name_taken(name: &str, own: &str) -> EventRecord {
     let note = format!("Another object has the name of the ChaosExperimentPlan {name}, and other content: the plan is {own}");
-    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "PlanNameTaken", note }
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: EventReason::PlanNameTaken, note }
 }
 
 /// A run that only said what it would do.
 pub(super) fn dry_run(message: &str) -> EventRecord {
-    EventRecord { about: About::Experiment, severity: Severity::Normal, reason: "DryRun", note: message.to_owned() }
+    EventRecord { about: About::Experiment, severity: Severity::Normal, reason: EventReason::DryRun, note: message.to_owned() }
 }
 
 /// That less will be lost than was asked for.
 pub(super) fn effective_loss(warning: &str) -> EventRecord {
-    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "EffectiveLoss", note: warning.to_owned() }
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: EventReason::EffectiveLoss, note: warning.to_owned() }
 }
 
 /// What happened to a pod between two states of it. That its container was put in is told by the kubelet, which starts it.
@@ -141,18 +193,18 @@ pub(super) fn of_transition(before: &PodStatus, after: &PodStatus) -> Vec<EventR
         let (loss, direction, duration) = (asked.loss_percentage, asked.direction.as_str(), &asked.duration);
         let note =
             format!("Packet loss of {loss}% ({direction}) is in place on {interface} for {duration}, by container {}", after.container);
-        events.push(on_pod(Severity::Normal, inherited::POD_INJECTED, note));
+        events.push(on_pod(Severity::Normal, EventReason::ChaosNetworkLossInjected, note));
     }
     if before.repair.is_none() && after.repair.is_some() {
         let message = after.message.as_deref().unwrap_or_default();
-        events.push(on_pod(Severity::Warning, "Repairing", format!("What the agent may have left is looked for: {message}")));
+        events.push(on_pod(Severity::Warning, EventReason::Repairing, format!("What the agent may have left is looked for: {message}")));
     }
     if before.silent != Some(true) && after.silent == Some(true) {
         let note = format!("Pod {}: the agent has reported nothing for more than three heartbeats", after.name);
         events.push(EventRecord {
             about: About::ExperimentFor(target.clone()),
             severity: Severity::Warning,
-            reason: "HeartbeatMissed",
+            reason: EventReason::HeartbeatMissed,
             note,
         });
     }
@@ -160,15 +212,15 @@ pub(super) fn of_transition(before: &PodStatus, after: &PodStatus) -> Vec<EventR
         let message = after.message.as_deref().unwrap_or("as asked for");
         let (severity, reason, note) = match outcome {
             Outcome::Clean | Outcome::Shortened | Outcome::Degraded => {
-                (Severity::Normal, "Recovered", format!("Packet loss is gone: {message}"))
+                (Severity::Normal, EventReason::Recovered, format!("Packet loss is gone: {message}"))
             }
-            Outcome::Repaired => (Severity::Warning, "Repaired", format!("Packet loss is gone: {message}")),
-            Outcome::SandboxRecreated => (Severity::Normal, "Recovered", format!("Packet loss is gone: {message}")),
-            Outcome::PodEnded => (Severity::Normal, "PodEnded", format!("Packet loss ended with the pod: {message}")),
-            Outcome::NeverStarted => (Severity::Warning, "NeverStarted", format!("No packet loss: {message}")),
-            Outcome::Failed => (Severity::Warning, inherited::POD_FAILED, format!("No packet loss: {message}")),
-            Outcome::Unknown if after.ends_by_itself() => (Severity::Warning, "AgentLost", message.to_owned()),
-            Outcome::Unknown => (Severity::Warning, "LossMayRemain", message.to_owned()),
+            Outcome::Repaired => (Severity::Warning, EventReason::Repaired, format!("Packet loss is gone: {message}")),
+            Outcome::SandboxRecreated => (Severity::Normal, EventReason::Recovered, format!("Packet loss is gone: {message}")),
+            Outcome::PodEnded => (Severity::Normal, EventReason::PodEnded, format!("Packet loss ended with the pod: {message}")),
+            Outcome::NeverStarted => (Severity::Warning, EventReason::NeverStarted, format!("No packet loss: {message}")),
+            Outcome::Failed => (Severity::Warning, EventReason::PodNetworkLossFailed, format!("No packet loss: {message}")),
+            Outcome::Unknown if after.ends_by_itself() => (Severity::Warning, EventReason::AgentLost, message.to_owned()),
+            Outcome::Unknown => (Severity::Warning, EventReason::LossMayRemain, message.to_owned()),
         };
         if severity == Severity::Warning {
             let about = About::ExperimentFor(target.clone());
@@ -191,7 +243,7 @@ pub(super) fn clock_skew(pod: &PodStatus, planned: Timestamp, applied: Timestamp
     (by > MAX_SKEW).then(|| EventRecord {
         about: About::ExperimentFor(target(pod)),
         severity: Severity::Warning,
-        reason: "ClockSkew",
+        reason: EventReason::ClockSkew,
         note: format!("The clock of node {node} is at least {} s {word} the controller's: check that both are synchronised", by.as_secs()),
     })
 }
@@ -199,12 +251,12 @@ pub(super) fn clock_skew(pod: &PodStatus, planned: Timestamp, applied: Timestamp
 /// A run of the schedule that does not take place.
 pub(super) fn missed(due: Timestamp, because: &str) -> EventRecord {
     let note = format!("The run of {due} was skipped: {because}");
-    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: "MissedRun", note }
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: EventReason::MissedRun, note }
 }
 
 /// That a run is tried again.
 pub(super) fn retry(message: &str) -> EventRecord {
-    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: inherited::RETRYING, note: message.to_owned() }
+    EventRecord { about: About::Experiment, severity: Severity::Warning, reason: EventReason::ExperimentRetrying, note: message.to_owned() }
 }
 
 /// What happened to the run as a whole.
@@ -212,31 +264,33 @@ pub(super) fn of_run(before: &ChaosExperimentStatus, after: &ChaosExperimentStat
     let record = |severity, reason, note| EventRecord { about: About::Experiment, severity, reason, note };
     let mut events = Vec::new();
     if let (None, Some(why)) = (before.stopping, after.stopping) {
-        events.push(record(Severity::Normal, "Stopping", format!("The run is stopped: {}", why.words())));
+        events.push(record(Severity::Normal, EventReason::Stopping, format!("The run is stopped: {}", why.words())));
     }
     let refused =
         |status: &ChaosExperimentStatus| status.condition(PREFLIGHT).filter(|is| is.status == "False").map(|is| is.message.clone());
     if let (None, Some(words)) = (refused(before), refused(after)) {
-        events.push(record(Severity::Warning, inherited::PERMISSION_DENIED, words));
+        events.push(record(Severity::Warning, EventReason::PermissionDenied, words));
     }
     let is_false = |status: &ChaosExperimentStatus, type_: &str| status.condition(type_).filter(|is| is.status == "False").cloned();
     let may_remain = |status: &ChaosExperimentStatus| is_false(status, RECOVERED).filter(|is| is.reason == LOSS_MAY_REMAIN);
     if let (None, Some(remains)) = (may_remain(before), may_remain(after)) {
-        events.push(record(Severity::Warning, LOSS_MAY_REMAIN, remains.message));
+        events.push(record(Severity::Warning, EventReason::LossMayRemain, remains.message));
     }
     let otherwise = is_false(after, AS_REQUESTED).filter(|is| is_false(before, AS_REQUESTED).is_none_or(|was| was.reason != is.reason));
     if let Some(otherwise) = otherwise {
-        let reason = MEASURED.into_iter().find(|reason| *reason == otherwise.reason).unwrap_or(AS_REQUESTED);
-        events.push(record(Severity::Warning, reason, otherwise.message));
+        let measured =
+            [EventReason::RemovedByOthers, EventReason::NoPacketMatched, EventReason::LossAboveRequested, EventReason::LossBelowRequested];
+        let reason = measured.into_iter().find(|reason| reason.to_string() == otherwise.reason);
+        events.extend(reason.map(|reason| record(Severity::Warning, reason, otherwise.message)));
     }
     let of_phase = match after.phase.filter(|_| before.phase != after.phase) {
         None | Some(Phase::Pending) => None,
-        Some(Phase::Running) => Some((Severity::Normal, inherited::STARTED)),
+        Some(Phase::Running) => Some((Severity::Normal, EventReason::ExperimentStarted)),
         // Told above.
         Some(Phase::Completed) if may_remain(after).is_some() => None,
-        Some(Phase::Completed) => Some((Severity::Normal, inherited::SUCCEEDED)),
-        Some(Phase::Paused) => Some((Severity::Normal, "Paused")),
-        Some(Phase::Failed) => Some((Severity::Warning, inherited::FAILED)),
+        Some(Phase::Completed) => Some((Severity::Normal, EventReason::ExperimentSucceeded)),
+        Some(Phase::Paused) => Some((Severity::Normal, EventReason::Paused)),
+        Some(Phase::Failed) => Some((Severity::Warning, EventReason::ExperimentFailed)),
     };
     events.extend(of_phase.map(|(severity, reason)| record(severity, reason, after.message.clone().unwrap_or_default())));
     events
@@ -285,7 +339,7 @@ mod tests {
             of_transition(&before, &applied),
             of_transition(&before, &failed),
         ];
-        let mut reasons: Vec<&str> = events.iter().flatten().map(|event| event.reason).collect();
+        let mut reasons: Vec<String> = events.iter().flatten().map(|event| event.reason.to_string()).collect();
         reasons.sort_unstable();
         reasons.dedup();
         assert_eq!(reasons, INHERITED);

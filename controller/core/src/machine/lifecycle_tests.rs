@@ -125,8 +125,8 @@ fn without_any_loss_a_run_is_tried_again() {
     let spec = retrying(RetryBackoff::Exponential);
     let nobody = |status: Option<&ChaosExperimentStatus>, now| begin_in(&spec, status, Surroundings::default(), now);
     let first = nobody(None, at(0));
-    let told: Vec<&str> = first.events.iter().map(|event| event.reason).collect();
-    assert_eq!((told, first.requeue), (vec!["ExperimentRetrying"], Some(Duration::from_millis(30_100))));
+    let told: Vec<String> = first.events.iter().map(|event| event.reason.to_string()).collect();
+    assert_eq!((told, first.requeue), (vec!["ExperimentRetrying".to_owned()], Some(Duration::from_millis(30_100))));
     let first = first.status.unwrap();
     assert_eq!((first.phase, first.run, first.attempt, first.retry_count), (Some(Phase::Pending), Some(1), Some(1), Some(1)));
     let words = "No eligible pods: none in the namespace \"n\" has the labels app=web";
@@ -277,9 +277,9 @@ fn a_schedule_runs_at_its_times_and_skips_what_it_missed() {
     assert_eq!(late.status.unwrap().next_scheduled_time, Some(Time(at(7200))));
 
     let held = begin(&paused(&spec, true), Some(&armed), at(3601));
-    assert_eq!((held.events[0].reason, held.status.unwrap().phase), ("MissedRun", Some(Phase::Paused)));
+    assert_eq!((held.events[0].reason, held.status.unwrap().phase), (EventReason::MissedRun, Some(Phase::Paused)));
     let frozen = Surroundings { freeze: Some("sale".to_owned()), pods: candidates(3), ..Surroundings::default() };
-    assert_eq!(begin_in(&spec, Some(&armed), frozen, at(3601)).events[0].reason, "MissedRun");
+    assert_eq!(begin_in(&spec, Some(&armed), frozen, at(3601)).events[0].reason.to_string(), "MissedRun");
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn a_run_that_outlasts_its_schedule_does_not_overlap_with_the_next() {
     let armed = begin(&spec, None, at(0)).status.unwrap();
     let run = admitted(begin(&spec, Some(&armed), at(61)).status.unwrap());
     let over = step(&spec, &run, |entry| agent(entry, terminated(0, Some(removed()))), at(400));
-    let missed: Vec<&EventRecord> = over.events.iter().filter(|event| event.reason == "MissedRun").collect();
+    let missed: Vec<&EventRecord> = over.events.iter().filter(|event| event.reason.to_string() == "MissedRun").collect();
     assert!(missed[0].note.ends_with("was skipped: the run before was still under way"), "{}", missed[0].note);
     let over = over.status.unwrap();
     assert_eq!((over.phase, over.next_scheduled_time.clone()), (Some(Phase::Completed), Some(Time(at(420)))));
@@ -431,7 +431,7 @@ fn repaired(repair: AgentState) -> PodStatus {
     };
     let written = step(&spec, &running(&spec), killed(None), at(20));
     assert!(written.repairs.is_empty(), "nothing is done before it is written down");
-    assert!(written.events.iter().any(|event| event.reason == "Repairing"));
+    assert!(written.events.iter().any(|event| event.reason.to_string() == "Repairing"));
     let status = written.status.unwrap();
     let sent = status.pods[0].repair.clone().unwrap();
     assert_eq!(sent.argv, ["cleanup", "--json", "--run=uid/1", &format!("--deadline={}", at(140))]);
@@ -477,7 +477,7 @@ fn a_silent_agent_is_told_of_and_repaired_if_it_hangs() {
         move |entry: &PodStatus| present(AgentView { repair: repair.clone(), ..agent_view(entry, AgentState::Running, AgentLog::Mute) })
     };
     let told = step(&spec, &running(&spec), mute(None), at(35));
-    assert!(told.events.iter().any(|event| event.reason == "HeartbeatMissed"));
+    assert!(told.events.iter().any(|event| event.reason.to_string() == "HeartbeatMissed"));
     let status = told.status.unwrap();
     assert_eq!((status.pods[0].silent, &status.pods[0].repair), (Some(true), &None), "a log that was just rotated is empty once");
     let status = step(&spec, &status, mute(None), at(38)).status.unwrap();

@@ -39,7 +39,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 
-pub use events::{About, EventRecord, Severity};
+pub use events::{About, EventReason, EventRecord, Severity};
 pub use events::{plan_name_taken, record_name_taken, unreadable, unreadable_and_held};
 pub use plan::too_large_a_share;
 pub use request::{Request, check, requested_percentage};

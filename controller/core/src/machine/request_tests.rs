@@ -77,11 +77,11 @@ fn more_arguments_than_a_status_holds_are_no_reason_to_refuse() {
 fn the_effective_loss_is_told() {
     for dry_run in [None, Some(true)] {
         let decision = plan(&ChaosExperimentSpec { correlation: Some(25.0), dry_run, ..spec() }, candidates(3));
-        let told = decision.events.iter().find(|event| event.reason == "EffectiveLoss").unwrap();
+        let told = decision.events.iter().find(|event| event.reason.to_string() == "EffectiveLoss").unwrap();
         assert!(told.note.contains("10 % asked with a correlation of 25 % will be about 1.75 %"), "{}", told.note);
     }
     let decision = plan(&spec(), candidates(3));
-    assert!(decision.events.iter().all(|event| event.reason != "EffectiveLoss"));
+    assert!(decision.events.iter().all(|event| event.reason.to_string() != "EffectiveLoss"));
 }
 
 #[test]

@@ -24,8 +24,8 @@ fn message(decision: &Decision) -> &str {
     decision.status.as_ref().and_then(|status| status.message.as_deref()).unwrap()
 }
 
-fn reasons(decision: &Decision) -> Vec<&str> {
-    decision.events.iter().map(|event| event.reason).collect()
+fn reasons(decision: &Decision) -> Vec<String> {
+    decision.events.iter().map(|event| event.reason.to_string()).collect()
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_dry_run_names_the_pods_and_touches_none() {
     let spec = ChaosExperimentSpec { dry_run: Some(true), ..spec() };
     let decision = plan(&spec, candidates(3));
     assert!(decision.injections.is_empty());
-    assert_eq!(decision.events.iter().map(|event| event.reason).collect::<Vec<_>>(), ["DryRun"]);
+    assert_eq!(decision.events.iter().map(|event| event.reason.to_string()).collect::<Vec<_>>(), ["DryRun"]);
     let status = decision.status.unwrap();
     assert_eq!((status.phase, status.pods.len(), status.completed_at.is_some()), (Some(Phase::Completed), 0, true));
     let message = status.message.as_deref().unwrap();
@@ -145,7 +145,7 @@ fn a_run_goes_through_its_phases() {
     assert_eq!((running.phase, running.pods[0].interface.as_deref()), (Some(Phase::Running), Some("eth0")));
 
     let ended = step(&spec, &running, |entry| agent(entry, terminated(0, Some(removed()))), at(41));
-    assert_eq!((reasons(&ended), ended.requeue), (vec!["Recovered", "ExperimentSucceeded"], None));
+    assert_eq!((reasons(&ended), ended.requeue), (vec!["Recovered".to_owned(), "ExperimentSucceeded".to_owned()], None));
     let completed = ended.status.unwrap();
     assert_eq!((completed.phase, completed.pods[0].outcome), (Some(Phase::Completed), Some(Outcome::Clean)));
     assert!(completed.message.as_deref().unwrap().starts_with("Successfully injected 10% packet loss into 1 pod(s); it has ended"));
@@ -166,7 +166,7 @@ fn a_node_whose_clock_is_wrong_is_told_of() {
     let skew = |applied_at: Timestamp, seen: Timestamp| {
         let view = |entry: &PodStatus| present(agent_view(entry, AgentState::Running, log_of(applied(), applied_at)));
         let decision = step(&spec, &planned(&spec, 1), view, seen);
-        decision.events.into_iter().find(|event| event.reason == "ClockSkew").map(|event| event.note)
+        decision.events.into_iter().find(|event| event.reason.to_string() == "ClockSkew").map(|event| event.note)
     };
     assert_eq!(skew(at(10), at(12)), None);
     assert_eq!(skew(at(10), at(100)), None, "seen late");
@@ -823,9 +823,9 @@ fn an_end_in_which_loss_may_remain_is_no_recovery() {
     assert_eq!((status.phase, recovered(&status)), (Some(Phase::Completed), ("False", "LossMayRemain")));
     let words = &status.condition(netloss_api::RECOVERED).unwrap().message;
     assert!(words.contains("n/p0") && words.contains("deleting the pod ends it"), "{words}");
-    assert!(!reasons(&ended).iter().any(|reason| ["Recovered", "ExperimentSucceeded"].contains(reason)), "{:?}", reasons(&ended));
+    assert!(!reasons(&ended).iter().any(|reason| ["Recovered", "ExperimentSucceeded"].contains(&reason.as_str())), "{:?}", reasons(&ended));
     let of_run: Vec<_> = ended.events.iter().filter(|event| event.about == About::Experiment).collect();
-    assert!(of_run.iter().any(|event| (event.reason, event.severity) == ("LossMayRemain", Severity::Warning)), "{of_run:?}");
+    assert!(of_run.iter().any(|event| (event.reason, event.severity) == (EventReason::LossMayRemain, Severity::Warning)), "{of_run:?}");
     assert!(ended.requeue.is_some(), "the pod is looked at again");
 }
 
@@ -891,7 +891,7 @@ fn a_run_whose_counts_contradict_it_says_so() {
         let decision = over(netloss_contract::Traffic::new(packets, dropped, 10.0));
         assert_eq!(as_requested(&decision), ("False".to_owned(), reason.to_owned()));
         assert!(message(&decision).contains(words), "{}", message(&decision));
-        let told = decision.events.iter().find(|event| event.reason == reason).unwrap();
+        let told = decision.events.iter().find(|event| event.reason.to_string() == reason).unwrap();
         assert_eq!((told.severity, &told.about), (Severity::Warning, &About::Experiment));
         assert_eq!(crate::history::result(&decision.status.unwrap()), netloss_api::RunResult::Partial);
     }
