@@ -1,6 +1,6 @@
 //! What a replica does: the real decisions, in the real order of steps, one request at a time.
 //!
-//! `reconcile::pass` is this with an API server in place of [`World`]. Flaws are what it must not be.
+//! `Executor::advance` is this with an API server in place of [`World`]. Flaws are what it must not be.
 
 use crate::{
     Check,

@@ -8,7 +8,7 @@ use netloss_contract::{Event, Heartbeat, PerDirection, Traffic};
 use netloss_controller::client::{Limits, client};
 use netloss_controller::metrics::Metrics;
 use netloss_controller::reconcile::Context;
-use netloss_core::{machine::Settings, targets::Safety};
+use netloss_core::{machine::Settings, refusal::RefusalReason};
 use netloss_lab::host::http::get;
 use netloss_lab::host::paths::workspace_root;
 use netloss_lab::host::ports;
@@ -46,8 +46,8 @@ async fn pass(world: &World, metrics: &Arc<Metrics>, name: &str, seconds: i64) {
 async fn eventful(world: &World, metrics: &Arc<Metrics>) {
     metrics.set_leader(true);
     metrics.pass_failed("server");
-    for safety in [Safety::Production, Safety::Percentage] {
-        metrics.refused(Some(safety), &world.namespace);
+    for reason in [RefusalReason::Production, RefusalReason::TooLargeAShare] {
+        metrics.refused(Some(reason), &world.namespace);
     }
     world.pod_with("left", json!({ "labels": { "chaos.gushchin.dev/exclude": "true" } }), json!({})).await;
     world.apply("none", spec(json!({ "selector": { "app": "nobody" } }))).await.unwrap();
