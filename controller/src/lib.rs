@@ -7,6 +7,7 @@ pub mod admission;
 mod args;
 mod backoff;
 pub mod client;
+mod concurrency;
 pub mod definitions;
 pub mod drain;
 pub mod health;
@@ -19,7 +20,6 @@ mod publish;
 pub mod reconcile;
 pub mod records;
 pub mod run;
-mod turns;
 mod verify;
 
 pub use args::Args;

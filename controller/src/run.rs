@@ -70,7 +70,7 @@ pub async fn run(client: Client, context: Arc<Context>, namespaces: &[String], s
     info!(namespaces = named, "watching ChaosExperiments");
     let ending = async {
         shutdown.clone().await;
-        context.turns().close();
+        context.concurrency().close();
         std::future::pending::<()>().await;
     };
     tokio::select! {

@@ -7,11 +7,11 @@ use self::store::Stored;
 use crate::{
     admission::Served,
     backoff::Backoff,
+    concurrency::{self, ConcurrencyLimit},
     health::Health,
     metrics::Metrics,
     publish::Publisher,
     records::{self, Retention},
-    turns::{self, Turns},
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Time};
@@ -59,7 +59,7 @@ pub struct Context {
     health: Arc<Health>,
     retention: Retention,
     heard: Arc<observe::Heard>,
-    turns: Arc<Turns>,
+    concurrency: Arc<ConcurrencyLimit>,
     served: Option<Arc<Served>>,
     /// The same with another client, for experiments that are to end.
     to_end: Option<Arc<Self>>,
@@ -71,9 +71,10 @@ impl Context {
     pub fn new(client: Client, settings: Settings, clock: Clock, instance: Option<String>) -> Self {
         let publisher = Publisher::new(client.clone(), FIELD_MANAGER, instance);
         let retention = Retention { count: 100, age: SignedDuration::from_hours(24 * 30) };
-        let (backoff, metrics, health, heard, turns) = (Arc::default(), Arc::default(), Arc::default(), Arc::default(), Arc::default());
+        let (backoff, metrics, health, heard, concurrency) =
+            (Arc::default(), Arc::default(), Arc::default(), Arc::default(), Arc::default());
         let (served, to_end) = (None, None);
-        Self { client, settings, clock, publisher, backoff, metrics, health, retention, heard, turns, served, to_end }
+        Self { client, settings, clock, publisher, backoff, metrics, health, retention, heard, concurrency, served, to_end }
     }
 
     /// As it is now, with a client of its own for experiments that are to end: their requests wait for no other's.
@@ -85,7 +86,7 @@ impl Context {
 
     /// What a pass over this experiment works with.
     fn for_pass(&self, object: &ChaosExperiment) -> &Self {
-        self.to_end.as_deref().filter(|_| turns::is_to_end(object)).unwrap_or(self)
+        self.to_end.as_deref().filter(|_| concurrency::is_to_end(object)).unwrap_or(self)
     }
 
     /// With these in place of its own.
@@ -128,8 +129,8 @@ impl Context {
     }
 
     /// Whose turn it is.
-    pub(crate) fn turns(&self) -> &Turns {
-        &self.turns
+    pub(crate) fn concurrency(&self) -> &ConcurrencyLimit {
+        &self.concurrency
     }
 
     /// Deletes the records of a namespace, or of all, that are not kept any longer.
@@ -196,7 +197,7 @@ pub async fn reconcile(object: &ChaosExperiment, context: &Context) -> Result<Ac
     let executor = Executor { client: &context.client, field_manager: FIELD_MANAGER, clock: &context.clock };
     let (mut store, mut course) = (Stored::new(context, object), Course::default());
     loop {
-        let Some(_turn) = context.turns.take(object).await else { return Ok(Action::await_change()) };
+        let Some(_turn) = context.concurrency.acquire(object).await else { return Ok(Action::await_change()) };
         let _pass = context.health.pass();
         // Boxed: it is large, and all of those that wait for their turn have room for one.
         let advanced = tokio::time::timeout(PASS_TIMEOUT, Box::pin(executor.advance(&mut store, &mut course)));

@@ -6,7 +6,7 @@ use netloss_api::ChaosExperiment;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Experiments that are worked on at a time. Each holds what it has read of its pods, and has several requests under way.
-const PLACES: usize = 16;
+const MAX_CONCURRENT_RECONCILES: usize = 16;
 
 /// As many more that are to end: these do not wait for any that begin.
 const PLACES_TO_END: usize = 4;
@@ -21,20 +21,20 @@ pub(crate) fn is_to_end(object: &ChaosExperiment) -> bool {
 }
 
 /// Hands out turns, first come, first served.
-pub(crate) struct Turns {
+pub(crate) struct ConcurrencyLimit {
     any: Semaphore,
     to_end: Semaphore,
 }
 
-impl Default for Turns {
+impl Default for ConcurrencyLimit {
     fn default() -> Self {
-        Self { any: Semaphore::new(PLACES), to_end: Semaphore::new(PLACES_TO_END) }
+        Self { any: Semaphore::new(MAX_CONCURRENT_RECONCILES), to_end: Semaphore::new(PLACES_TO_END) }
     }
 }
 
-impl Turns {
+impl ConcurrencyLimit {
     /// Waits for a turn of this experiment, which ends when what is returned is dropped. None once there are no more.
-    pub(crate) async fn take(&self, object: &ChaosExperiment) -> Option<SemaphorePermit<'_>> {
+    pub(crate) async fn acquire(&self, object: &ChaosExperiment) -> Option<SemaphorePermit<'_>> {
         let places = if is_to_end(object) { &self.to_end } else { &self.any };
         places.acquire().await.ok()
     }
@@ -86,20 +86,20 @@ mod tests {
     }
 
     /// Takes each place that is not for those that are to end.
-    async fn all_taken(turns: &Turns) -> Vec<SemaphorePermit<'_>> {
+    async fn all_taken(concurrency: &ConcurrencyLimit) -> Vec<SemaphorePermit<'_>> {
         let object = experiment(false);
         let mut taken = Vec::new();
-        for _ in 0..PLACES {
-            taken.push(turns.take(&object).await.unwrap());
+        for _ in 0..MAX_CONCURRENT_RECONCILES {
+            taken.push(concurrency.acquire(&object).await.unwrap());
         }
         taken
     }
 
     #[tokio::test]
     async fn turns_come_in_the_order_in_which_they_were_asked_for() {
-        let (turns, object) = (Turns::default(), experiment(false));
-        let mut taken = all_taken(&turns).await;
-        let (mut first, mut second) = (turns.take(&object).boxed(), turns.take(&object).boxed());
+        let (concurrency, object) = (ConcurrencyLimit::default(), experiment(false));
+        let mut taken = all_taken(&concurrency).await;
+        let (mut first, mut second) = (concurrency.acquire(&object).boxed(), concurrency.acquire(&object).boxed());
         assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
         taken.pop();
         assert!((&mut second).now_or_never().is_none());
@@ -110,18 +110,18 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_to_end_waits_for_nothing_that_begins() {
-        let turns = Turns::default();
-        let _taken = all_taken(&turns).await;
-        assert!(turns.take(&experiment(false)).now_or_never().is_none());
-        assert!(turns.take(&experiment(true)).now_or_never().unwrap().is_some());
+        let concurrency = ConcurrencyLimit::default();
+        let _taken = all_taken(&concurrency).await;
+        assert!(concurrency.acquire(&experiment(false)).now_or_never().is_none());
+        assert!(concurrency.acquire(&experiment(true)).now_or_never().unwrap().is_some());
     }
 
     #[tokio::test]
     async fn who_waits_at_the_end_gets_no_turn() {
-        let (turns, object) = (Turns::default(), experiment(false));
-        let _taken = all_taken(&turns).await;
-        let waits = turns.take(&object);
-        turns.close();
+        let (concurrency, object) = (ConcurrencyLimit::default(), experiment(false));
+        let _taken = all_taken(&concurrency).await;
+        let waits = concurrency.acquire(&object);
+        concurrency.close();
         assert!(waits.await.is_none());
     }
 }
