@@ -17,7 +17,7 @@ use kube::{Api, Client, ResourceExt};
 use netloss_api::{ChaosExperiment, ChaosExperimentStatus, FINALIZER, PodStatus};
 use netloss_cluster::{
     clock::Clock,
-    executor::{self, Course, Executor, Progress, Store, Written},
+    executor::{self, Executor, Progress, ReconcileState, Store, Written},
     observe::{self, Lookup},
 };
 use netloss_core::{
@@ -118,8 +118,8 @@ impl Hand {
     pub(super) async fn step(&mut self) -> Result<(), Error> {
         let (client, clock) = (self.client.clone(), Arc::clone(&self.clock));
         let executor = Executor { client: &client, field_manager: FIELD_MANAGER, clock: &clock };
-        let mut course = Course::default();
-        while executor.advance(self, &mut course).await? == Progress::Injected {}
+        let mut state = ReconcileState::default();
+        while executor.advance(self, &mut state).await? == Progress::Injected {}
         Ok(())
     }
 
@@ -127,7 +127,7 @@ impl Hand {
     pub(super) async fn foresee(&mut self) -> Result<ChaosExperimentStatus, Error> {
         let (client, clock) = (self.client.clone(), Arc::clone(&self.clock));
         let executor = Executor { client: &client, field_manager: FIELD_MANAGER, clock: &clock };
-        let foreseen = executor.decide(self, &mut Course::default()).await?.and_then(|round| round.decision.status);
+        let foreseen = executor.decide(self, &mut ReconcileState::default()).await?.and_then(|round| round.decision.status);
         Ok(foreseen.or_else(|| self.object.status.clone()).unwrap_or_default())
     }
 

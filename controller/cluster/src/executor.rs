@@ -144,7 +144,7 @@ pub enum Progress {
 
 /// What the next round of a pass has of those before it.
 #[derive(Debug, Default)]
-pub struct Course {
+pub struct ReconcileState {
     rounds: usize,
     /// In whose words agents were refused, by the pods' uids.
     refused: BTreeMap<String, PodView>,
@@ -193,12 +193,12 @@ impl Executor<'_> {
     ///
     /// # Errors
     /// When something has to be tried again.
-    pub async fn advance<S: Store>(&self, store: &mut S, course: &mut Course) -> Result<Progress, Error> {
-        while course.rounds < ROUNDS {
-            course.rounds += 1;
-            let Some(Round { begun, now, object, mut decision }) = self.decide(store, course).await? else { return Ok(Progress::Gone) };
+    pub async fn advance<S: Store>(&self, store: &mut S, state: &mut ReconcileState) -> Result<Progress, Error> {
+        while state.rounds < ROUNDS {
+            state.rounds += 1;
+            let Some(Round { begun, now, object, mut decision }) = self.decide(store, state).await? else { return Ok(Progress::Gone) };
             log(&object, &decision);
-            for step in steps::steps(&decision, object.status.as_ref(), course.retry.is_some()) {
+            for step in steps::steps(&decision, object.status.as_ref(), state.retry.is_some()) {
                 if step.acts() && self.is_too_late(begun) {
                     debug!(uid = object.uid(), ?step, "this was decided too long ago: deciding again");
                     break;
@@ -216,29 +216,29 @@ impl Executor<'_> {
                         }
                     }
                     Step::Publish => store.publish(&object, mem::take(&mut decision.events)).await,
-                    Step::GiveUp => return course.retry.take().map_or(Ok(Progress::Rests(None)), Err),
+                    Step::GiveUp => return state.retry.take().map_or(Ok(Progress::Rests(None)), Err),
                     Step::SetFinalizer(wanted) => store.set_finalizer(&object, wanted).await?,
                     Step::Rest => return Ok(Progress::Rests(decision.requeue)),
-                    Step::Ask => course.preflight = self.preflight(mem::take(&mut decision.preflight)).await?,
-                    Step::SendAfter => course.refused = self.send_after(store, &decision, begun).await?,
+                    Step::Ask => state.preflight = self.preflight(mem::take(&mut decision.preflight)).await?,
+                    Step::SendAfter => state.refused = self.send_after(store, &decision, begun).await?,
                     Step::Inject => {
                         let run = run_of(&object);
                         let (words, error) = self.inject_all(mem::take(&mut decision.injections), &run, &object.spec, begun).await;
-                        course.refused.extend(words);
-                        course.retry = error;
+                        state.refused.extend(words);
+                        state.retry = error;
                         return Ok(Progress::Injected);
                     }
                 }
             }
         }
-        Err(course.retry.take().unwrap_or(Error::Contended))
+        Err(state.retry.take().unwrap_or(Error::Contended))
     }
 
     /// Reads, looks and decides, and does nothing. None where there is nothing left of the experiment.
     ///
     /// # Errors
     /// When something cannot be read.
-    pub async fn decide<S: Store>(&self, store: &mut S, course: &mut Course) -> Result<Option<Round>, Error> {
+    pub async fn decide<S: Store>(&self, store: &mut S, state: &mut ReconcileState) -> Result<Option<Round>, Error> {
         let begun = (self.clock)();
         let Some(object) = store.read().await? else { return Ok(None) };
         let (namespace, uid) = (object.namespace().unwrap_or_default(), object.uid().unwrap_or_default());
@@ -257,7 +257,7 @@ impl Executor<'_> {
         let needs = machine::needs(&experiment, now, &settings);
         let mut observed = store.observe(&experiment, &needs, &settings, now).await?;
         // What was heard in one round is for the next one alone: after that it may be of another attempt.
-        let (words, answer) = (mem::take(&mut course.refused), course.preflight.take());
+        let (words, answer) = (mem::take(&mut state.refused), state.preflight.take());
         if let Observed::Pods(seen) = &mut observed {
             seen.views.extend(words);
             seen.preflight = answer;

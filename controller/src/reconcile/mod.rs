@@ -24,7 +24,7 @@ use netloss_api::{ChaosExperiment, FINALIZER};
 pub use netloss_cluster::executor::Error;
 use netloss_cluster::{
     clock::Clock,
-    executor::{Course, Executor, Progress},
+    executor::{Executor, Progress, ReconcileState},
     guarded::{Guarded, Unreadable},
     observe,
 };
@@ -45,7 +45,7 @@ const HELD_POLL: Duration = Duration::from_hours(1);
 const AUTHORED: SignedDuration = SignedDuration::from_hours(1);
 
 /// The longest that one pass may take. Being cut off is like a crash, which every step allows for.
-const PASS_TIMEOUT: Duration = Duration::from_mins(2);
+const RECONCILE_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// What a pass works with.
 #[derive(Clone)]
@@ -195,13 +195,13 @@ pub async fn reconcile(object: &ChaosExperiment, context: &Context) -> Result<Ac
     }
     let context = context.for_pass(object);
     let executor = Executor { client: &context.client, field_manager: FIELD_MANAGER, clock: &context.clock };
-    let (mut store, mut course) = (Stored::new(context, object), Course::default());
+    let (mut store, mut state) = (Stored::new(context, object), ReconcileState::default());
     loop {
         let Some(_turn) = context.concurrency.acquire(object).await else { return Ok(Action::await_change()) };
         let _pass = context.health.pass();
         // Boxed: it is large, and all of those that wait for their turn have room for one.
-        let advanced = tokio::time::timeout(PASS_TIMEOUT, Box::pin(executor.advance(&mut store, &mut course)));
-        let action = match advanced.await.map_err(|_| Error::TimedOut(PASS_TIMEOUT))?? {
+        let advanced = tokio::time::timeout(RECONCILE_TIMEOUT, Box::pin(executor.advance(&mut store, &mut state)));
+        let action = match advanced.await.map_err(|_| Error::TimedOut(RECONCILE_TIMEOUT))?? {
             Progress::Injected => continue,
             Progress::Rests(Some(after)) => Action::requeue(after),
             Progress::Rests(None) | Progress::Gone => Action::await_change(),
