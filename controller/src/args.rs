@@ -18,7 +18,7 @@ use kube::Client;
 use netloss_api::{self, DEFINITIONS};
 use netloss_core::{
     machine::{RIVAL_NAMESPACE, Settings},
-    words::line,
+    sanitize::line,
 };
 use std::{fmt, io::Write as _, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 use tracing::{Event, Subscriber, info};

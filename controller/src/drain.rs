@@ -21,7 +21,7 @@ use netloss_cluster::{
     listing,
     observe::keeps_loss,
 };
-use netloss_core::words::some_of;
+use netloss_core::sanitize::some_of;
 use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};

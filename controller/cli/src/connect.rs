@@ -15,7 +15,7 @@ use netloss_cluster::{
     guarded::{Guarded, Unreadable},
     listing,
 };
-use netloss_core::words::plain;
+use netloss_core::sanitize::plain;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{env, ffi::OsString, path::PathBuf, time::Duration};
 

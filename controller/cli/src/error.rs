@@ -2,7 +2,7 @@
 
 use super::exit::Exit;
 use netloss_cluster::{executor, listing};
-use netloss_core::words::line;
+use netloss_core::sanitize::line;
 use std::io;
 
 /// Why a command did not do what it was asked.

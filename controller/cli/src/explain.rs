@@ -19,7 +19,7 @@ use netloss_api::{
 use netloss_contract::LossVerdict;
 use netloss_core::{
     history::{failure_reason, result},
-    words::brief,
+    sanitize::brief,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;

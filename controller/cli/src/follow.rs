@@ -16,7 +16,7 @@ use kube::{
 };
 use netloss_api::ChaosExperiment;
 use netloss_cluster::guarded::Guarded;
-use netloss_core::words::{line, plain};
+use netloss_core::sanitize::{line, plain};
 use std::time::Duration;
 use tokio::{
     task::JoinHandle,

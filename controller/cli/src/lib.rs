@@ -40,7 +40,7 @@ use error::Error;
 pub use exit::Exit;
 use jiff::Timestamp;
 use netloss_api::ChaosExperiment;
-use netloss_core::words::plain;
+use netloss_core::sanitize::plain;
 
 /// The program, as it is installed.
 const PROGRAM: &str = "kubectl-netloss";

@@ -3,7 +3,7 @@
 use super::error::Error;
 use clap::{Args, ValueEnum};
 use console::Style;
-use netloss_core::words::acts;
+use netloss_core::sanitize::acts;
 use serde::Serialize;
 use std::io::Write as _;
 use tabled::{
@@ -86,7 +86,7 @@ pub(super) fn note(line: &str) {
 }
 
 /// A text without characters that do something to a terminal, but for the ends of its lines and the colours of [`Paint`]. What comes from
-/// a cluster has none to begin with ([`netloss_core::words::plain`]); this is for what did not come that way.
+/// a cluster has none to begin with ([`netloss_core::sanitize::plain`]); this is for what did not come that way.
 fn shown(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;

@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 };
 use kube::{Api, api::ListParams};
 use netloss_api::LEASE;
-use netloss_core::{targets::is_ready, words::line};
+use netloss_core::{sanitize::line, targets::is_ready};
 
 /// The Deployment, as config/manager has it.
 pub(super) const DEPLOYMENT: &str = "netloss-controller";

@@ -26,7 +26,7 @@ use netloss_api::{ChaosExperiment, ChaosExperimentStatus, EXPERIMENT_LABEL, Outc
 use netloss_cluster::agents::Agent;
 use netloss_cluster::guarded::Guarded;
 use netloss_contract::Ttl;
-use netloss_core::words::some_of;
+use netloss_core::sanitize::some_of;
 use serde_json::json;
 use std::time::Duration;
 

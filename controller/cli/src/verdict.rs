@@ -3,7 +3,7 @@
 use super::error::Error;
 use kube::ResourceExt;
 use netloss_api::{AS_REQUESTED, ChaosExperiment, ChaosExperimentStatus, Outcome, Phase, PodStatus, RUN_REQUESTED_ANNOTATION, RunResult};
-use netloss_core::{history, machine::is_run_requested, words::some_of};
+use netloss_core::{history, machine::is_run_requested, sanitize::some_of};
 
 /// Whether the run that the spec asks for is over, and none is to follow by itself.
 pub(super) fn is_over(object: &ChaosExperiment) -> bool {

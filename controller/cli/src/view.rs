@@ -6,7 +6,7 @@ use netloss_api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss, Outcome,
 use netloss_contract::{Direction, Expectation, Traffic, Ttl, sanitize};
 use netloss_core::{
     machine::{Live, requested_percentage},
-    words::brief,
+    sanitize::brief,
 };
 use serde::Serialize;
 use std::collections::HashMap;

@@ -12,8 +12,8 @@ use k8s_openapi::{
 use kube::{Api, api::ListParams, core::NamespaceResourceScope};
 use netloss_api::EXCLUDE_LABEL;
 use netloss_core::{
+    sanitize::some_of,
     targets::{Candidate, Skip},
-    words::some_of,
 };
 use serde::de::DeserializeOwned;
 use std::{

@@ -3,10 +3,10 @@
 use crate::{
     machine::{Experiment, Settings, check, run_request, too_large_a_share},
     refusal::{Refusal, RefusalReason},
+    sanitize::{line, shortened, some_of},
     schedule::Schedule,
     targets::{self, CONTAINER_LIMIT, Candidate, NamespaceFacts, RESERVED, Skip},
     windows::{Access, Windows},
-    words::{line, shortened, some_of},
 };
 use jiff::Timestamp;
 use netloss_api::ChaosExperimentSpec;

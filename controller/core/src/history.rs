@@ -1,6 +1,6 @@
 //! The record of a run: what goes into it, and its name.
 
-use crate::{refusal::RefusalReason, words::brief};
+use crate::{refusal::RefusalReason, sanitize::brief};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{ResourceExt, core::ObjectMeta};

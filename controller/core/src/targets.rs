@@ -3,7 +3,7 @@
 use crate::{
     machine::Settings,
     refusal::{Refusal, RefusalReason},
-    words::some_of,
+    sanitize::some_of,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, EphemeralContainer, Pod};

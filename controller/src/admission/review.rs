@@ -10,7 +10,7 @@ use kube::core::{
 };
 use netloss_api::ChaosExperimentSpec;
 use netloss_core::admission::{Operation, Verdict};
-use netloss_core::{machine::Experiment, words::brief};
+use netloss_core::{machine::Experiment, sanitize::brief};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 

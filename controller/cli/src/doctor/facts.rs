@@ -27,7 +27,7 @@ use kube::{
 use netloss_api::{ChaosExperiment, ChaosExperimentHistory, DEFINITIONS, FINALIZER, PART_OF, PodStatus};
 use netloss_cluster::agents::{self, Agent};
 use netloss_cluster::observe::is_cleaned_since;
-use netloss_core::words::line;
+use netloss_core::sanitize::line;
 use std::collections::BTreeSet;
 
 /// What the namespace's Pod Security standard refuses, as a label of it says.

@@ -23,7 +23,7 @@ use netloss_cluster::observe::is_cleaned_since;
 use netloss_contract::{CONTAINER_PREFIX, CleanupArgs, Event, Meant, Record};
 use netloss_core::{
     container::{image_to_send, repair_container},
-    words::line,
+    sanitize::line,
 };
 use serde_json::json;
 use std::time::Duration;

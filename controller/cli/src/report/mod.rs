@@ -17,7 +17,7 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
 use netloss_api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus, RunResult};
-use netloss_core::{history, machine::requested_percentage, words::plain};
+use netloss_core::{history, machine::requested_percentage, sanitize::plain};
 use serde::Serialize;
 
 /// Write a run up: what was asked for, what was seen with its 95 % interval, and how each pod was left

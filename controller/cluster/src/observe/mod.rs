@@ -26,8 +26,8 @@ use kube::{
 use netloss_api::{ChaosExperiment, ChaosExperimentStatus, FREEZE, FREEZE_ANNOTATION, Phase, PodStatus};
 use netloss_core::{
     machine::{AgentLog, Experiment, Needs, Observed, PodView, Pods, Protection, Settings, Surroundings},
+    sanitize::brief,
     targets::{Candidate, NamespaceFacts},
-    words::brief,
 };
 use serde_json::Value;
 use std::{

@@ -3,7 +3,7 @@
 //! Only its own report says that the loss is gone. Without one the most that can be said is what the exit code stands for, and an
 //! exit code of 0 alone stands for nothing: any program can end so.
 
-use crate::words::brief;
+use crate::sanitize::brief;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use netloss_api::{ObservedLoss, Outcome, PodState, PodStatus};

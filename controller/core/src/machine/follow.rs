@@ -8,7 +8,7 @@ use super::{
     pod::{Follower, PutIn, Step, is_of_run},
     rest, summary,
 };
-use crate::{refusal::Refusal, targets, words::brief};
+use crate::{refusal::Refusal, sanitize::brief, targets};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use netloss_api::{ChaosExperimentStatus, Outcome, PREFLIGHT, Phase, PodStatus, Stopping};

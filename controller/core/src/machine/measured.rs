@@ -1,6 +1,6 @@
 //! Whether what the agents counted contradicts what the kernel was told to lose.
 
-use crate::words::some_of;
+use crate::sanitize::some_of;
 use netloss_api::{ChaosExperimentStatus, ObservedTraffic, PodStatus};
 use netloss_contract::{Expectation, LossVerdict};
 

@@ -48,8 +48,8 @@ pub use requested::run_request;
 
 use crate::{
     refusal::RefusalReason,
+    sanitize::{acts, line, shortened},
     targets::{Candidate, NamespaceFacts, Skip},
-    words::{acts, line, shortened},
 };
 use jiff::Timestamp;
 use netloss_api::{ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodState, PodStatus};

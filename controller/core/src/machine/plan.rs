@@ -9,10 +9,10 @@ use super::{
 };
 use crate::{
     refusal::{Refusal, RefusalReason},
+    sanitize::some_of,
     stored::{self, LARGEST_WHOLE},
     targets::{self, Candidate},
     windows::{Access, Windows},
-    words::some_of,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

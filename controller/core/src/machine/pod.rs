@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     refusal::{Refusal, RefusalReason},
+    sanitize::brief,
     targets::Skip,
-    words::brief,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -1,7 +1,7 @@
 //! One more run of an unchanged spec, requested by an annotation.
 
 use super::Experiment;
-use crate::words::brief;
+use crate::sanitize::brief;
 use jiff::Timestamp;
 use netloss_api::{ChaosExperimentStatus, RUN_REQUESTED_ANNOTATION};
 

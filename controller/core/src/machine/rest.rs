@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     refusal::{Refusal, RefusalReason},
+    sanitize::some_of,
     targets::Skip,
-    words::some_of,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

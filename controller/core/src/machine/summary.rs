@@ -3,7 +3,7 @@
 //! k8s-chaos's tooling looks for `Successfully injected 10% packet loss into 2 pod(s)` and `No eligible pods`.
 
 use super::{Experiment, is_edited};
-use crate::words::some_of;
+use crate::sanitize::some_of;
 use netloss_api::{AS_REQUESTED, ChaosExperimentStatus, Phase, PodStatus, Stopping};
 
 /// The message of a run that has pods; `obstacles` are what stands in the way at present.
