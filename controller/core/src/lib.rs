@@ -10,7 +10,7 @@ pub mod machine;
 pub mod refusal;
 pub mod sanitize;
 pub mod schedule;
+pub mod status_store;
 pub mod steps;
-pub mod stored;
 pub mod targets;
 pub mod windows;

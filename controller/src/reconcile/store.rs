@@ -20,7 +20,7 @@ use netloss_core::{
     container::image_to_send,
     history,
     machine::{self, AgentLog, Decision, EventRecord, Experiment, Needs, Observed, PodView, Settings},
-    stored,
+    status_store,
 };
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -53,7 +53,7 @@ impl Store for Stored<'_> {
         let uid = object.uid().unwrap_or_default();
         if let Some(status) = &mut object.status {
             // What is to be put in, and whether the kernel ends it, of an agent that has not told yet.
-            self.context.fill_in((&self.namespace, &uid), status, |pod| pod.is_open() && pod.unguarded.is_none()).await?;
+            self.context.hydrate((&self.namespace, &uid), status, |pod| pod.is_open() && pod.unguarded.is_none()).await?;
         }
         Ok(Some(object))
     }
@@ -112,7 +112,7 @@ impl Context {
     async fn write_record(&self, object: &ChaosExperiment, status: &ChaosExperimentStatus) -> Result<(), Error> {
         let mut run = status.clone();
         let namespace = object.namespace().unwrap_or_default();
-        self.fill_in((&namespace, &object.uid().unwrap_or_default()), &mut run, |_| true).await?;
+        self.hydrate((&namespace, &object.uid().unwrap_or_default()), &mut run, |_| true).await?;
         let mut record = history::record(object, &run, (self.clock)());
         let api = Api::<ChaosExperimentHistory>::namespaced(self.client.clone(), &namespace);
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
@@ -183,19 +183,19 @@ impl Context {
     }
 
     /// Reads what a status leaves to records, for those of its pods. What is in no record any more stays absent.
-    async fn fill_in(
+    async fn hydrate(
         &self,
         (namespace, uid): (&str, &str),
         status: &mut ChaosExperimentStatus,
         wanted: impl Fn(&PodStatus) -> bool,
     ) -> Result<(), Error> {
-        let plans = stream::iter(stored::missing(uid, status, wanted)).map(|name| async move {
+        let plans = stream::iter(status_store::missing(uid, status, wanted)).map(|name| async move {
             let plan = listing::named::<ChaosExperimentPlan>(&self.client, namespace, &name).await;
             plan.map_err(Error::api(format!("reading ChaosExperimentPlan {name}")))
         });
         let plans: Vec<Option<Guarded<ChaosExperimentPlan>>> = plans.buffer_unordered(CONCURRENCY).try_collect().await?;
         for plan in plans.into_iter().flatten().filter_map(|Guarded(plan)| plan.ok()) {
-            stored::fill_in(status, &plan);
+            status_store::hydrate(status, &plan);
         }
         Ok(())
     }
@@ -205,11 +205,11 @@ impl Context {
         let api = Api::<Guarded<ChaosExperiment>>::namespaced(self.client.clone(), &namespace);
         let plans = Api::<ChaosExperimentPlan>::namespaced(self.client.clone(), &namespace);
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        let (mut status, records) = stored::split(object, status);
+        let (mut status, records) = status_store::split(object, status);
         for record in records {
             self.write_plan(object, &plans, record, &mut status).await?;
         }
-        let unused = stored::unused(&object.uid().unwrap_or_default(), object.status.as_ref(), &status);
+        let unused = status_store::unused(&object.uid().unwrap_or_default(), object.status.as_ref(), &status);
         // Without managedFields, which were not read as they are, the API server keeps them.
         let metadata = ObjectMeta { managed_fields: None, ..object.metadata.clone() };
         let changed = ChaosExperiment { metadata, spec: object.spec.clone(), status: Some(status) };
@@ -260,7 +260,7 @@ impl Context {
                 answer => {
                     let written = answer.map_err(Error::api("writing a ChaosExperimentPlan"))?.name_any();
                     if written != name {
-                        stored::rename(status, &name, &written);
+                        status_store::rename(status, &name, &written);
                         let taken = machine::plan_name_taken(&name, &written);
                         self.publisher.publish(&object.object_ref(&()), vec![taken]).await;
                     }
@@ -276,7 +276,7 @@ impl Context {
         let (namespace, name) = (plan.namespace().unwrap_or_default(), plan.name_any());
         let api = Api::<Guarded<ChaosExperimentPlan>>::namespaced(self.client.clone(), &namespace);
         let there = api.get_opt(&name).await.map_err(Error::api(format!("reading ChaosExperimentPlan {name}")))?;
-        Ok(there.is_some_and(|Guarded(there)| there.is_ok_and(|there| stored::is_same(&there, plan))))
+        Ok(there.is_some_and(|Guarded(there)| there.is_ok_and(|there| status_store::is_same(&there, plan))))
     }
 
     /// Adds our finalizer to the experiment, or takes it away. The patch names the version that this was decided from, and nothing of

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     refusal::{Refusal, RefusalReason},
     sanitize::some_of,
-    stored::{self, LARGEST_WHOLE},
+    status_store::{self, LARGEST_WHOLE},
     targets::{self, Candidate},
     windows::{Access, Windows},
 };
@@ -65,7 +65,8 @@ pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings,
     status.pods = ended.into_iter().filter(|pod| !resumed(pod)).map(|pod| PodStatus { remaining: None, ..pod }).collect();
     status.pods.extend(entries.iter().cloned());
     status.message = Some(summary::message(&status, experiment, &[]));
-    let (bytes, count, left) = (stored::size(&stored::without_arguments(status.clone())), entries.len(), status.unresolved_pods.len());
+    let (bytes, count, left) =
+        (status_store::size(&status_store::without_arguments(status.clone())), entries.len(), status.unresolved_pods.len());
     if bytes > LARGEST_WHOLE {
         let way_out = if left > count {
             format!(

@@ -69,7 +69,7 @@ fn more_arguments_than_a_status_holds_are_no_reason_to_refuse() {
     };
     let status = plan(&spec, candidates(100)).status.unwrap();
     assert_eq!(status.pods.len(), 100);
-    assert!(crate::stored::size(&status) > 400 * 1024);
+    assert!(crate::status_store::size(&status) > 400 * 1024);
 }
 
 /// What correlation takes from the rate is said before anything is lost, also by a dry run.

@@ -81,7 +81,7 @@ fn prefix(uid: &str) -> String {
 }
 
 /// Puts in the arguments that a record has.
-pub fn fill_in(status: &mut ChaosExperimentStatus, plan: &ChaosExperimentPlan) {
+pub fn hydrate(status: &mut ChaosExperimentStatus, plan: &ChaosExperimentPlan) {
     let name = plan.metadata.name.as_deref();
     for pod in status.pods.iter_mut().filter(|pod| pod.plan.is_some() && pod.plan.as_deref() == name) {
         let of_pod = plan.spec.pods.iter().find(|planned| planned.uid == pod.uid && planned.container == pod.container);
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(named, plans.iter().filter_map(|plan| plan.metadata.name.clone()).collect());
         let mut read = stored.clone();
         for plan in &plans {
-            fill_in(&mut read, plan);
+            hydrate(&mut read, plan);
         }
         assert_eq!(without_arguments(read.clone()), stored);
         let argv = |status: &ChaosExperimentStatus| status.pods.iter().map(|pod| pod.argv.clone()).collect::<Vec<_>>();
