@@ -1,6 +1,6 @@
 //! How long to wait before trying again, for each experiment on its own.
 
-use netloss_api::order::rank;
+use netloss_api::stable_hash;
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
@@ -31,7 +31,7 @@ impl Backoff {
         let count = failures.entry(uid.to_owned()).or_default();
         *count = count.saturating_add(1);
         let full = FIRST.saturating_mul(2_u32.saturating_pow(*count - 1)).min(LONGEST);
-        let share = (rank(&[uid, &count.to_string()]) % 1024) as f64 / 1024.0;
+        let share = (stable_hash(&[uid, &count.to_string()]) % 1024) as f64 / 1024.0;
         full.mul_f64(1.0 - share / 2.0)
     }
 }

@@ -7,11 +7,11 @@ mod action;
 mod crd;
 mod history;
 mod names;
-pub mod order;
 mod plan;
 mod pod;
 mod reference;
 mod spec;
+mod stable_hash;
 mod status;
 
 pub use action::Action;
@@ -28,6 +28,7 @@ pub use plan::{ChaosExperimentPlan, ChaosExperimentPlanSpec, PlannedArguments};
 pub use pod::{AskedLoss, ObservedInterval, ObservedLoss, ObservedTraffic, Outcome, PodState, PodStatus, SentContainer};
 pub use reference::page as reference;
 pub use spec::{ChaosExperiment, ChaosExperimentSpec, LossModelSpec, MAX_LOSS_PERCENTAGE, RetryBackoff, TimeWindow, WindowKind};
+pub use stable_hash::stable_hash;
 pub use status::{
     ACCEPTED, AS_REQUESTED, ChaosExperimentStatus, LOSS_MAY_REMAIN, NOT_ASKED, PREFLIGHT, Phase, RECOVERED, RUN_REQUESTED, Stopping,
 };

@@ -4,7 +4,7 @@
 #![allow(unreachable_pub, clippy::duplicated_attributes)]
 
 use super::{Action, ChaosExperimentStatus};
-use crate::order::rank;
+use crate::stable_hash;
 use kube::{CustomResource, KubeSchema};
 use netloss_contract::{BackendChoice, Direction};
 use schemars::{Schema, SchemaGenerator, json_schema};
@@ -372,7 +372,7 @@ impl ChaosExperimentSpec {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         let spec = Self { paused: None, ..self.clone() };
-        format!("{:016x}", rank(&[&serde_json::to_string(&spec).unwrap_or_default()]))
+        format!("{:016x}", stable_hash(&[&serde_json::to_string(&spec).unwrap_or_default()]))
     }
 
     /// In percent, by whichever of its two names it was given.

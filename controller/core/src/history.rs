@@ -7,7 +7,7 @@ use kube::{ResourceExt, core::ObjectMeta};
 use netloss_api::{
     ACCEPTED, AS_REQUESTED, AffectedResource, Audit, ChaosExperiment, ChaosExperimentHistory, ChaosExperimentHistorySpec,
     ChaosExperimentStatus, EXPERIMENT_LABEL, ErrorDetails, Execution, ExperimentRef, FailureReason, NAME_LABEL, Outcome, PREFLIGHT, Phase,
-    PodStatus, REMAINS_LABEL, RunResult, SHORTENED_ANNOTATION, order::rank,
+    PodStatus, REMAINS_LABEL, RunResult, SHORTENED_ANNOTATION, stable_hash,
 };
 use std::collections::BTreeMap;
 
@@ -140,7 +140,7 @@ pub fn record_name(name: &str, uid: &str, run: u32, paused: Option<u32>) -> Stri
 }
 
 fn suffix(uid: &str, run: u32) -> String {
-    format!("-{:016x}-r{run}", rank(&[uid]))
+    format!("-{:016x}-r{run}", stable_hash(&[uid]))
 }
 
 /// What the names of records of the run's pauses contain, if there can be any.

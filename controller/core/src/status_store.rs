@@ -6,7 +6,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use netloss_api::{
-    ChaosExperiment, ChaosExperimentPlan, ChaosExperimentPlanSpec, ChaosExperimentStatus, PlannedArguments, PodStatus, order::rank,
+    ChaosExperiment, ChaosExperimentPlan, ChaosExperimentPlanSpec, ChaosExperimentStatus, PlannedArguments, PodStatus, stable_hash,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -119,7 +119,7 @@ fn record(experiment: &ChaosExperiment, run: u32, pods: Vec<PlannedArguments>) -
     let (name, uid) = (experiment.name_any(), experiment.uid().unwrap_or_default());
     let words: Vec<&str> =
         pods.iter().flat_map(|pod| [pod.container.as_str(), &pod.uid].into_iter().chain(pod.argv.iter().map(String::as_str))).collect();
-    let hash = rank(&words);
+    let hash = stable_hash(&words);
     let mut plan =
         ChaosExperimentPlan::new(&format!("{uid}-r{run}-{hash:016x}"), ChaosExperimentPlanSpec { experiment: name.clone(), run, pods });
     plan.metadata.namespace = experiment.namespace();

@@ -8,7 +8,7 @@ use crate::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, EphemeralContainer, Pod};
 use kube::core::ObjectMeta;
-use netloss_api::{ALLOW_FROM_ANNOTATION, EXCLUDE_LABEL, PRODUCTION_ANNOTATION, order::rank};
+use netloss_api::{ALLOW_FROM_ANNOTATION, EXCLUDE_LABEL, PRODUCTION_ANNOTATION, stable_hash};
 use netloss_contract::CONTAINER_PREFIX;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -352,7 +352,7 @@ pub fn active_agent(pod: &Pod, now: Timestamp) -> Option<String> {
 pub fn choose<'a>(candidates: &'a [Candidate], count: u32, experiment_uid: &str, run: u32) -> Vec<&'a Candidate> {
     let mut eligible: Vec<&Candidate> = candidates.iter().filter(|candidate| candidate.skip.is_none()).collect();
     let uid = |pod: &Candidate| pod.target.uid.clone();
-    eligible.sort_by_cached_key(|pod| (rank(&[experiment_uid, &run.to_string(), &uid(pod)]), uid(pod)));
+    eligible.sort_by_cached_key(|pod| (stable_hash(&[experiment_uid, &run.to_string(), &uid(pod)]), uid(pod)));
     eligible.truncate(usize::try_from(count).unwrap_or(usize::MAX));
     eligible
 }
