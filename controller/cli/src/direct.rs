@@ -3,8 +3,9 @@
 use super::{
     connect::Cluster,
     error::Error,
-    hand::{Hand, LOOK as LOOK_AGAIN, agent_image},
-    live, look,
+    live,
+    local_run::{LOOK as LOOK_AGAIN, LocalRun, agent_image},
+    look,
     output::note,
     run::{Prepared, RunArgs},
     show::Show,
@@ -53,11 +54,11 @@ pub(super) async fn run(
     object.metadata.uid = Some(uid());
     object.metadata.generation = Some(1);
     let surroundings = Surroundings { freeze, namespace: prepared.namespace, pods: prepared.pods, ..Surroundings::default() };
-    let mut hand = Hand::begin(cluster, image, object, surroundings);
-    let end = drive(&mut hand, cluster, show).await;
+    let mut local_run = LocalRun::begin(cluster, image, object, surroundings);
+    let end = drive(&mut local_run, cluster, show).await;
     show.end();
     end?;
-    Ok(hand.object().clone())
+    Ok(local_run.object().clone())
 }
 
 /// Whether this is what it is for: one pod.
@@ -67,7 +68,7 @@ pub(super) fn check(target: Option<&Workload>) -> Result<&Workload, Error> {
     })
 }
 
-async fn drive(hand: &mut Hand, cluster: &Cluster, show: &mut Show) -> Result<(), Error> {
+async fn drive(local_run: &mut LocalRun, cluster: &Cluster, show: &mut Show) -> Result<(), Error> {
     let mut figures = LiveFigures::new();
     let mut reading: Option<JoinHandle<(LiveFigures, Option<String>)>> = None;
     let mut read_at = Instant::now();
@@ -76,13 +77,13 @@ async fn drive(hand: &mut Hand, cluster: &Cluster, show: &mut Show) -> Result<()
     let (mut is_stopping, mut is_unanswered) = (false, false);
     loop {
         let now = Timestamp::now();
-        let wait = match hand.step().await {
+        let wait = match local_run.step().await {
             Ok(()) => {
                 is_unanswered = false;
                 LOOK_AGAIN
             }
             // Its agent goes on without us, and is looked at again. Until one is planned nothing goes on.
-            Err(Error::Unanswered(words)) => match hand.deadline() {
+            Err(Error::Unanswered(words)) => match local_run.deadline() {
                 None => return Err(Error::Unanswered(words)),
                 Some(deadline) if now > deadline.saturating_add(PATIENCE).unwrap_or(deadline) => {
                     return Err(Error::TimedOut(format!("{words}: how the run ended is not known; its loss was to end by {deadline}")));
@@ -102,26 +103,26 @@ async fn drive(hand: &mut Hand, cluster: &Cluster, show: &mut Show) -> Result<()
             if let Some(reason) = freeze.filter(|_| !is_stopping) {
                 is_stopping = true;
                 note(&format!("all experiments are frozen ({reason}): stopping the agent"));
-                hand.set_stopping();
+                local_run.set_stopping();
             }
         }
-        let is_applied = hand.object().status.iter().flat_map(|status| &status.pods).any(|pod| pod.state == PodState::Applied);
+        let is_applied = local_run.object().status.iter().flat_map(|status| &status.pods).any(|pod| pod.state == PodState::Applied);
         if reading.is_none() && (read_at.elapsed() >= LOOK || is_applied && figures.is_empty()) {
             read_at = Instant::now();
-            reading = Some(tokio::spawn(look_around(cluster.clone(), is_applied.then(|| hand.object().clone()))));
+            reading = Some(tokio::spawn(look_around(cluster.clone(), is_applied.then(|| local_run.object().clone()))));
         }
-        show.show(&ExperimentView::new(hand.object(), &figures, now), now)?;
-        if hand.is_over() {
+        show.show(&ExperimentView::new(local_run.object(), &figures, now), now)?;
+        if local_run.is_over() {
             return Ok(());
         }
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             _ = interrupts.recv() => {
                 if std::mem::replace(&mut is_stopping, true) {
-                    return Err(Error::Interrupted(format!("{}: not waited for: the agent ends its loss at its time", hand.object().name_any())));
+                    return Err(Error::Interrupted(format!("{}: not waited for: the agent ends its loss at its time", local_run.object().name_any())));
                 }
                 note("stopping the agent (Ctrl-C again: do not wait for it)");
-                hand.set_stopping();
+                local_run.set_stopping();
             }
         }
     }

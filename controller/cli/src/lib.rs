@@ -10,11 +10,11 @@ mod exit;
 mod explain;
 mod follow;
 mod freeze;
-mod hand;
 mod history;
 #[cfg(test)]
 mod krew;
 mod live;
+mod local_run;
 mod look;
 mod loss;
 mod manifest;

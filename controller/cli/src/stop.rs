@@ -5,7 +5,7 @@ use super::{
     error::{Error, is_forbidden},
     follow::{End, Follow},
     freeze::STOP_LIMIT,
-    hand::{self, Hand, agent_image},
+    local_run::{self, LocalRun, agent_image},
     orphans,
     output::{note, print},
     presence,
@@ -138,13 +138,13 @@ pub(super) async fn stop_orphan(
     if !orphans::is_still_orphan(cluster, agent).await? {
         return Ok(());
     }
-    let mut hand = Hand::stop(cluster, image, object);
+    let mut local_run = LocalRun::stop(cluster, image, object);
     if !is_awaited {
-        hand::until_told(&mut hand, limit).await?;
+        local_run::until_told(&mut local_run, limit).await?;
         return print(&format!("{words}, of no experiment: told to stop\n"));
     }
-    let status = hand::to_the_end(&mut hand, limit).await?;
-    verdict::clean(hand.object(), &status)?;
+    let status = local_run::to_the_end(&mut local_run, limit).await?;
+    verdict::clean(local_run.object(), &status)?;
     print(&format!("{words}, of no experiment: stopped: {}\n", outcomes(&status)))
 }
 
@@ -287,7 +287,7 @@ async fn follow_to_the_end(
         note(&format!("{namespace}/{name} was deleted before its end was seen: its agents are stopped with your own rights"));
         let left = ChaosExperiment { status: Some(status), ..object.clone() };
         let image = agent_image(cluster, args.agent_image.as_deref()).await?;
-        status = hand::to_the_end(&mut Hand::stop(cluster, image, left), limit).await?;
+        status = local_run::to_the_end(&mut LocalRun::stop(cluster, image, left), limit).await?;
     }
     verdict::clean(object, &status)?;
     print(&format!("{namespace}/{name}: {}: {}\n", means.done(), outcomes(&status)))
@@ -317,8 +317,8 @@ async fn stop_by_hand(
     let status = if verdict::is_at_rest(&object) {
         object.status.clone().unwrap_or_default()
     } else {
-        let mut hand = Hand::stop(cluster, image, object.clone());
-        if args.wait { hand::to_the_end(&mut hand, limit).await? } else { hand::until_told(&mut hand, limit).await? }
+        let mut local_run = LocalRun::stop(cluster, image, object.clone());
+        if args.wait { local_run::to_the_end(&mut local_run, limit).await? } else { local_run::until_told(&mut local_run, limit).await? }
     };
     verdict::clean(&object, &status)?;
     if status.is_under_way() {

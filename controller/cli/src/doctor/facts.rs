@@ -3,7 +3,7 @@
 use crate::{
     connect::{Cluster, Scope},
     error::{Error, is_forbidden},
-    hand::{Hand, agent_image},
+    local_run::{LocalRun, agent_image},
     look, orphans,
     presence::{self, Presence},
     status::experiments,
@@ -456,7 +456,7 @@ async fn dead(cluster: &Cluster, pods: &[Pod], known: &[(String, PodStatus)]) ->
     for agent in agents::ended_without_a_word(pods).into_iter().filter(|agent| !is_known(agent)) {
         let now = Timestamp::now();
         let Some(object) = agent.experiment(now) else { continue };
-        let foreseen = Hand::stop(cluster, None, object).foresee().await?;
+        let foreseen = LocalRun::stop(cluster, None, object).foresee().await?;
         if foreseen.pods.iter().any(|entry| entry.is_open() || entry.may_keep_loss()) {
             dead.push(agent);
         }

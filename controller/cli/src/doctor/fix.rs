@@ -5,7 +5,7 @@ use crate::{
     connect::{Cluster, Scope},
     error::{Error, is_missing},
     freeze::STOP_LIMIT,
-    hand::{self, Hand, send},
+    local_run::{self, LocalRun, send},
     output::{note, print},
     run::FIELD_MANAGER,
     stop::stop_orphan,
@@ -62,9 +62,9 @@ pub(super) async fn fix(cluster: &Cluster, facts: &Facts) -> Result<bool, Error>
 /// Takes away what an agent of no experiment may have left, as the controller would after one of its own.
 async fn clean_after(cluster: &Cluster, agent: &Agent, image: Option<String>) -> Result<(), Error> {
     let Some(object) = agent.experiment(Timestamp::now()) else { return Ok(()) };
-    let mut hand = Hand::stop(cluster, image, object);
-    let status = hand::to_the_end(&mut hand, STOP_LIMIT).await?;
-    verdict::clean(hand.object(), &status)?;
+    let mut local_run = LocalRun::stop(cluster, image, object);
+    let status = local_run::to_the_end(&mut local_run, STOP_LIMIT).await?;
+    verdict::clean(local_run.object(), &status)?;
     print(&format!("{}, of no experiment: cleaned up after\n", agent.words()))
 }
 
@@ -140,7 +140,7 @@ async fn release(cluster: &Cluster, Stuck(object): &Stuck, image: Option<String>
     let current = api.get_opt(&name).await.map_err(Error::api(format!("reading experiment {namespace}/{name}")))?;
     let Some(object) = current.filter(|current| current.uid() == object.uid() && is_stuck(current)) else { return Ok(()) };
     if !verdict::is_at_rest(&object) {
-        let status = hand::to_the_end(&mut Hand::stop(cluster, image, object.clone()), STOP_LIMIT).await?;
+        let status = local_run::to_the_end(&mut LocalRun::stop(cluster, image, object.clone()), STOP_LIMIT).await?;
         verdict::clean(&object, &status)?;
     }
     let finalizers: Vec<&String> = object.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();

@@ -36,7 +36,7 @@ pub(super) const LOOK: Duration = Duration::from_secs(1);
 const AGENT: &str = "netloss-agent";
 
 /// A run that is driven from here.
-pub(super) struct Hand {
+pub(super) struct LocalRun {
     client: Client,
     clock: Clock,
     settings: Settings,
@@ -66,7 +66,7 @@ pub(super) async fn agent_image(cluster: &Cluster, given: Option<&str>) -> Resul
     }
 }
 
-impl Hand {
+impl LocalRun {
     /// A run that begins.
     pub(super) fn begin(cluster: &Cluster, image: String, object: ChaosExperiment, surroundings: Surroundings) -> Self {
         let settings = Settings::new(image.clone(), &cluster.own_namespace);
@@ -75,9 +75,9 @@ impl Hand {
 
     /// A run that is to be stopped.
     pub(super) fn stop(cluster: &Cluster, image: Option<String>, object: ChaosExperiment) -> Self {
-        let mut hand = Self::new(cluster, image, object);
-        hand.set_stopping();
-        hand
+        let mut local_run = Self::new(cluster, image, object);
+        local_run.set_stopping();
+        local_run
     }
 
     fn new(cluster: &Cluster, image: Option<String>, object: ChaosExperiment) -> Self {
@@ -145,7 +145,7 @@ impl Hand {
 }
 
 /// In memory: its status is nobody's but ours, and it tells and records nothing.
-impl Store for Hand {
+impl Store for LocalRun {
     async fn read(&mut self) -> Result<Option<ChaosExperiment>, executor::Error> {
         let mut object = self.object.clone();
         // As long as something is to be done it is held, as the controller's finalizer holds it.
@@ -217,36 +217,36 @@ pub(super) async fn send(cluster: &Cluster, entry: &PodStatus, container: &Ephem
 }
 
 /// Drives it until nothing is under way, for so long at most.
-pub(super) async fn to_the_end(hand: &mut Hand, limit: Duration) -> Result<ChaosExperimentStatus, Error> {
-    until(hand, limit, Hand::is_over).await
+pub(super) async fn to_the_end(local_run: &mut LocalRun, limit: Duration) -> Result<ChaosExperimentStatus, Error> {
+    until(local_run, limit, LocalRun::is_over).await
 }
 
 /// Drives it until each agent that is under way was told to stop, for so long at most.
-pub(super) async fn until_told(hand: &mut Hand, limit: Duration) -> Result<ChaosExperimentStatus, Error> {
-    until(hand, limit, Hand::is_told).await
+pub(super) async fn until_told(local_run: &mut LocalRun, limit: Duration) -> Result<ChaosExperimentStatus, Error> {
+    until(local_run, limit, LocalRun::is_told).await
 }
 
 /// A request that comes to nothing is no reason to leave an agent alone: it is made again.
-async fn until(hand: &mut Hand, limit: Duration, is_reached: fn(&Hand) -> bool) -> Result<ChaosExperimentStatus, Error> {
+async fn until(local_run: &mut LocalRun, limit: Duration, is_reached: fn(&LocalRun) -> bool) -> Result<ChaosExperimentStatus, Error> {
     let end = tokio::time::Instant::now() + limit;
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
-    while !is_reached(hand) {
-        let unanswered = match hand.step().await {
-            Ok(()) if is_reached(hand) => break,
+    while !is_reached(local_run) {
+        let unanswered = match local_run.step().await {
+            Ok(()) if is_reached(local_run) => break,
             Ok(()) => None,
             Err(Error::Unanswered(words)) => Some(words),
             Err(error) => return Err(error),
         };
-        let name = hand.object().name_any();
+        let name = local_run.object().name_any();
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
             () = tokio::time::sleep_until(end) => {
-                let message = || hand.object().status.as_ref().and_then(|status| status.message.clone());
+                let message = || local_run.object().status.as_ref().and_then(|status| status.message.clone());
                 let trouble = unanswered.or_else(message).unwrap_or_default();
                 return Err(Error::TimedOut(format!("{name}: the agents have not ended after {} s: {trouble}", limit.as_secs())));
             }
             _ = &mut interrupt => return Err(Error::Interrupted(format!("{name}: its loss ends at its time in any case"))),
         }
     }
-    Ok(hand.object().status.clone().unwrap_or_default())
+    Ok(local_run.object().status.clone().unwrap_or_default())
 }
