@@ -137,7 +137,7 @@ pub enum Progress {
     /// There is nothing left of the experiment.
     Gone,
     /// There is nothing more to do now; when there may be, if not only after a change.
-    Rests(Option<Duration>),
+    AwaitsChange(Option<Duration>),
     /// Agents were injected: the next round sees what became of these.
     Injected,
 }
@@ -216,11 +216,11 @@ impl Executor<'_> {
                         }
                     }
                     Step::Publish => store.publish(&object, mem::take(&mut decision.events)).await,
-                    Step::GiveUp => return state.retry.take().map_or(Ok(Progress::Rests(None)), Err),
+                    Step::GiveUp => return state.retry.take().map_or(Ok(Progress::AwaitsChange(None)), Err),
                     Step::SetFinalizer(wanted) => store.set_finalizer(&object, wanted).await?,
-                    Step::Rest => return Ok(Progress::Rests(decision.requeue)),
-                    Step::Ask => state.preflight = self.preflight(mem::take(&mut decision.preflight)).await?,
-                    Step::SendAfter => state.refused = self.send_after(store, &decision, begun).await?,
+                    Step::AwaitChange => return Ok(Progress::AwaitsChange(decision.requeue)),
+                    Step::DryRunPatch => state.preflight = self.preflight(mem::take(&mut decision.preflight)).await?,
+                    Step::ApplyFollowUps => state.refused = self.apply_follow_ups(store, &decision, begun).await?,
                     Step::Inject => {
                         let run = run_of(&object);
                         let (words, error) = self.inject_all(mem::take(&mut decision.injections), &run, &object.spec, begun).await;
@@ -357,7 +357,12 @@ impl Executor<'_> {
     }
 
     /// Puts in what was sent after agents. What is refused now is tried again as long as it may help, and is told meanwhile.
-    async fn send_after<S: Store>(&self, store: &S, decision: &Decision, begun: Timestamp) -> Result<BTreeMap<String, PodView>, Error> {
+    async fn apply_follow_ups<S: Store>(
+        &self,
+        store: &S,
+        decision: &Decision,
+        begun: Timestamp,
+    ) -> Result<BTreeMap<String, PodView>, Error> {
         type Make = fn(&PodStatus, &SentContainer) -> EphemeralContainer;
         let mut sent: Vec<(PodStatus, EphemeralContainer)> = Vec::new();
         let stops = decision.stops.iter().map(|entry| (entry, &entry.stop, stop_container as Make));

@@ -35,11 +35,11 @@ pub enum Step {
     /// Give the experiment our finalizer, or take it away, with the version of the object that this was decided from.
     SetFinalizer(bool),
     /// End the pass: there is nothing more to do now.
-    Rest,
+    AwaitChange,
     /// Ask the API server whether it would admit the agent.
-    Ask,
+    DryRunPatch,
     /// Put in what stops an agent or takes away what it left.
-    SendAfter,
+    ApplyFollowUps,
     /// Put in agents.
     Inject,
 }
@@ -48,7 +48,7 @@ impl Step {
     /// Whether it changes something, so that it must not be done too late.
     #[must_use]
     pub fn acts(self) -> bool {
-        !matches!(self, Self::Publish | Self::GiveUp | Self::Rest)
+        !matches!(self, Self::Publish | Self::GiveUp | Self::AwaitChange)
     }
 }
 
@@ -75,9 +75,9 @@ pub fn steps(decision: &Decision, before: Option<&ChaosExperimentStatus>, failed
     // Something is to be done about what was just written: the next round does it.
     let more = decision.status.as_ref().is_some_and(|status| promises_more(status, before));
     if !(asks || sends || injects || more) {
-        steps.push(Step::Rest);
+        steps.push(Step::AwaitChange);
     }
-    let acts = [(asks, Step::Ask), (sends, Step::SendAfter), (injects, Step::Inject)];
+    let acts = [(asks, Step::DryRunPatch), (sends, Step::ApplyFollowUps), (injects, Step::Inject)];
     steps.extend(acts.into_iter().filter_map(|(acts, step)| acts.then_some(step)));
     steps
 }
@@ -115,7 +115,7 @@ mod tests {
             repairs: pods,
             ..Decision::default()
         };
-        let order = [Step::WriteStatus, Step::Publish, Step::Ask, Step::SendAfter, Step::Inject];
+        let order = [Step::WriteStatus, Step::Publish, Step::DryRunPatch, Step::ApplyFollowUps, Step::Inject];
         assert_eq!(steps(&all, Some(&before), false), order);
         // What went wrong is told after what was decided meanwhile is written down; no patch follows.
         assert_eq!(steps(&all, Some(&before), true), [Step::WriteStatus, Step::Publish, Step::GiveUp]);
@@ -130,9 +130,9 @@ mod tests {
         let start_timeout = SignedDuration::try_from(crate::machine::fixtures::settings().start_timeout).unwrap();
         assert!(ACT_WITHIN * 2 + SignedDuration::from_secs(20) < start_timeout, "there is time for a request, and for clocks that differ");
         // What happened is told and waited for, however late.
-        let late = [Step::Publish, Step::GiveUp, Step::Rest];
+        let late = [Step::Publish, Step::GiveUp, Step::AwaitChange];
         assert!(late.into_iter().all(|step| !step.acts()));
-        let acts = [Step::Record, Step::WriteStatus, Step::SetFinalizer(false), Step::Ask, Step::SendAfter, Step::Inject];
+        let acts = [Step::Record, Step::WriteStatus, Step::SetFinalizer(false), Step::DryRunPatch, Step::ApplyFollowUps, Step::Inject];
         assert!(acts.into_iter().all(Step::acts));
     }
 
@@ -152,7 +152,7 @@ mod tests {
         let mut over = planned(&spec(), 0);
         over.completed_at = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1)));
         let over = Decision { status: Some(over), ..Decision::default() };
-        assert_eq!(steps(&over, None, false), [Step::Record, Step::WriteStatus, Step::Publish, Step::Rest]);
-        assert_eq!(steps(&Decision::default(), None, false), [Step::Publish, Step::Rest]);
+        assert_eq!(steps(&over, None, false), [Step::Record, Step::WriteStatus, Step::Publish, Step::AwaitChange]);
+        assert_eq!(steps(&Decision::default(), None, false), [Step::Publish, Step::AwaitChange]);
     }
 }

@@ -203,8 +203,8 @@ pub async fn reconcile(object: &ChaosExperiment, context: &Context) -> Result<Ac
         let advanced = tokio::time::timeout(RECONCILE_TIMEOUT, Box::pin(executor.advance(&mut store, &mut state)));
         let action = match advanced.await.map_err(|_| Error::TimedOut(RECONCILE_TIMEOUT))?? {
             Progress::Injected => continue,
-            Progress::Rests(Some(after)) => Action::requeue(after),
-            Progress::Rests(None) | Progress::Gone => Action::await_change(),
+            Progress::AwaitsChange(Some(after)) => Action::requeue(after),
+            Progress::AwaitsChange(None) | Progress::Gone => Action::await_change(),
         };
         context.backoff.succeeded(&object.uid().unwrap_or_default());
         return Ok(action);

@@ -82,13 +82,13 @@ impl Check {
         for step in steps::steps(&decision, work.read.status.as_ref(), heard.failed) {
             match step {
                 Step::Record if self.has(Flaw::LeavesNoRecord) => {}
-                Step::SendAfter if self.has(Flaw::SendsNothingAfter) => {}
+                Step::ApplyFollowUps if self.has(Flaw::SendsNothingAfter) => {}
                 Step::SetFinalizer(false) if self.has(Flaw::NeverLetsGo) => {}
                 Step::WriteStatus if self.has(Flaw::PatchesFirst) && plans(&decision) => {
                     todo.extend((0..decision.status.iter().flat_map(|status| &status.pods).count()).map(Do::Agent));
                     todo.push_back(Do::Step(step));
                 }
-                Step::SendAfter => {
+                Step::ApplyFollowUps => {
                     todo.extend((0..decision.stops.len()).map(Do::Stop));
                     todo.extend((0..decision.repairs.len()).map(Do::Repair));
                 }
@@ -195,7 +195,7 @@ impl Check {
                 self.set_finalizer(world, replica, &work, wanted);
                 true
             }
-            Do::Step(Step::Ask) => {
+            Do::Step(Step::DryRunPatch) => {
                 let answer = if world.refuses { Preflight::Refused("no".to_owned()) } else { Preflight::Admitted };
                 let heard = &mut world.replicas[replica].heard;
                 *heard = heard.with(|heard| heard.preflight = Some(answer));
@@ -218,7 +218,7 @@ impl Check {
                 entry.repair.iter().for_each(|sent| self.put_in(world, replica, entry, &repair_container(entry, sent)));
                 true
             }
-            Do::Step(Step::Publish | Step::GiveUp | Step::Rest | Step::SendAfter | Step::Inject) => true,
+            Do::Step(Step::Publish | Step::GiveUp | Step::AwaitChange | Step::ApplyFollowUps | Step::Inject) => true,
         };
         if goes_on {
             world.replicas[replica].work = Some(work);
@@ -252,7 +252,7 @@ impl Check {
             if next.acts() {
                 return;
             }
-            if matches!(next, Do::Step(Step::GiveUp | Step::Rest)) {
+            if matches!(next, Do::Step(Step::GiveUp | Step::AwaitChange)) {
                 this.heard = self.nothing.clone();
             }
             todo.pop_front();

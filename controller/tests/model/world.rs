@@ -82,7 +82,7 @@ pub(crate) enum Do {
     Step(Step),
     /// Of [`Step::Inject`]: the agent of this entry.
     Agent(usize),
-    /// Of [`Step::SendAfter`].
+    /// Of [`Step::ApplyFollowUps`].
     Stop(usize),
     Repair(usize),
 }

@@ -330,9 +330,9 @@ impl Cluster {
                         }
                     }
                     Step::SetFinalizer(wanted) => self.finalized = wanted && !self.deleting,
-                    Step::Rest => return Ok(()),
-                    Step::Ask => preflight = Some(self.preflight.clone()),
-                    Step::SendAfter => self.send_after(&decision, &mut refused)?,
+                    Step::AwaitChange => return Ok(()),
+                    Step::DryRunPatch => preflight = Some(self.preflight.clone()),
+                    Step::ApplyFollowUps => self.apply_follow_ups(&decision, &mut refused)?,
                     Step::Inject => {
                         if self.inject(&decision, &mut refused, until)? {
                             return Ok(());
@@ -344,7 +344,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn send_after(&mut self, decision: &Decision, refused: &mut BTreeMap<String, PodView>) -> Result<(), TestCaseError> {
+    fn apply_follow_ups(&mut self, decision: &Decision, refused: &mut BTreeMap<String, PodView>) -> Result<(), TestCaseError> {
         let stops = decision.stops.iter().map(|entry| (entry, entry.stop.as_ref()));
         for (entry, sent) in stops.chain(decision.repairs.iter().map(|entry| (entry, entry.repair.as_ref()))) {
             let pod = &mut self.pods[index(entry)];
