@@ -190,7 +190,7 @@ fn drawn_sight(bytes: &mut Unstructured<'_>) -> Seen {
         may_act: !shape::seldom(bytes, 4),
         pods,
         freeze: shape::seldom(bytes, 8).then(|| shape::text(bytes)),
-        rival: shape::seldom(bytes, 8).then(|| shape::text(bytes)),
+        conflicting_controller: shape::seldom(bytes, 8).then(|| shape::text(bytes)),
     }
 }
 

@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use netloss_api::{self, DEFINITIONS};
 use netloss_core::{
-    machine::{RIVAL_NAMESPACE, Settings},
+    machine::{CONFLICTING_NAMESPACE, Settings},
     sanitize::line,
 };
 use std::{fmt, io::Write as _, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
@@ -78,7 +78,7 @@ struct CommonArgs {
     watch_namespaces: Vec<String>,
 
     /// Namespace of k8s-chaos's controller: nothing is begun while a pod of it runs there; may be given more than once. Empty, it is not looked for
-    #[arg(long = "k8s-chaos-namespace", env = "NETLOSS_K8S_CHAOS_NAMESPACES", value_name = "NAME", value_delimiter = ',', default_value = RIVAL_NAMESPACE)]
+    #[arg(long = "k8s-chaos-namespace", env = "NETLOSS_K8S_CHAOS_NAMESPACES", value_name = "NAME", value_delimiter = ',', default_value = CONFLICTING_NAMESPACE)]
     k8s_chaos_namespaces: Vec<String>,
 
     /// Requests to the API server a second, on average; a quarter of it more is for experiments that are to end
@@ -237,8 +237,8 @@ impl CommonArgs {
     fn settings(self) -> (Settings, Vec<String>) {
         // A controller of some namespaces alone may not look into others.
         let looks = self.watch_namespaces.is_empty();
-        let rival_namespaces = self.k8s_chaos_namespaces.into_iter().filter(|name| looks && !name.is_empty()).collect();
-        let settings = Settings { rival_namespaces, ..Settings::new(self.agent_image, self.namespace) };
+        let conflicting_namespaces = self.k8s_chaos_namespaces.into_iter().filter(|name| looks && !name.is_empty()).collect();
+        let settings = Settings { conflicting_namespaces, ..Settings::new(self.agent_image, self.namespace) };
         (settings, self.watch_namespaces)
     }
 }

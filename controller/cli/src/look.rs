@@ -64,7 +64,7 @@ pub(super) fn judge(
         pods: pods.to_vec(),
         freeze: freeze.map(str::to_owned),
         // Pods of all namespaces are more than a user may see; the webhook looks.
-        rival: None,
+        conflicting_controller: None,
     };
     admission::judge(&experiment, Operation::Create, &seen, now, &Settings::new("", &cluster.own_namespace))
 }

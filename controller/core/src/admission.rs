@@ -36,7 +36,7 @@ pub struct Seen {
     /// Why all experiments are frozen, if they are.
     pub freeze: Option<String>,
     /// The pod of another controller that acts on the same experiments, if there is one.
-    pub rival: Option<String>,
+    pub conflicting_controller: Option<String>,
 }
 
 /// What becomes of the request.
@@ -92,8 +92,11 @@ fn refusal(experiment: &Experiment<'_>, operation: Operation, seen: &Seen, now: 
             format!("All experiments are frozen: {reason}; try again when they no longer are"),
         ));
     }
-    if let Some(pod) = seen.rival.as_deref().filter(|_| operation == Operation::Create) {
-        return Some(Refusal::new(RefusalReason::AnotherController, format!("{}, then apply this one again", targets::rival(pod))));
+    if let Some(pod) = seen.conflicting_controller.as_deref().filter(|_| operation == Operation::Create) {
+        return Some(Refusal::new(
+            RefusalReason::AnotherController,
+            format!("{}, then apply this one again", targets::conflicting_controller(pod)),
+        ));
     }
     let eligible = eligible(seen);
     // An edit goes through even where no pod is left, or else nothing about the experiment could be put right.

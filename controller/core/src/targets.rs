@@ -298,7 +298,7 @@ pub fn refusal(facts: &NamespaceFacts, namespace: &str, own: &str, allow_product
 
 /// Why nothing is begun while k8s-chaos's controller runs in this pod.
 #[must_use]
-pub fn rival(pod: &str) -> String {
+pub fn conflicting_controller(pod: &str) -> String {
     format!("k8s-chaos's controller is active (pod {pod}) and acts on the same experiments: uninstall it or scale it to 0")
 }
 

@@ -23,13 +23,13 @@ pub async fn look(client: &Client, experiment: &Experiment<'_>, user: &UserInfo,
             may_act(client, namespace, user).await
         }
     };
-    let (may_act, pods, freeze, rival) = futures::try_join!(
+    let (may_act, pods, freeze, conflicting_controller) = futures::try_join!(
         may_act,
         observe::candidates(client, namespace, &experiment.spec.selector, jiff::Timestamp::now()),
         observe::freeze(client, &settings.own_namespace),
-        observe::rival(client, settings),
+        observe::conflicting_controller(client, settings),
     )?;
-    Ok(Seen { namespace: Some(facts), may_act, pods, freeze, rival })
+    Ok(Seen { namespace: Some(facts), may_act, pods, freeze, conflicting_controller })
 }
 
 /// Whether a user may do by hand what the controller would do for them.

@@ -63,7 +63,7 @@ const MOST_IMPAIRED: usize = 25;
 const LISTED_FOR_EACH: usize = 10;
 
 /// The label that k8s-chaos's kustomization and its chart give to the pods of its controller.
-const RIVAL: &str = "app.kubernetes.io/name=k8s-chaos";
+const CONFLICTING: &str = "app.kubernetes.io/name=k8s-chaos";
 
 /// Looks at what is needed.
 ///
@@ -80,13 +80,13 @@ pub async fn observe(
     let own_namespace = &settings.own_namespace;
     match (needs, experiment.status) {
         (Needs::Surroundings { namespace, selector, dependencies }, _) => {
-            let ((namespace, pods), freeze, rival, dependencies) = futures::try_join!(
+            let ((namespace, pods), freeze, conflicting_controller, dependencies) = futures::try_join!(
                 target(client, experiment.namespace, namespace, Some(selector), now),
                 freeze(client, own_namespace),
-                rival(client, settings),
+                conflicting_controller(client, settings),
                 phases(client, experiment.namespace, dependencies),
             )?;
-            Ok(Observed::Surroundings(Surroundings { freeze, rival, namespace, pods, dependencies }))
+            Ok(Observed::Surroundings(Surroundings { freeze, conflicting_controller, namespace, pods, dependencies }))
         }
         (Needs::Pods { ready, target }, Some(status)) => {
             let (views, freeze, protection) = futures::try_join!(
@@ -130,9 +130,9 @@ pub async fn freeze(client: &Client, own_namespace: &str) -> kube::Result<Option
 ///
 /// # Errors
 /// When the API server cannot answer.
-pub async fn rival(client: &Client, settings: &Settings) -> kube::Result<Option<String>> {
-    let running = ListParams::default().labels(RIVAL).fields("status.phase=Running").limit(1);
-    for namespace in &settings.rival_namespaces {
+pub async fn conflicting_controller(client: &Client, settings: &Settings) -> kube::Result<Option<String>> {
+    let running = ListParams::default().labels(CONFLICTING).fields("status.phase=Running").limit(1);
+    for namespace in &settings.conflicting_namespaces {
         let pods = listing::metadata(Api::<Pod>::namespaced(client.clone(), namespace), &running).await?;
         if let Some(pod) = pods.items.first() {
             return Ok(Some(format!("{namespace}/{}", pod.name_any())));

@@ -69,7 +69,7 @@ pub struct Live {
 }
 
 /// Where k8s-chaos's kustomization installs its controller.
-pub const RIVAL_NAMESPACE: &str = "k8s-chaos-system";
+pub const CONFLICTING_NAMESPACE: &str = "k8s-chaos-system";
 
 /// What the controller was started with. Of these, only `agent_image` reaches a pod, and only through the status that froze it.
 #[derive(Debug, Clone)]
@@ -79,7 +79,7 @@ pub struct Settings {
     /// The controller's own namespace, in which it runs no experiments.
     pub own_namespace: String,
     /// Where k8s-chaos's controller runs, if it does.
-    pub rival_namespaces: Vec<String>,
+    pub conflicting_namespaces: Vec<String>,
     /// How long an agent may take to start: image pull included.
     pub start_timeout: Duration,
     /// Whether whoever writes an experiment was asked by the admission webhook whether they may act on its namespace.
@@ -95,7 +95,7 @@ impl Settings {
         Self {
             agent_image: agent_image.into(),
             own_namespace: own_namespace.into(),
-            rival_namespaces: vec![RIVAL_NAMESPACE.to_owned()],
+            conflicting_namespaces: vec![CONFLICTING_NAMESPACE.to_owned()],
             start_timeout: Duration::from_mins(2),
             trusts_admission: false,
             grace: Duration::from_mins(1),
@@ -164,7 +164,7 @@ pub struct Surroundings {
     /// Why all experiments are frozen, if they are.
     pub freeze: Option<String>,
     /// The pod of another controller that acts on the same experiments, if there is one.
-    pub rival: Option<String>,
+    pub conflicting_controller: Option<String>,
     /// What is known of the namespace.
     pub namespace: NamespaceFacts,
     /// The pods that have the labels.

@@ -92,8 +92,9 @@ fn held_back(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings, now: 
         let words = format!("All experiments are frozen: {reason}; when they no longer are, {RERUN}");
         Refusal::new(RefusalReason::Frozen, words)
     });
-    let rival = |pod: &String| Refusal::new(RefusalReason::AnotherController, format!("{}, then {RERUN}", targets::rival(pod)));
-    if let Some(refusal) = frozen.or_else(|| seen.rival.as_ref().map(rival)) {
+    let conflicting_controller =
+        |pod: &String| Refusal::new(RefusalReason::AnotherController, format!("{}, then {RERUN}", targets::conflicting_controller(pod)));
+    if let Some(refusal) = frozen.or_else(|| seen.conflicting_controller.as_ref().map(conflicting_controller)) {
         return Some(if why == Begin::Tick {
             miss(experiment, now, &refusal.words)
         } else {
