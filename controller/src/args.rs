@@ -6,9 +6,9 @@ use crate::{
     definitions, drain,
     leader::Election,
     metrics::Metrics,
-    operate::{self, Election as Elected, MetricsServer, Operation, WebhookServer},
     reconcile::Context,
     records::Retention,
+    replica::{self, Election as Elected, MetricsServer, ReplicaConfig, WebhookServer},
     verify,
 };
 use anyhow::Context as _;
@@ -280,11 +280,11 @@ impl RunArgs {
         self.operation().run().await
     }
 
-    fn operation(self) -> Operation {
+    fn operation(self) -> ReplicaConfig {
         let identity = self.pod_name.clone().unwrap_or_else(own_name);
         let limits = self.common.limits();
         let (settings, namespaces) = self.common.settings();
-        Operation {
+        ReplicaConfig {
             settings: Settings { trusts_admission: self.webhook_listen.is_some(), ..settings },
             instance: self.pod_name,
             namespaces,
@@ -305,7 +305,7 @@ impl DefinitionsArgs {
     #[tokio::main]
     async fn run(self) -> anyhow::Result<()> {
         self.log.init()?;
-        Ok(definitions::install(&Client::try_from(operate::config().await?)?, self.adopt).await?)
+        Ok(definitions::install(&Client::try_from(replica::config().await?)?, self.adopt).await?)
     }
 }
 
@@ -313,7 +313,7 @@ impl WebhookCaArgs {
     #[tokio::main]
     async fn run(self) -> anyhow::Result<()> {
         self.log.init()?;
-        let client = Client::try_from(operate::config().await?)?;
+        let client = Client::try_from(replica::config().await?)?;
         let (secret, configuration) = (authority::SECRET, authority::CONFIGURATION);
         let authority = authority::install(&client, &self.namespace, secret, configuration, Timestamp::now()).await?;
         info!(expires = %authority.expires(), "the API server trusts the webhook's authority");
@@ -326,7 +326,7 @@ impl DrainArgs {
     async fn run(self) -> anyhow::Result<()> {
         self.common.log.init()?;
         let metrics = Arc::<Metrics>::default();
-        let client = client::client(operate::config().await?, self.common.limits(), Arc::clone(&metrics))?;
+        let client = client::client(replica::config().await?, self.common.limits(), Arc::clone(&metrics))?;
         let (settings, namespaces) = self.common.settings();
         let context = Context::new(client.clone(), settings, Arc::new(Timestamp::now), None).observed_by(metrics, Arc::default());
         // How many records are kept is for the controller to say.
@@ -341,7 +341,7 @@ impl VerifyArgs {
     #[tokio::main]
     async fn run(self) -> anyhow::Result<()> {
         self.common.log.init()?;
-        let client = client::client(operate::config().await?, self.common.limits(), Arc::default())?;
+        let client = client::client(replica::config().await?, self.common.limits(), Arc::default())?;
         let (settings, namespaces) = self.common.settings();
         let verify = verify::Verify { client, own_namespace: settings.own_namespace, namespaces, webhook: self.webhook };
         verify.run(self.timeout).await

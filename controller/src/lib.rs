@@ -14,11 +14,11 @@ pub mod health;
 mod http;
 pub mod leader;
 pub mod metrics;
-mod operate;
 mod pods;
 mod publish;
 pub mod reconcile;
 pub mod records;
+mod replica;
 pub mod run;
 mod verify;
 

@@ -51,8 +51,8 @@ pub async fn run(client: Client, context: Arc<Context>, namespaces: &[String], s
     let scopes: Vec<Option<&str>> =
         if namespaces.is_empty() { vec![None] } else { namespaces.iter().map(|name| Some(name.as_str())).collect() };
     let shutdown = shutdown.shared();
-    let rooms: Vec<Room> = scopes.iter().map(|scope| Room::new(&client, *scope)).collect();
-    let stores: Vec<Store<Guarded>> = rooms.iter().map(|room| room.store.clone()).collect();
+    let watchers: Vec<NamespaceWatcher> = scopes.iter().map(|scope| NamespaceWatcher::new(&client, *scope)).collect();
+    let stores: Vec<Store<Guarded>> = watchers.iter().map(|watcher_of| watcher_of.store.clone()).collect();
     let seen = stores.clone();
     let _looking = Looking(context.metrics());
     context
@@ -65,7 +65,7 @@ pub async fn run(client: Client, context: Arc<Context>, namespaces: &[String], s
         }
         std::future::pending::<()>().await;
     };
-    let work = join_all(rooms.into_iter().map(|room| room.run(client.clone(), Arc::clone(&context), shutdown.clone())));
+    let work = join_all(watchers.into_iter().map(|watcher_of| watcher_of.run(client.clone(), Arc::clone(&context), shutdown.clone())));
     let named = if namespaces.is_empty() { "all".to_owned() } else { namespaces.join(",") };
     info!(namespaces = named, "watching ChaosExperiments");
     let ending = async {
@@ -121,13 +121,13 @@ async fn watch_remnants(client: &Client, context: &Context, scopes: &[Option<&st
 }
 
 /// What is watched of one namespace, or of all.
-struct Room {
+struct NamespaceWatcher {
     experiments: Api<Guarded>,
     store: Store<Guarded>,
     writer: reflector::store::Writer<Guarded>,
 }
 
-impl Room {
+impl NamespaceWatcher {
     fn new(client: &Client, namespace: Option<&str>) -> Self {
         let (store, writer) = reflector::store();
         Self { experiments: listing::scoped(client, namespace), store, writer }

@@ -62,7 +62,7 @@ pub(crate) struct MetricsServer {
 }
 
 /// All that a replica is started with.
-pub(crate) struct Operation {
+pub(crate) struct ReplicaConfig {
     pub(crate) settings: Settings,
     /// Its name in events.
     pub(crate) instance: Option<String>,
@@ -88,7 +88,7 @@ struct Shared<'a> {
 /// A server, and what it is called in an error.
 type Server = (&'static str, JoinHandle<()>);
 
-impl Operation {
+impl ReplicaConfig {
     /// Runs until a signal.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         // Before the first request, so that a signal that comes early ends the process in order too.
