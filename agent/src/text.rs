@@ -114,7 +114,7 @@ fn checked(checked: &Checked) -> Vec<String> {
             Verdict::Bad => "BAD",
         };
         lines.push(format!("{verdict:<8} {:<13} {}", finding.what, finding.found));
-        lines.extend(finding.way_out.iter().map(|way_out| format!("{:<22} -> {way_out}", "")));
+        lines.extend(finding.remedy.iter().map(|remedy| format!("{:<22} -> {remedy}", "")));
     }
     lines.push(
         match checked.verdict {

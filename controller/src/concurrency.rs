@@ -14,7 +14,7 @@ const PLACES_TO_END: usize = 4;
 /// Whether something of the experiment is under way and is to end: it is deleted, paused, edited or stopped, as far as the watch has told. What
 /// only rests or waits, paused, deleted and held by a finalizer, or neither, is none of these: anybody can have any number of that.
 pub(crate) fn is_to_end(object: &ChaosExperiment) -> bool {
-    let Some(status) = object.status.as_ref().filter(|status| status.is_under_way()) else { return false };
+    let Some(status) = object.status.as_ref().filter(|status| status.is_active()) else { return false };
     let metadata = &object.metadata;
     let is_edited = status.observed_generation != metadata.generation;
     metadata.deletion_timestamp.is_some() || object.spec.paused == Some(true) || status.stopping.is_some() || is_edited

@@ -238,7 +238,7 @@ async fn active_agents(client: &Client, namespaces: &[String]) -> Result<Vec<Age
 
 /// The entries of pods in which runs may have left loss, and the experiments that do not decode.
 async fn suspects(client: &Client, namespaces: &[String]) -> Result<(Vec<PodStatus>, Vec<String>), Error> {
-    let (suspects, unreadable) = experiments(client, namespaces, may_keep_loss).await?;
+    let (suspects, unreadable) = experiments(client, namespaces, may_be_impaired).await?;
     let mut entries: Vec<PodStatus> =
         suspects.iter().flat_map(|object| object.status.iter().flat_map(ChaosExperimentStatus::impaired_pods)).cloned().collect();
     entries.extend(recorded(client, namespaces).await?);
@@ -250,7 +250,7 @@ async fn recorded(client: &Client, namespaces: &[String]) -> Result<Vec<PodStatu
     let mut found = Vec::new();
     for api in scopes::<ChaosExperimentHistory>(client, namespaces) {
         let keep = |record: Result<ChaosExperimentHistory, Unreadable>| {
-            found.extend(record.into_iter().flat_map(|record| record.spec.pods).filter(PodStatus::may_keep_loss));
+            found.extend(record.into_iter().flat_map(|record| record.spec.pods).filter(PodStatus::may_be_impaired));
             None::<()>
         };
         let marked = ListParams::default().labels(&format!("{REMAINS_LABEL}=true"));
@@ -261,11 +261,11 @@ async fn recorded(client: &Client, namespaces: &[String]) -> Result<Vec<PodStatu
 
 /// Whether something of it is under way in a pod, or it waits for us to let it go.
 fn has_something(object: &ChaosExperiment) -> bool {
-    object.finalizers().iter().any(|name| name == FINALIZER) || object.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way)
+    object.finalizers().iter().any(|name| name == FINALIZER) || object.status.as_ref().is_some_and(ChaosExperimentStatus::is_active)
 }
 
 /// Whether loss may be left in a pod of it.
-fn may_keep_loss(object: &ChaosExperiment) -> bool {
+fn may_be_impaired(object: &ChaosExperiment) -> bool {
     object.status.iter().any(|status| status.impaired_pods().next().is_some())
 }
 

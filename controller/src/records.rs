@@ -57,7 +57,7 @@ pub async fn remnants(client: &Client, namespace: Option<&str>) -> kube::Result<
         let record = Some(record.spec).filter(|record| record.experiment_ref.namespace == own)?;
         let room_of_one = rooms.entry(own).or_insert(if namespace.is_some() { REMNANTS } else { REMNANTS_OF_ONE });
         let room = (*room_of_one).min(REMNANTS - suspects.len());
-        let pods: Vec<_> = record.pods.into_iter().filter(PodStatus::may_keep_loss).take(room).collect();
+        let pods: Vec<_> = record.pods.into_iter().filter(PodStatus::may_be_impaired).take(room).collect();
         *room_of_one -= pods.len();
         suspects.extend(pods.into_iter().map(|pod| (record.experiment_ref.clone(), pod)));
         None::<()>

@@ -148,7 +148,7 @@ impl NamespaceWatcher {
         let controller = Controller::for_stream(experiments, self.store)
             .with_config(Config::default().debounce(DEBOUNCE))
             .reconcile_on(pods.flat_map(move |(namespace, name)| stream::iter(followers(&followed, &namespace, &name))))
-            .watches(freeze, this_one, move |_| those(&frozen, is_under_way))
+            .watches(freeze, this_one, move |_| those(&frozen, is_active))
             .graceful_shutdown_on(shutdown)
             .run(reconcile_guarded, on_error, Arc::clone(&context))
             .for_each(|result| async move {
@@ -201,7 +201,7 @@ fn trimmed_spec(spec: &ChaosExperimentSpec) -> ChaosExperimentSpec {
 
 /// What metrics and the watches of pods go by. Pods that have ended become one, with what was counted in all of them.
 fn trimmed_status(status: ChaosExperimentStatus) -> ChaosExperimentStatus {
-    let (kept, ended): (Vec<_>, Vec<_>) = status.pods.into_iter().partition(|pod| pod.is_open() || pod.may_keep_loss());
+    let (kept, ended): (Vec<_>, Vec<_>) = status.pods.into_iter().partition(|pod| pod.is_open() || pod.may_be_impaired());
     let observed = ended.iter().filter_map(|pod| pod.observed).reduce(both);
     let ended = ended.into_iter().next().map(|first| PodStatus { observed, ..first });
     let pods = ended.into_iter().chain(kept).map(trimmed_pod);
@@ -256,7 +256,7 @@ fn both(one: ObservedLoss, other: ObservedLoss) -> ObservedLoss {
 /// forged it): these are polled, not watched.
 fn open_namespaces(store: &Store<Guarded>) -> BTreeSet<String> {
     let objects = store.state();
-    let open = objects.iter().filter_map(|object| object.0.as_ref().ok()).filter(|object| is_under_way(object));
+    let open = objects.iter().filter_map(|object| object.0.as_ref().ok()).filter(|object| is_active(object));
     open.map(|object| object.spec.target_namespace(&object.namespace().unwrap_or_default()).to_owned()).collect()
 }
 
@@ -265,8 +265,8 @@ fn readable(object: &Guarded) -> Option<Arc<ChaosExperiment>> {
 }
 
 /// Whether something of the experiment is under way in a pod.
-fn is_under_way(object: &ChaosExperiment) -> bool {
-    object.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way)
+fn is_active(object: &ChaosExperiment) -> bool {
+    object.status.as_ref().is_some_and(ChaosExperimentStatus::is_active)
 }
 
 /// The experiments with a run under way in this pod.
@@ -318,9 +318,9 @@ mod tests {
                 let mut object = guarded::Guarded(Ok(experiment.clone()));
                 trim(&mut object);
                 let kept = object.0.unwrap();
-                assert_eq!(is_under_way(&kept), is_under_way(&experiment));
+                assert_eq!(is_active(&kept), is_active(&experiment));
                 let kept = &kept.status.unwrap().pods[0];
-                assert_eq!(kept.may_keep_loss(), pod.may_keep_loss(), "{pod:?}");
+                assert_eq!(kept.may_be_impaired(), pod.may_be_impaired(), "{pod:?}");
                 assert_eq!((&kept.namespace, &kept.name, &kept.uid), (&pod.namespace, &pod.name, &pod.uid));
                 assert!(serde_json::to_vec(kept).unwrap().len() < serde_json::to_vec(&pod).unwrap().len());
             }

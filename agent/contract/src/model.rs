@@ -352,10 +352,10 @@ impl TryFrom<LossArgs> for LossModel {
                 }
             }
             "gemodel" | "state" => {
-                let way_out = "leave it out: the probabilities say all";
-                refuse("--loss", args.loss.is_some(), name, way_out)?;
-                refuse("--correlation", args.correlation.is_some(), name, way_out)?;
-                refuse("--burst", args.burst.is_some(), name, way_out)?;
+                let remedy = "leave it out: the probabilities say all";
+                refuse("--loss", args.loss.is_some(), name, remedy)?;
+                refuse("--correlation", args.correlation.is_some(), name, remedy)?;
+                refuse("--burst", args.burst.is_some(), name, remedy)?;
                 let shares = numbers.iter().map(|number| number.parse()).collect::<Result<Vec<Share>, _>>();
                 let shares = shares.map_err(|error| Invalid::new(format!("--model {name}: {error}")))?;
                 match (name.as_str(), shares.as_slice()) {
@@ -385,8 +385,8 @@ impl TryFrom<LossArgs> for LossModel {
     }
 }
 
-fn refuse(argument: &str, given: bool, model: &str, way_out: &str) -> Result<(), Invalid> {
-    if given { Err(Invalid::new(format!("{argument} is not for the model {model}: {way_out}"))) } else { Ok(()) }
+fn refuse(argument: &str, given: bool, model: &str, remedy: &str) -> Result<(), Invalid> {
+    if given { Err(Invalid::new(format!("{argument} is not for the model {model}: {remedy}"))) } else { Ok(()) }
 }
 
 impl Args for LossModel {

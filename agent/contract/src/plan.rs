@@ -65,7 +65,7 @@ pub struct Finding {
     pub found: String,
     /// What to do about it, where something is to be done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub way_out: Option<String>,
+    pub remedy: Option<String>,
 }
 
 /// What there is and what is missing for a loss here.

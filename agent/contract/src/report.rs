@@ -479,7 +479,7 @@ impl Record {
                 for finding in &mut checked.findings {
                     truncate(&mut finding.what, name(bytes));
                     truncate(&mut finding.found, bytes / 4);
-                    finding.way_out.iter_mut().for_each(|way_out| truncate(way_out, bytes / 4));
+                    finding.remedy.iter_mut().for_each(|remedy| truncate(remedy, bytes / 4));
                 }
             }
             Event::Cleaned(cleaned) => shorten(&mut cleaned.removed, bytes),

@@ -122,7 +122,7 @@ fn whole() -> Vec<Record> {
         warnings: vec![text()],
         lines_dropped: u64::MAX,
     };
-    let finding = Finding { what: text(), verdict: Verdict::Warning, found: text(), way_out: Some(text()) };
+    let finding = Finding { what: text(), verdict: Verdict::Warning, found: text(), remedy: Some(text()) };
     let events = [
         Event::Applied(applied()),
         Event::Heartbeat(heartbeat()),

@@ -108,14 +108,14 @@ impl Seen {
         if self.capable {
             return good("capability", "CAP_NET_ADMIN is there");
         }
-        let way_out = "in a pod: runAsUser: 0 and capabilities.add: [NET_ADMIN]; as another user a capability is void";
-        finding("capability", Verdict::Bad, "CAP_NET_ADMIN is missing in this network namespace", way_out)
+        let remedy = "in a pod: runAsUser: 0 and capabilities.add: [NET_ADMIN]; as another user a capability is void";
+        finding("capability", Verdict::Bad, "CAP_NET_ADMIN is missing in this network namespace", remedy)
     }
 
     fn agent(&self) -> Finding {
         match &self.occupied {
             None => good("agent", "no other agent works here"),
-            Some(failure) => Finding { what: "agent".to_owned(), verdict: Verdict::Bad, found: failure.message.clone(), way_out: None },
+            Some(failure) => Finding { what: "agent".to_owned(), verdict: Verdict::Bad, found: failure.message.clone(), remedy: None },
         }
     }
 
@@ -130,7 +130,7 @@ impl Seen {
     fn interface(&self) -> Finding {
         match &self.choice {
             Ok(Choice { link, reason }) => good("interface", format!("{} ({reason})", link.name)),
-            Err(error) => Finding { what: "interface".to_owned(), verdict: Verdict::Bad, found: error.to_string(), way_out: None },
+            Err(error) => Finding { what: "interface".to_owned(), verdict: Verdict::Bad, found: error.to_string(), remedy: None },
         }
     }
 
@@ -202,19 +202,19 @@ fn module(what: &str, known: Option<bool>, missing: Verdict, words: &str) -> Fin
     match known {
         Some(true) => good(what, "the kernel has it"),
         Some(false) => {
-            let way_out = "install it on the node (such as kernel-modules-extra), or use another node";
-            finding(what, missing, format!("the node's kernel has no module {words}"), way_out)
+            let remedy = "install it on the node (such as kernel-modules-extra), or use another node";
+            finding(what, missing, format!("the node's kernel has no module {words}"), remedy)
         }
         None => finding(what, Verdict::Warning, "the kernel does not say whether it has it", "give the agent CAP_NET_ADMIN"),
     }
 }
 
 fn good(what: &str, found: impl Into<String>) -> Finding {
-    Finding { what: what.to_owned(), verdict: Verdict::Good, found: found.into(), way_out: None }
+    Finding { what: what.to_owned(), verdict: Verdict::Good, found: found.into(), remedy: None }
 }
 
-fn finding(what: &str, verdict: Verdict, found: impl Into<String>, way_out: &str) -> Finding {
-    Finding { what: what.to_owned(), verdict, found: found.into(), way_out: Some(way_out.to_owned()) }
+fn finding(what: &str, verdict: Verdict, found: impl Into<String>, remedy: &str) -> Finding {
+    Finding { what: what.to_owned(), verdict, found: found.into(), remedy: Some(remedy.to_owned()) }
 }
 
 #[cfg(test)]
@@ -287,7 +287,7 @@ mod tests {
         worst.evidence = vec!["it is the kernel's initial network namespace".to_owned()];
         worst.guard = Some(Err(NoGuard::Unsupported("no nf_tables".to_owned())));
         for (finding, _) in worst.checks() {
-            assert_eq!(finding.verdict != Verdict::Good, finding.way_out.is_some(), "{finding:?}");
+            assert_eq!(finding.verdict != Verdict::Good, finding.remedy.is_some(), "{finding:?}");
         }
     }
 }

@@ -113,7 +113,7 @@ impl PodStatus {
 
     /// Whether loss may be left in it, as nobody said that it is gone and the kernel does not end it.
     #[must_use]
-    pub fn may_keep_loss(&self) -> bool {
+    pub fn may_be_impaired(&self) -> bool {
         self.outcome == Some(Outcome::Unknown) && !self.ends_by_itself()
     }
 

@@ -186,13 +186,13 @@ impl ChaosExperimentStatus {
 
     /// Whether something may be under way in a pod.
     #[must_use]
-    pub fn is_under_way(&self) -> bool {
+    pub fn is_active(&self) -> bool {
         self.open_pods().next().is_some()
     }
 
     /// The pods in which loss may remain: of this run, and of earlier ones.
     pub fn impaired_pods(&self) -> impl Iterator<Item = &PodStatus> {
-        self.pods.iter().filter(|pod| pod.may_keep_loss()).chain(&self.unresolved_pods)
+        self.pods.iter().filter(|pod| pod.may_be_impaired()).chain(&self.unresolved_pods)
     }
 
     /// What the API server answered when it was asked whether it admits the agent; none before it was asked.

@@ -119,8 +119,8 @@ fn of_api(what: &str, error: &kube::Error) -> String {
             format!("{what}: refused: {words}")
         }
         kube::Error::Api(status) if status.code == 403 => {
-            let way_out = "ask for that right (`kubectl netloss doctor` lists what each command takes), or use another --context";
-            format!("{what}: not allowed: {}: {way_out}", status.message)
+            let remedy = "ask for that right (`kubectl netloss doctor` lists what each command takes), or use another --context";
+            format!("{what}: not allowed: {}: {remedy}", status.message)
         }
         kube::Error::Api(status) if status.code == 401 => {
             format!("{what}: the API server does not know you: {}: log in again, or use another --context", status.message)

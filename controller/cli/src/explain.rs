@@ -120,7 +120,7 @@ fn explain(object: &ChaosExperiment, facts: &Facts, now: Timestamp) -> Explanati
     let target = object.spec.target_namespace(&namespace).to_owned();
     let none = ChaosExperimentStatus::default();
     let status = object.status.as_ref().unwrap_or(&none);
-    let is_over = status.phase.is_some_and(Phase::is_final) && !status.is_under_way();
+    let is_over = status.phase.is_some_and(Phase::is_final) && !status.is_active();
     if let Some(reason) = facts.freeze.as_ref().filter(|_| !is_over) {
         said.why(format!("All experiments are frozen ({reason}): what is under way is stopped, and nothing begins."));
         let (unfreeze, rerun) = (said.command("unfreeze"), said.command(&format!("rerun {name} -n {namespace}")));
@@ -130,7 +130,7 @@ fn explain(object: &ChaosExperiment, facts: &Facts, now: Timestamp) -> Explanati
         said.why(format!("netloss's controller is {}: nothing happens to the experiment until it is back.", facts.presence.words()));
         let doctor = said.command(&format!("doctor -n {namespace}"));
         said.next(format!("{doctor} says what is wrong with the controller."));
-        if status.is_under_way() {
+        if status.is_active() {
             let stop = said.command(&format!("stop {name} -n {namespace}"));
             said.next(format!("{stop} stops its agents with your own rights meanwhile; their loss ends at its time in any case."));
         }
@@ -186,20 +186,20 @@ fn pending(said: &mut Explanation, status: &ChaosExperimentStatus, target: &str,
     if let Some(retry) = status.next_retry_time.as_ref().filter(|retry| retry.0 > now) {
         let error = status.last_error.clone().unwrap_or(message);
         said.why(format!("The last try failed: {error}. It is tried again in {}.", span(retry.0.duration_since(now).as_secs())));
-        way_out(said, target, &error);
+        remedy(said, target, &error);
         return;
     }
-    if let Some(next) = status.next_scheduled_time.as_ref().filter(|_| !status.is_under_way()) {
+    if let Some(next) = status.next_scheduled_time.as_ref().filter(|_| !status.is_active()) {
         said.why(format!("It waits for its schedule: the next run is in {} ({}).", span(next.0.duration_since(now).as_secs()), next.0));
         return;
     }
-    if !status.is_under_way() {
+    if !status.is_active() {
         said.why(format!("{message}."));
         return;
     }
     if let Some(preflight) = status.condition(PREFLIGHT).filter(|condition| condition.status == "False") {
         said.why(format!("The API server does not admit the agent: {}.", preflight.message));
-        way_out(said, target, &preflight.message);
+        remedy(said, target, &preflight.message);
     }
     for pod in status.open_pods() {
         match (pod.state, facts.waiting.get(&pod.uid)) {
@@ -253,7 +253,7 @@ fn failed(said: &mut Explanation, object: &ChaosExperiment, target: &str, status
     match failure_reason(status) {
         FailureReason::PermissionDenied => {
             let words = status.condition(PREFLIGHT).map_or(message, |condition| condition.message.clone());
-            way_out(said, target, &words);
+            remedy(said, target, &words);
         }
         FailureReason::ResourceNotFound => {
             let run = said.command(&format!("run TYPE/NAME -n {target}"));
@@ -349,7 +349,7 @@ fn missed(pod: &PodStatus) -> Option<String> {
 }
 
 /// What to do about an API server's refusal.
-fn way_out(said: &mut Explanation, target: &str, words: &str) {
+fn remedy(said: &mut Explanation, target: &str, words: &str) {
     if words.contains("PodSecurity") {
         said.next(format!(
             "the namespace's Pod Security standard refuses the agent (NET_ADMIN): kubectl label namespace {target} \

@@ -77,7 +77,7 @@ impl Past {
             pods: spec.affected_resources.len(),
             egress: sum(observed().filter_map(|seen| seen.egress).map(|traffic| (traffic.packets, traffic.dropped)).collect()),
             ingress: sum(observed().filter_map(|seen| seen.ingress).map(|traffic| (traffic.packets, traffic.dropped)).collect()),
-            loss_may_remain: spec.pods.iter().filter(|pod| pod.may_keep_loss()).count(),
+            loss_may_remain: spec.pods.iter().filter(|pod| pod.may_be_impaired()).count(),
             message: spec.execution.message.clone(),
             record: record.name_any(),
             initiated_by: spec.audit.initiated_by.clone(),

@@ -21,7 +21,7 @@ pub(super) async fn figures(client: Client, objects: Vec<ChaosExperiment>) -> Li
             let view = observe::view(&client, &entry, Lookup { run: &run, spec: &spec, now }).await.ok()?;
             match view {
                 PodView::Present { agent: Some(agent), .. } => match agent.log {
-                    AgentLog::Heard(Some(live)) => Some((entry.uid, *live)),
+                    AgentLog::Heartbeat(Some(live)) => Some((entry.uid, *live)),
                     _ => None,
                 },
                 _ => None,

@@ -101,7 +101,7 @@ impl LocalRun {
 
     /// Whether nothing is under way any more, after it had begun, or nothing will be.
     pub(super) fn is_over(&self) -> bool {
-        self.is_gone || self.object.status.as_ref().is_some_and(|status| !status.is_under_way())
+        self.is_gone || self.object.status.as_ref().is_some_and(|status| !status.is_active())
     }
 
     /// Whether something that stops the agent is in each pod in which one is under way.

@@ -78,7 +78,7 @@ fn held_back(object: &ChaosExperiment) -> Option<String> {
              '{{\"spec\":{{\"paused\":false}}}}')"
         ));
     }
-    let goes_on = status.is_some_and(|status| status.is_under_way() || status.next_retry_time.is_some());
+    let goes_on = status.is_some_and(|status| status.is_active() || status.next_retry_time.is_some());
     goes_on.then(|| "the run under way goes on: another one begins when it has ended".to_owned())
 }
 

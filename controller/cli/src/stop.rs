@@ -282,7 +282,7 @@ async fn follow_to_the_end(
         End::Gone(last) => last,
     };
     let mut status = how_it_ended(cluster, object, last.and_then(|object| object.status)).await;
-    if status.is_under_way() {
+    if status.is_active() {
         // Somebody took its finalizer away, or nobody had put it there yet: the controller knows of it no longer.
         note(&format!("{namespace}/{name} was deleted before its end was seen: its agents are stopped with your own rights"));
         let left = ChaosExperiment { status: Some(status), ..object.clone() };
@@ -321,7 +321,7 @@ async fn stop_by_hand(
         if args.wait { local_run::to_the_end(&mut local_run, limit).await? } else { local_run::until_told(&mut local_run, limit).await? }
     };
     verdict::clean(&object, &status)?;
-    if status.is_under_way() {
+    if status.is_active() {
         return print(&format!("{namespace}/{name}: its agents were told to stop with your own rights, {left}\n"));
     }
     print(&format!("{namespace}/{name}: stopped with your own rights, {left}: {}\n", outcomes(&status)))
@@ -330,7 +330,7 @@ async fn stop_by_hand(
 /// The status that a run was left with. Where the last change was missed, its record has it.
 async fn how_it_ended(cluster: &Cluster, object: &ChaosExperiment, last: Option<ChaosExperimentStatus>) -> ChaosExperimentStatus {
     let status = last.or_else(|| object.status.clone()).unwrap_or_default();
-    if !status.is_under_way() {
+    if !status.is_active() {
         return status;
     }
     let of_this_one = ListParams::default().labels(&format!("{EXPERIMENT_LABEL}={}", object.uid().unwrap_or_default()));

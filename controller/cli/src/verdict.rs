@@ -20,7 +20,7 @@ pub(super) fn is_over(object: &ChaosExperiment) -> bool {
 
 /// Whether nothing of it is under way in any pod.
 pub(super) fn is_at_rest(object: &ChaosExperiment) -> bool {
-    !object.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way)
+    !object.status.as_ref().is_some_and(ChaosExperimentStatus::is_active)
 }
 
 /// Of a run that is over: nothing where it went as asked.

@@ -223,7 +223,7 @@ impl PodLine {
             node: pod.node.clone(),
             phase: pod_phase(pod),
             is_open: pod.is_open(),
-            loss_may_remain: pod.may_keep_loss(),
+            loss_may_remain: pod.may_be_impaired(),
             asked: Asked::of(Some(pod), pod.asked.loss_percentage, pod.asked.direction, Some(pod.asked.duration.clone())),
             egress: observed.egress.map(|traffic| Seen::new(traffic.packets, traffic.dropped, expected)),
             ingress: observed.ingress.map(|traffic| Seen::new(traffic.packets, traffic.dropped, expected)),

@@ -121,7 +121,7 @@ pub fn record(object: &ChaosExperiment, status: &ChaosExperimentStatus, now: Tim
         labels: Some(labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<BTreeMap<_, _>>()),
         ..ObjectMeta::default()
     };
-    if status.pods.iter().any(PodStatus::may_keep_loss) {
+    if status.pods.iter().any(PodStatus::may_be_impaired) {
         record.metadata.labels.get_or_insert_default().insert(REMAINS_LABEL.to_owned(), "true".to_owned());
     }
     fit(&mut record);

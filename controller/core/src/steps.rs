@@ -91,7 +91,7 @@ fn promises_more(status: &ChaosExperimentStatus, before: Option<&ChaosExperiment
     };
     let none = ChaosExperimentStatus::default();
     let before = before.unwrap_or(&none);
-    status.is_under_way()
+    status.is_active()
         && (planned(status) != planned(before)
             || sent(status) > sent(before)
             || status.preflight().is_some() != before.preflight().is_some())

@@ -43,10 +43,10 @@ pub(super) fn gather(
         .filter(|object| object.spec.action.is_served())
         .filter_map(|object| Some((&**object, object.status.as_ref()?)))
         .collect();
-    let open = all.iter().filter(|(_, status)| status.is_under_way()).count();
+    let open = all.iter().filter(|(_, status)| status.is_active()).count();
     active.with_label_values(&[ACTION]).set(open as f64);
     all.sort_by_key(|(object, status)| {
-        (status.impaired_pods().next().is_none(), !status.is_under_way(), std::cmp::Reverse(status.last_run_time.clone()), object.uid())
+        (status.impaired_pods().next().is_none(), !status.is_active(), std::cmp::Reverse(status.last_run_time.clone()), object.uid())
     });
     hidden.set(all.len().saturating_sub(SHOWN) as f64);
     for (object, status) in all.into_iter().take(SHOWN) {

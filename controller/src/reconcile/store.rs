@@ -300,7 +300,7 @@ impl Context {
     fn note_heard(&self, views: &BTreeMap<String, PodView>) {
         for (uid, view) in views {
             if let PodView::Present { agent: Some(agent), .. } = view
-                && let AgentLog::Heard(Some(live)) = &agent.log
+                && let AgentLog::Heartbeat(Some(live)) = &agent.log
             {
                 self.metrics.heard(uid, (**live).clone());
             }

@@ -75,7 +75,7 @@ pub(crate) fn is_forward(before: Option<&ChaosExperimentStatus>, after: &ChaosEx
     let Some(before) = before else { return true };
     let number = |status: &ChaosExperimentStatus| (status.run, status.attempt);
     if number(before) != number(after) || before.pods.is_empty() || after.pods.is_empty() {
-        return !before.is_under_way() && before.run <= after.run;
+        return !before.is_active() && before.run <= after.run;
     }
     let frozen = |pod: &PodStatus| (pod.uid.clone(), pod.container.clone(), pod.argv.clone(), pod.deadline.clone());
     let kept = |was: &PodStatus, is: &PodStatus| {
@@ -98,5 +98,5 @@ pub(crate) fn has_ended(world: &World) -> bool {
     let at_rest = status.phase.is_some_and(|phase| phase.is_final() || (phase == Phase::Paused && paused));
     let current = status.observed_spec.as_ref() == Some(&object.spec.fingerprint());
     let deleting = object.metadata.deletion_timestamp.is_some();
-    no_loss && at_rest && current && !status.is_under_way() && !world.finalized() && !deleting
+    no_loss && at_rest && current && !status.is_active() && !world.finalized() && !deleting
 }

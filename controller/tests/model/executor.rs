@@ -161,12 +161,12 @@ impl Check {
                 (Some(Log::Begin), Some(since)) => {
                     AgentLog::Applied(reports::at(since), Box::new(reports::applied(self.shape.guarded, there.deadline())))
                 }
-                (Some(Log::Begin), None) => AgentLog::Silent,
+                (Some(Log::Begin), None) => AgentLog::NotApplied,
                 (Some(Log::Lately), _) => {
                     if hung {
-                        AgentLog::Mute
+                        AgentLog::Stale
                     } else {
-                        AgentLog::Heard(None)
+                        AgentLog::Heartbeat(None)
                     }
                 }
                 (None, _) => AgentLog::NotRead,
@@ -274,7 +274,7 @@ impl Check {
         if !is_forward(object.status.as_ref(), status) {
             world.broke = Some(Promise::OnlyForward);
         }
-        for pod in status.pods.iter().filter(|pod| pod.may_keep_loss()) {
+        for pod in status.pods.iter().filter(|pod| pod.may_be_impaired()) {
             world.given_up.insert(pod.name.clone());
         }
         let written = self.objects.get(&(&object, decision), || object.with(|object| object.status = Some(status.clone())));

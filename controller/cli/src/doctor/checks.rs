@@ -28,16 +28,16 @@ pub(super) struct Finding {
     pub(super) about: &'static str,
     pub(super) found: String,
     /// What to do, where something is to be done.
-    pub(super) way_out: Option<String>,
+    pub(super) remedy: Option<String>,
 }
 
 impl Finding {
     fn ok(about: &'static str, found: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Ok, about, found: found.into(), way_out: None }
+        Self { verdict: Verdict::Ok, about, found: found.into(), remedy: None }
     }
 
-    fn new(verdict: Verdict, about: &'static str, found: impl Into<String>, way_out: impl Into<String>) -> Self {
-        Self { verdict, about, found: found.into(), way_out: Some(way_out.into()) }
+    fn new(verdict: Verdict, about: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { verdict, about, found: found.into(), remedy: Some(remedy.into()) }
     }
 }
 
@@ -86,8 +86,8 @@ fn versions(facts: &Facts) -> Finding {
                 facts.deployed.as_ref().and_then(|deployed| deployed.image.as_deref()).unwrap_or("unknown")
             );
             if *minor < POLICIES {
-                let way_out = "Kubernetes 1.30 or later holds the controller to its agent by admission policies";
-                Finding::new(Verdict::Warning, "versions", format!("{found}; no admission policies"), way_out)
+                let remedy = "Kubernetes 1.30 or later holds the controller to its agent by admission policies";
+                Finding::new(Verdict::Warning, "versions", format!("{found}; no admission policies"), remedy)
             } else {
                 Finding::ok("versions", found)
             }
@@ -387,13 +387,13 @@ mod tests {
 
     fn worst(facts: &Facts) -> (Verdict, String) {
         let worst = check(facts).into_iter().max_by_key(|finding| finding.verdict).unwrap();
-        (worst.verdict, format!("{}: {}: {}", worst.about, worst.found, worst.way_out.unwrap_or_default()))
+        (worst.verdict, format!("{}: {}: {}", worst.about, worst.found, worst.remedy.unwrap_or_default()))
     }
 
     #[test]
     fn a_sound_installation_has_nothing_to_complain_of() {
         let findings = check(&facts());
-        assert!(findings.iter().all(|finding| finding.verdict == Verdict::Ok && finding.way_out.is_none()), "{findings:?}");
+        assert!(findings.iter().all(|finding| finding.verdict == Verdict::Ok && finding.remedy.is_none()), "{findings:?}");
     }
 
     #[test]

@@ -438,7 +438,7 @@ struct Elsewhere {
 async fn pods_elsewhere(cluster: &Cluster, scope: &Scope, suspects: &[(String, PodStatus)]) -> Result<Elsewhere, Error> {
     let mut found = Elsewhere::default();
     let Scope::One(namespace) = scope else { return Ok(found) };
-    let elsewhere = suspects.iter().map(|(_, entry)| entry).filter(|entry| entry.may_keep_loss() && entry.namespace != *namespace);
+    let elsewhere = suspects.iter().map(|(_, entry)| entry).filter(|entry| entry.may_be_impaired() && entry.namespace != *namespace);
     for (namespace, name) in elsewhere.map(|entry| (&entry.namespace, &entry.name)).collect::<BTreeSet<_>>() {
         match cluster.api::<Pod>(&Scope::One(namespace.clone())).get_opt(name).await {
             Ok(pod) => found.pods.extend(pod),
@@ -457,7 +457,7 @@ async fn dead(cluster: &Cluster, pods: &[Pod], known: &[(String, PodStatus)]) ->
         let now = Timestamp::now();
         let Some(object) = agent.experiment(now) else { continue };
         let foreseen = LocalRun::stop(cluster, None, object).foresee().await?;
-        if foreseen.pods.iter().any(|entry| entry.is_open() || entry.may_keep_loss()) {
+        if foreseen.pods.iter().any(|entry| entry.is_open() || entry.may_be_impaired()) {
             dead.push(agent);
         }
     }
@@ -467,7 +467,7 @@ async fn dead(cluster: &Cluster, pods: &[Pod], known: &[(String, PodStatus)]) ->
 /// Where loss may be left: the pod is still the same, and nobody has cleaned up since. Of a pod that may not be read the entry is believed.
 fn remains(entries: impl Iterator<Item = (String, PodStatus)>, pods: &[Pod], hidden: &BTreeSet<(String, String)>) -> Vec<Remains> {
     let mut found: Vec<Remains> = Vec::new();
-    for (experiment, entry) in entries.filter(|(_, entry)| entry.may_keep_loss()) {
+    for (experiment, entry) in entries.filter(|(_, entry)| entry.may_be_impaired()) {
         let since = entry.ended_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
         let is_hidden = hidden.contains(&(entry.namespace.clone(), entry.name.clone()));
         let is_there = is_hidden || pods.iter().any(|pod| agents::is_same(pod, &entry) && !is_cleaned_since(pod, since));

@@ -59,8 +59,8 @@ fn text(findings: &[Finding], paint: Paint) -> String {
             Verdict::Problem => (Tone::Bad, "problem"),
             Verdict::LossMayRemain => (Tone::Bad, "LOSS   "),
         };
-        let way_out = finding.way_out.as_deref().map(|way_out| format!("         -> {way_out}\n")).unwrap_or_default();
-        format!("{}  {}: {}\n{way_out}", paint.tone(tone, word), finding.about, finding.found)
+        let remedy = finding.remedy.as_deref().map(|remedy| format!("         -> {remedy}\n")).unwrap_or_default();
+        format!("{}  {}: {}\n{remedy}", paint.tone(tone, word), finding.about, finding.found)
     };
     findings.iter().map(line).collect()
 }
@@ -81,7 +81,7 @@ mod tests {
     use crate::exit::Exit;
 
     fn finding(verdict: Verdict) -> Finding {
-        Finding { verdict, about: "controller", found: "down".to_owned(), way_out: Some("start it".to_owned()) }
+        Finding { verdict, about: "controller", found: "down".to_owned(), remedy: Some("start it".to_owned()) }
     }
 
     #[test]

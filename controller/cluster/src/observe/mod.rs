@@ -282,8 +282,8 @@ async fn views(
     now: Timestamp,
 ) -> kube::Result<BTreeMap<String, PodView>> {
     let run = format!("{}/{}", experiment.uid, status.run.unwrap_or_default());
-    let is_under_way = status.is_under_way();
-    let open = if is_under_way { some_of(status.open_pods(), MOST_OPEN, now) } else { some_of(status.impaired_pods(), MOST_IMPAIRED, now) };
+    let is_active = status.is_active();
+    let open = if is_active { some_of(status.open_pods(), MOST_OPEN, now) } else { some_of(status.impaired_pods(), MOST_IMPAIRED, now) };
     let lookup = Lookup { run: &run, spec: experiment.spec, now };
     let mut listed = if open.len() > ONE_BY_ONE { listed(client, experiment, &open, lookup).await? } else { BTreeMap::new() };
     let views = stream::iter(open).map(|entry| {
@@ -404,8 +404,8 @@ async fn lately(api: &Api<Pod>, entry: &PodStatus, run: &str) -> AgentLog {
 pub fn told(part: Log, text: &str, run: &str) -> AgentLog {
     match part {
         Log::Begin => report::of_log(text, run),
-        Log::Lately if text.is_empty() => AgentLog::Mute,
-        Log::Lately => AgentLog::Heard(report::live(text, run)),
+        Log::Lately if text.is_empty() => AgentLog::Stale,
+        Log::Lately => AgentLog::Heartbeat(report::live(text, run)),
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) fn of_log(text: &str, run: &str) -> AgentLog {
         Event::Applied(applied) => Some(AgentLog::Applied(record.time, Box::new(applied))),
         _ => None,
     });
-    applied.unwrap_or(AgentLog::Silent)
+    applied.unwrap_or(AgentLog::NotApplied)
 }
 
 /// What a log last says of a loss that is in place.
@@ -41,9 +41,9 @@ mod tests {
         let lines = [record(applied()).to_line(), record(heartbeat()).to_line()].join("\n");
         assert!(matches!(of_log(&lines, "uid/1"), AgentLog::Applied(..)));
         // The limit on what is read may cut a line.
-        assert_eq!(of_log(&lines[..40], "uid/1"), AgentLog::Silent);
-        assert_eq!(of_log(&lines, "uid/2"), AgentLog::Silent);
-        assert_eq!(of_log("\u{0}\u{ff}{{{\n\n[]", "uid/1"), AgentLog::Silent);
+        assert_eq!(of_log(&lines[..40], "uid/1"), AgentLog::NotApplied);
+        assert_eq!(of_log(&lines, "uid/2"), AgentLog::NotApplied);
+        assert_eq!(of_log("\u{0}\u{ff}{{{\n\n[]", "uid/1"), AgentLog::NotApplied);
     }
 
     #[test]

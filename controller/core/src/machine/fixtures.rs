@@ -178,7 +178,7 @@ pub fn present(agent: AgentView) -> PodView {
 /// An agent of a planned pod, in this state.
 #[must_use]
 pub fn agent(entry: &PodStatus, state: AgentState) -> PodView {
-    present(agent_view(entry, state, AgentLog::Silent))
+    present(agent_view(entry, state, AgentLog::NotApplied))
 }
 
 /// A log that says that the loss is in place.

@@ -95,7 +95,7 @@ pub(super) fn follow(
     let brought = |uid: &str| after.pods.iter().any(|pod| pod.uid == uid && pod.was_applied());
     after.unresolved_pods = std::mem::take(&mut after.unresolved_pods).into_iter().filter(|left| !brought(&left.uid)).collect();
     before_injecting(experiment, &after, seen, &mut decision);
-    if after.is_under_way() {
+    if after.is_active() {
         let applied = after.pods.iter().any(PodStatus::was_applied);
         after.phase = Some(if applied { Phase::Running } else { Phase::Pending });
         after.message = Some(summary::message(&after, experiment, &obstacles));

@@ -405,7 +405,7 @@ fn what_stops_an_agent_and_is_never_started_is_followed_by_another() {
     let held = paused(&spec, true);
     let waiting = AgentState::Waiting { made: false, reason: Some("ContainerCreating".to_owned()), message: None };
     let stuck = |entry: &PodStatus| {
-        present(AgentView { stop: Some(waiting.clone()), ..agent_view(entry, AgentState::Running, AgentLog::Heard(None)) })
+        present(AgentView { stop: Some(waiting.clone()), ..agent_view(entry, AgentState::Running, AgentLog::Heartbeat(None)) })
     };
     let mut status = follow_later(&held, &running(&spec), |entry| agent(entry, AgentState::Running), at(20)).status.unwrap();
     let mut names = vec![status.pods[0].stop.clone().unwrap().container];
@@ -474,7 +474,7 @@ fn a_new_sandbox_needs_no_repair() {
 fn a_silent_agent_is_told_of_and_repaired_if_it_hangs() {
     let spec = spec();
     let mute = |repair: Option<AgentState>| {
-        move |entry: &PodStatus| present(AgentView { repair: repair.clone(), ..agent_view(entry, AgentState::Running, AgentLog::Mute) })
+        move |entry: &PodStatus| present(AgentView { repair: repair.clone(), ..agent_view(entry, AgentState::Running, AgentLog::Stale) })
     };
     let told = step(&spec, &running(&spec), mute(None), at(35));
     assert!(told.events.iter().any(|event| event.reason.to_string() == "HeartbeatMissed"));
@@ -486,7 +486,7 @@ fn a_silent_agent_is_told_of_and_repaired_if_it_hangs() {
     assert!(message(&answers).contains("has reported nothing for more than three heartbeats; it still answers"), "{}", message(&answers));
     let hung = step(&spec, &status, mute(Some(terminated(0, Some(Event::Cleaned(Cleaned { removed: Vec::new() }))))), at(40));
     assert_eq!(hung.status.unwrap().pods[0].outcome, Some(Outcome::Repaired));
-    let heard = step(&spec, &status, |entry| present(agent_view(entry, AgentState::Running, AgentLog::Heard(None))), at(40));
+    let heard = step(&spec, &status, |entry| present(agent_view(entry, AgentState::Running, AgentLog::Heartbeat(None))), at(40));
     assert_eq!(heard.status.unwrap().pods[0].silent, None);
 }
 

@@ -294,13 +294,13 @@ pub enum AgentLog {
     /// It could not be read; why.
     Unreadable(String),
     /// It says nothing of this run being in place.
-    Silent,
+    NotApplied,
     /// The loss is in place since then.
     Applied(Timestamp, Box<Applied>),
     /// It reports; what it last said, if that is understood.
-    Heard(Option<Box<Live>>),
+    Heartbeat(Option<Box<Live>>),
     /// It has reported nothing for more than three heartbeats, by the node's clock.
-    Mute,
+    Stale,
 }
 
 /// What to do. In this order: write the status; if that succeeded, tell; then the finalizer, the question, and the patches.
@@ -380,7 +380,7 @@ pub fn decide(experiment: &Experiment<'_>, observed: &Observed, now: Timestamp, 
     };
     let decision = Decision { status: decision.status.or_else(|| seen_again(experiment)), ..decision };
     let decision = conditions::completed(experiment, decision, now);
-    let at_rest = !decision.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way);
+    let at_rest = !decision.status.as_ref().is_some_and(ChaosExperimentStatus::is_active);
     in_plain_words(Decision { finalizer: (experiment.finalized && at_rest).then_some(false), ..decision })
 }
 
@@ -451,7 +451,7 @@ fn stage<'a>(experiment: &Experiment<'a>) -> Stage<'a> {
         return Stage::NotOurs;
     }
     let status = experiment.status;
-    if let Some(status) = status.filter(|status| status.run.is_some() && status.is_under_way()) {
+    if let Some(status) = status.filter(|status| status.run.is_some() && status.is_active()) {
         return Stage::Following(status);
     }
     if experiment.deleting {

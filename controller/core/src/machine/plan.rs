@@ -68,7 +68,7 @@ pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings,
     let (bytes, count, left) =
         (status_store::size(&status_store::without_arguments(status.clone())), entries.len(), status.unresolved_pods.len());
     if bytes > LARGEST_WHOLE {
-        let way_out = if left > count {
+        let remedy = if left > count {
             format!(
                 "loss may remain in {left} pods of earlier runs, which are remembered there: kubectl netloss doctor --fix -A removes it, then {RERUN}"
             )
@@ -76,7 +76,7 @@ pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings,
             "lower spec.count".to_owned()
         };
         let message = format!(
-            "what is to be done in {count} pods takes {bytes} bytes of status, and at most {LARGEST_WHOLE} are kept for that: {way_out}"
+            "what is to be done in {count} pods takes {bytes} bytes of status, and at most {LARGEST_WHOLE} are kept for that: {remedy}"
         );
         return fail(experiment, why, now, Refusal::new(RefusalReason::TooLargeAStatus, message), told, false);
     }

@@ -224,9 +224,9 @@ impl Follower<'_> {
         let was_silent = pod.silent == Some(true);
         match &agent.log {
             AgentLog::Applied(at, applied) => conclude::mark_applied(pod, *at, applied),
-            AgentLog::Heard(_) => pod.silent = None,
-            AgentLog::Mute => pod.silent = Some(true),
-            AgentLog::NotRead | AgentLog::Unreadable(_) | AgentLog::Silent => {}
+            AgentLog::Heartbeat(_) => pod.silent = None,
+            AgentLog::Stale => pod.silent = Some(true),
+            AgentLog::NotRead | AgentLog::Unreadable(_) | AgentLog::NotApplied => {}
         }
         let step = match &agent.state {
             // The next run finds no pod free while something of this one is at work in it.
@@ -282,7 +282,7 @@ impl Follower<'_> {
         }
         match &agent.log {
             // A log that was rotated a moment ago is empty once: the second empty look counts.
-            AgentLog::Mute if was_silent => self.hung(pod, agent),
+            AgentLog::Stale if was_silent => self.hung(pod, agent),
             _ if pod.silent == Some(true) && pod.repair.is_some() => self.hung(pod, agent),
             _ if pod.silent == Some(true) => Step::again(POLL_TROUBLE),
             AgentLog::Unreadable(why) => Step::obstacle(format!("the agent runs, but its log cannot be read: {}", brief(why))),

@@ -220,7 +220,7 @@ impl Cluster {
             Box::new(AgentView {
                 args: put_in.argv.clone(),
                 state: state.clone(),
-                log: if pod.mute && entry.was_applied() { AgentLog::Mute } else { log.clone() },
+                log: if pod.mute && entry.was_applied() { AgentLog::Stale } else { log.clone() },
                 stop: sent(entry.stop.as_ref()),
                 repair: sent(entry.repair.as_ref()),
             })
@@ -250,9 +250,9 @@ impl Cluster {
                 Observed::Surroundings(Surroundings { freeze, namespace, pods: self.candidates(), dependencies, ..Surroundings::default() })
             }
             Needs::Pods { ready, target } => {
-                let is_under_way = self.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way);
+                let is_active = self.status.as_ref().is_some_and(ChaosExperimentStatus::is_active);
                 let open: Vec<&PodStatus> = match &self.status {
-                    Some(status) if is_under_way => status.open_pods().collect(),
+                    Some(status) if is_active => status.open_pods().collect(),
                     status => status.iter().flat_map(ChaosExperimentStatus::impaired_pods).collect(),
                 };
                 let mut views: BTreeMap<_, _> = open.into_iter().map(|entry| (entry.uid.clone(), self.view(entry))).collect();
@@ -299,7 +299,7 @@ impl Cluster {
         }
         if decision.finalizer == Some(false) {
             let after = decision.status.as_ref().or(self.status.as_ref());
-            prop_assert!(!after.is_some_and(ChaosExperimentStatus::is_under_way), "nobody is forgotten");
+            prop_assert!(!after.is_some_and(ChaosExperimentStatus::is_active), "nobody is forgotten");
         }
         Ok(())
     }
@@ -323,7 +323,7 @@ impl Cluster {
                         self.status = Some(next);
                     }
                     Step::Publish => {
-                        let open = self.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way);
+                        let open = self.status.as_ref().is_some_and(ChaosExperimentStatus::is_active);
                         prop_assert!(!open || decision.requeue.is_some(), "whatever is waited for, there is a time to look again");
                         if until == Until::Patch {
                             return Ok(());
@@ -369,7 +369,7 @@ impl Cluster {
             }
             prop_assert!(!pod.agents.contains_key(&injection.container), "patched twice");
             prop_assert!(self.patched.insert((run, injection.uid.clone(), injection.attempt)), "two injections for one attempt");
-            pod.agents.insert(injection.container.clone(), (injection.clone(), waiting(), AgentLog::Silent));
+            pod.agents.insert(injection.container.clone(), (injection.clone(), waiting(), AgentLog::NotApplied));
             if until == Until::FirstPatch {
                 return Ok(true);
             }
@@ -414,7 +414,7 @@ impl Cluster {
         let all = [PREFLIGHT, RECOVERED, AS_REQUESTED, RUN_REQUESTED];
         prop_assert!(all.iter().all(|type_| next.condition(type_).is_some()), "each condition is set from the first visit on: {next:?}");
         let recovered = next.condition(RECOVERED).is_some_and(|is| is.status == "True");
-        prop_assert!(!recovered || (!next.is_under_way() && next.impaired_pods().next().is_none()), "{next:?}");
+        prop_assert!(!recovered || (!next.is_active() && next.impaired_pods().next().is_none()), "{next:?}");
         Ok(())
     }
 
@@ -423,7 +423,7 @@ impl Cluster {
         let number = |status: &ChaosExperimentStatus| (status.run, status.attempt);
         let same = self.status.as_ref().filter(|status| number(status) == number(next) && !status.pods.is_empty());
         let Some(before) = same else {
-            let open = self.status.as_ref().is_some_and(ChaosExperimentStatus::is_under_way);
+            let open = self.status.as_ref().is_some_and(ChaosExperimentStatus::is_active);
             prop_assert!(!open, "an attempt began in another");
             prop_assert!(next.run >= self.status.as_ref().and_then(|status| status.run), "numbers only grow");
             return Ok(());
@@ -432,7 +432,7 @@ impl Cluster {
             return Ok(());
         }
         prop_assert_eq!(before.pods.len(), next.pods.len());
-        let open = before.is_under_way();
+        let open = before.is_active();
         prop_assert!(!open || before.stopping.is_none() || before.stopping == next.stopping, "what is being stopped stays so");
         for (was, is) in before.pods.iter().zip(&next.pods) {
             let frozen =
@@ -445,7 +445,7 @@ impl Cluster {
             prop_assert!(was.repair.is_none() || was.repair == is.repair || number(is) == number(was) + 1, "and what repairs it");
             prop_assert!(number(is) <= 2, "and there is an end to that too");
             prop_assert!(was.state <= is.state, "{:?} to {:?}", was.state, is.state);
-            let is_resolved = was.may_keep_loss() && !is.may_keep_loss() && self.is_clean(was);
+            let is_resolved = was.may_be_impaired() && !is.may_be_impaired() && self.is_clean(was);
             prop_assert!(was.is_open() || was == is || is_resolved, "nothing comes after the end");
             prop_assert_eq!(!is.is_open(), is.outcome.is_some());
             let may_remain = is.outcome == Some(Outcome::Unknown) && was.outcome.is_none() && !is.ends_by_itself();

@@ -53,7 +53,7 @@ pub(super) fn carried(experiment: &Experiment<'_>, why: Begin) -> ChaosExperimen
 /// The pods in which loss may remain, without what is needed for a run only: all of them, as nobody else remembers them. No run begins where
 /// they leave too little room for it in status (`plan`). A resumption keeps the pods of its own run where they are.
 fn unresolved(before: &ChaosExperimentStatus, why: Begin) -> Vec<PodStatus> {
-    let of_last_run = before.pods.iter().filter(|pod| why != Begin::Resume && pod.may_keep_loss());
+    let of_last_run = before.pods.iter().filter(|pod| why != Begin::Resume && pod.may_be_impaired());
     let mut kept: Vec<PodStatus> = Vec::new();
     for pod in of_last_run.chain(&before.unresolved_pods) {
         if !kept.iter().any(|known| known.uid == pod.uid) {
@@ -70,7 +70,7 @@ const POLL_IMPAIRED: Duration = Duration::from_mins(1);
 pub(super) fn resolve(experiment: &Experiment<'_>, seen: &Pods, now: Timestamp) -> Decision {
     let Some(before) = experiment.status else { return Decision::default() };
     let mut after = before.clone();
-    for pod in after.pods.iter_mut().filter(|pod| pod.may_keep_loss()) {
+    for pod in after.pods.iter_mut().filter(|pod| pod.may_be_impaired()) {
         if let Some((outcome, words)) = resolution(seen.views.get(&pod.uid)) {
             let message = pod.message.take().map(|message| format!("{message}; ")).unwrap_or_default();
             (pod.outcome, pod.message) = (Some(outcome), Some(format!("{message}{words}")));
@@ -112,12 +112,12 @@ pub(super) fn set_recovered(status: &mut ChaosExperimentStatus, now: Timestamp) 
         status.set_condition(RECOVERED, "False", LOSS_MAY_REMAIN, &words, now);
         return;
     }
-    let is_under_way = status.is_under_way();
+    let is_active = status.is_active();
     let (value, reason, words) = match status.phase {
-        _ if is_under_way && status.pods.iter().any(PodStatus::was_applied) => {
+        _ if is_active && status.pods.iter().any(PodStatus::was_applied) => {
             ("False", "Running", "loss is or was in place in at least one pod")
         }
-        _ if is_under_way => ("Unknown", "Injecting", "agents are being injected"),
+        _ if is_active => ("Unknown", "Injecting", "agents are being injected"),
         None | Some(Phase::Pending | Phase::Running) if status.next_retry_time.is_some() => {
             ("Unknown", "Retrying", "the last attempt injected no loss, and is retried")
         }

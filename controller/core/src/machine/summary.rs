@@ -53,6 +53,6 @@ pub(super) fn message(status: &ChaosExperimentStatus, experiment: &Experiment<'_
 }
 
 fn recovery(pods: &[PodStatus]) -> String {
-    let unknown = pods.iter().filter(|pod| pod.was_applied() && pod.may_keep_loss()).count();
+    let unknown = pods.iter().filter(|pod| pod.was_applied() && pod.may_be_impaired()).count();
     if unknown == 0 { "it has ended".to_owned() } else { format!("in {unknown} of them loss may remain") }
 }

@@ -184,7 +184,7 @@ fn changed() -> ChaosExperimentSpec {
 /// The agent of an edited experiment's only pod, and what was sent to stop it.
 fn edited(status: &ChaosExperimentStatus, state: &AgentState, stop: Option<&AgentState>) -> Decision {
     let spec = changed();
-    let view = |entry: &PodStatus| present(AgentView { stop: stop.cloned(), ..agent_view(entry, state.clone(), AgentLog::Silent) });
+    let view = |entry: &PodStatus| present(AgentView { stop: stop.cloned(), ..agent_view(entry, state.clone(), AgentLog::NotApplied) });
     let views = status.pods.iter().map(|entry| (entry.uid.clone(), view(entry))).collect();
     let edited = Experiment { generation: 2, ..experiment(&spec, Some(status)) };
     decide(&edited, &pods(views), at(5), &settings())
@@ -424,7 +424,7 @@ fn that_the_kernel_ends_a_loss_is_written_down_when_nobody_knows_its_end() {
     }
     assert_eq!((status.pods[0].outcome, status.pods[0].unguarded), (Some(Outcome::Unknown), Some(false)), "{status:?}");
     let stored = PodStatus { argv: Vec::new(), plan: Some("plan".to_owned()), ..status.pods[0].clone() };
-    assert!(!stored.may_keep_loss());
+    assert!(!stored.may_be_impaired());
 }
 
 /// The experiment was deleted while the controller was down, after each agent had completed its whole duration.
@@ -484,7 +484,7 @@ fn a_killed_agent_of_a_terminating_pod_is_not_forgotten_while_the_pod_is_there()
     let gone = step(&spec, &open, |_| PodView::Gone, at(6)).status.unwrap();
     assert_eq!(gone.pods[0].outcome, Some(Outcome::PodEnded));
     let overdue = step(&spec, &open, terminating, at(3600)).status.unwrap();
-    assert!(overdue.pods[0].may_keep_loss(), "{overdue:?}");
+    assert!(overdue.pods[0].may_be_impaired(), "{overdue:?}");
     let guarded = step(&spec, &running(false), terminating, at(5)).status.unwrap();
     assert_eq!(guarded.pods[0].outcome, Some(Outcome::PodEnded));
 }
@@ -518,7 +518,8 @@ fn a_pod_that_never_got_its_agent_has_a_reason() {
 
 #[test]
 fn a_container_of_that_name_with_other_arguments_is_not_adopted() {
-    let foreign = AgentView { args: vec!["run".to_owned()], state: AgentState::Running, log: AgentLog::Silent, stop: None, repair: None };
+    let foreign =
+        AgentView { args: vec!["run".to_owned()], state: AgentState::Running, log: AgentLog::NotApplied, stop: None, repair: None };
     let (outcome, words, _) = end(|_| PodView::Present { skip: None, new_sandbox: false, agent: Some(Box::new(foreign.clone())) }, at(1));
     assert_eq!(outcome, Outcome::Failed);
     assert_eq!(words, "the pod already has a container network-loss-d-r1-a1 with other arguments: it was left alone");
@@ -748,13 +749,13 @@ fn one_empty_look_at_a_log_repairs_nothing() {
     let spec = ChaosExperimentSpec { duration: Some("10m".to_owned()), ..spec() };
     let with_log = |entry: &PodStatus, log: AgentLog| present(agent_view(entry, AgentState::Running, log));
     let status = step(&spec, &planned(&spec, 1), |entry| with_log(entry, log_of(applied(), at(3))), at(4)).status.unwrap();
-    let mute = step(&spec, &status, |entry| with_log(entry, AgentLog::Mute), at(20)).status.unwrap();
+    let mute = step(&spec, &status, |entry| with_log(entry, AgentLog::Stale), at(20)).status.unwrap();
     assert_eq!((mute.pods[0].silent, &mute.pods[0].repair), (Some(true), &None));
     let not_read = step(&spec, &mute, |entry| with_log(entry, AgentLog::NotRead), at(21));
     assert!(not_read.status.is_none_or(|status| status.pods[0].repair.is_none()) && not_read.requeue.is_some());
-    let heard = step(&spec, &mute, |entry| with_log(entry, AgentLog::Heard(None)), at(31)).status.unwrap();
+    let heard = step(&spec, &mute, |entry| with_log(entry, AgentLog::Heartbeat(None)), at(31)).status.unwrap();
     assert_eq!((heard.pods[0].silent, &heard.pods[0].repair), (None, &None));
-    let again = step(&spec, &mute, |entry| with_log(entry, AgentLog::Mute), at(31)).status.unwrap();
+    let again = step(&spec, &mute, |entry| with_log(entry, AgentLog::Stale), at(31)).status.unwrap();
     assert!(again.pods[0].repair.is_some(), "the second one counts");
 }
 
