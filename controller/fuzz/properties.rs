@@ -23,7 +23,7 @@ use netloss_controller::{
 use netloss_core::{
     admission::{Seen, judge},
     container::repository,
-    machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Protection, Settings, Surroundings},
+    machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Preconditions, Protection, Settings},
     targets::{Candidate, NamespaceFacts, Skip, Target},
 };
 use serde_json::{Value, json};
@@ -252,7 +252,7 @@ pub fn spec(bytes: &[u8]) {
     let wrong = machine::check(&asked, &settings).err();
     let pods = candidates(3, &mut drawn);
     let observed = match machine::needs(&asked, now, &settings) {
-        Needs::Surroundings { .. } => Observed::Surroundings(Surroundings { pods, ..Surroundings::default() }),
+        Needs::Preconditions { .. } => Observed::Preconditions(Preconditions { pods, ..Preconditions::default() }),
         Needs::Pods { .. } | Needs::Nothing => Observed::Nothing,
     };
     let decision = machine::decide(&asked, &observed, now, &settings);
@@ -342,8 +342,8 @@ pub fn report(bytes: &[u8]) {
     .expect("a spec");
     let settings = settings();
     let mut none = Unstructured::new(&[]);
-    let surroundings = Observed::Surroundings(Surroundings { pods: candidates(2, &mut none), ..Surroundings::default() });
-    let mut status = machine::decide(&experiment(&spec, None), &surroundings, at(0), &settings).status.expect("a plan");
+    let preconditions = Observed::Preconditions(Preconditions { pods: candidates(2, &mut none), ..Preconditions::default() });
+    let mut status = machine::decide(&experiment(&spec, None), &preconditions, at(0), &settings).status.expect("a plan");
     status.set_condition(PREFLIGHT, "True", "Admitted", "", at(0));
     // What each text of the first pod was, and whether its agent's container has ended.
     let (mut texts, mut terminated, mut exits) = (Vec::new(), false, Vec::new());
@@ -538,7 +538,7 @@ fn puts_in_nothing_else(spec: &ChaosExperimentSpec, status: &ChaosExperimentStat
     let (asked, settings, now) = (experiment(spec, Some(status)), settings(), at(20));
     let bare = PodView::Present { skip: None, new_sandbox: false, agent: None };
     let observed = match machine::needs(&asked, now, &settings) {
-        Needs::Surroundings { .. } => Observed::Surroundings(Surroundings { pods: candidates(3, bytes), ..Surroundings::default() }),
+        Needs::Preconditions { .. } => Observed::Preconditions(Preconditions { pods: candidates(3, bytes), ..Preconditions::default() }),
         Needs::Pods { .. } => {
             let views = status.pods.iter().map(|pod| (pod.uid.clone(), bare.clone())).collect();
             Observed::Pods(Pods { views, ready: Some(1), protection: Some(Protection::default()), ..Pods::default() })

@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use netloss_api::{ChaosExperiment, PodState};
 use netloss_cluster::agents::DIRECT;
-use netloss_core::machine::Surroundings;
+use netloss_core::machine::Preconditions;
 use std::{
     hash::{BuildHasher, RandomState},
     time::{Duration, Instant},
@@ -53,8 +53,8 @@ pub(super) async fn run(
     object.metadata.name = Some(args.loss.name.clone().unwrap_or_else(|| format!("direct-{}", workload.name)));
     object.metadata.uid = Some(uid());
     object.metadata.generation = Some(1);
-    let surroundings = Surroundings { freeze, namespace: prepared.namespace, pods: prepared.pods, ..Surroundings::default() };
-    let mut local_run = LocalRun::begin(cluster, image, object, surroundings);
+    let preconditions = Preconditions { freeze, namespace: prepared.namespace, pods: prepared.pods, ..Preconditions::default() };
+    let mut local_run = LocalRun::begin(cluster, image, object, preconditions);
     let end = drive(&mut local_run, cluster, show).await;
     show.end();
     end?;

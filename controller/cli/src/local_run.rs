@@ -22,7 +22,7 @@ use netloss_cluster::{
 };
 use netloss_core::{
     container::image_to_send,
-    machine::{Decision, EventRecord, Experiment, Needs, Observed, PodView, Pods, Protection, Settings, Surroundings},
+    machine::{Decision, EventRecord, Experiment, Needs, Observed, PodView, Pods, Preconditions, Protection, Settings},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,7 +44,7 @@ pub(super) struct LocalRun {
     image: Option<String>,
     object: ChaosExperiment,
     /// Where it begins, until it has.
-    surroundings: Surroundings,
+    preconditions: Preconditions,
     /// Since when it is stopped.
     stopping: Option<Timestamp>,
     /// Whether nothing is left to do for it.
@@ -68,9 +68,9 @@ pub(super) async fn agent_image(cluster: &Cluster, given: Option<&str>) -> Resul
 
 impl LocalRun {
     /// A run that begins.
-    pub(super) fn begin(cluster: &Cluster, image: String, object: ChaosExperiment, surroundings: Surroundings) -> Self {
+    pub(super) fn begin(cluster: &Cluster, image: String, object: ChaosExperiment, preconditions: Preconditions) -> Self {
         let settings = Settings::new(image.clone(), &cluster.own_namespace);
-        Self { settings, surroundings, ..Self::new(cluster, Some(image), object) }
+        Self { settings, preconditions, ..Self::new(cluster, Some(image), object) }
     }
 
     /// A run that is to be stopped.
@@ -85,8 +85,8 @@ impl LocalRun {
         let planned = object.status.iter().flat_map(|status| &status.pods).next().map(|pod| pod.image.clone()).unwrap_or_default();
         let settings = Settings::new(planned, &cluster.own_namespace);
         let (client, clock) = (cluster.client.clone(), Arc::new(Timestamp::now));
-        let (surroundings, told) = (Surroundings::default(), BTreeSet::new());
-        Self { client, clock, settings, image, object, surroundings, stopping: None, is_gone: false, told }
+        let (preconditions, told) = (Preconditions::default(), BTreeSet::new());
+        Self { client, clock, settings, image, object, preconditions, stopping: None, is_gone: false, told }
     }
 
     /// From now on it is stopped.
@@ -170,13 +170,13 @@ impl Store for LocalRun {
     ) -> Result<Observed, executor::Error> {
         Ok(match needs {
             Needs::Nothing => Observed::Nothing,
-            Needs::Surroundings { .. } => Observed::Surroundings(self.surroundings.clone()),
+            Needs::Preconditions { .. } => Observed::Preconditions(self.preconditions.clone()),
             Needs::Pods { .. } => {
                 let views = self.views(experiment, now).await?;
                 let has_stop = |view: &PodView| matches!(view, PodView::Present { agent: Some(agent), .. } if agent.stop.is_some());
                 self.told.extend(views.iter().filter(|(_, view)| has_stop(view)).map(|(uid, _)| uid.clone()));
                 // Seen a moment ago, with the rights of the same person.
-                let protection = Some(Protection::of(self.surroundings.namespace.clone(), &self.surroundings.pods));
+                let protection = Some(Protection::of(self.preconditions.namespace.clone(), &self.preconditions.pods));
                 Observed::Pods(Pods { views, ready: None, freeze: None, protection, preflight: None })
             }
         })

@@ -15,7 +15,7 @@ use netloss_api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, F
 use netloss_cluster::observe::{self, Log, Lookup};
 use netloss_core::{
     container::{agent_container, repair_container, stop_container},
-    machine::{self, AgentLog, Decision, Experiment, Needs, Observed, PodView, Pods, Preflight, Protection, Surroundings},
+    machine::{self, AgentLog, Decision, Experiment, Needs, Observed, PodView, Pods, Preconditions, Preflight, Protection},
     steps::{self, Step},
     targets::Candidate,
 };
@@ -123,9 +123,9 @@ impl Check {
         let now = reports::at(world.now);
         let observed = match machine::needs(&experiment, now, &self.settings) {
             Needs::Nothing => Observed::Nothing,
-            Needs::Surroundings { .. } => {
+            Needs::Preconditions { .. } => {
                 let pods = world.nodes.iter().filter_map(|node| self.pod(node)).map(|pod| Candidate::of(&pod, now)).collect();
-                Observed::Surroundings(Surroundings { freeze, pods, ..Surroundings::default() })
+                Observed::Preconditions(Preconditions { freeze, pods, ..Preconditions::default() })
             }
             Needs::Pods { .. } => {
                 let run = format!("{uid}/{}", read.status.as_ref().and_then(|status| status.run).unwrap_or_default());

@@ -25,7 +25,7 @@ use kube::{
 };
 use netloss_api::{ChaosExperiment, ChaosExperimentStatus, FREEZE, FREEZE_ANNOTATION, Phase, PodStatus};
 use netloss_core::{
-    machine::{AgentLog, Experiment, Needs, Observed, PodView, Pods, Protection, Settings, Surroundings},
+    machine::{AgentLog, Experiment, Needs, Observed, PodView, Pods, Preconditions, Protection, Settings},
     sanitize::brief,
     targets::{Candidate, NamespaceFacts},
 };
@@ -79,14 +79,14 @@ pub async fn observe(
 ) -> kube::Result<Observed> {
     let own_namespace = &settings.own_namespace;
     match (needs, experiment.status) {
-        (Needs::Surroundings { namespace, selector, dependencies }, _) => {
+        (Needs::Preconditions { namespace, selector, dependencies }, _) => {
             let ((namespace, pods), freeze, conflicting_controller, dependencies) = futures::try_join!(
                 target(client, experiment.namespace, namespace, Some(selector), now),
                 freeze(client, own_namespace),
                 conflicting_controller(client, settings),
                 phases(client, experiment.namespace, dependencies),
             )?;
-            Ok(Observed::Surroundings(Surroundings { freeze, conflicting_controller, namespace, pods, dependencies }))
+            Ok(Observed::Preconditions(Preconditions { freeze, conflicting_controller, namespace, pods, dependencies }))
         }
         (Needs::Pods { ready, target }, Some(status)) => {
             let (views, freeze, protection) = futures::try_join!(

@@ -5,7 +5,7 @@
 
 use super::{
     AgentLog, AgentState, AgentView, Applied, BTreeMap, Candidate, ChaosExperimentSpec, ChaosExperimentStatus, Experiment, Observed,
-    PodStatus, PodView, Pods, Protection, Record, Settings, Surroundings, Timestamp, decide,
+    PodStatus, PodView, Pods, Preconditions, Protection, Record, Settings, Timestamp, decide,
 };
 use crate::targets::Target;
 use netloss_api::PodState;
@@ -145,8 +145,8 @@ pub fn candidates(count: usize) -> Vec<Candidate> {
 
 /// A namespace with these pods in it.
 #[must_use]
-pub fn surroundings(pods: Vec<Candidate>) -> Observed {
-    Observed::Surroundings(Surroundings { pods, ..Surroundings::default() })
+pub fn preconditions(pods: Vec<Candidate>) -> Observed {
+    Observed::Preconditions(Preconditions { pods, ..Preconditions::default() })
 }
 
 /// These pods of a run.
@@ -158,7 +158,7 @@ pub fn pods(views: BTreeMap<String, PodView>) -> Observed {
 /// A planned run that the API server would admit.
 #[must_use]
 pub fn planned(spec: &ChaosExperimentSpec, pods: usize) -> ChaosExperimentStatus {
-    let mut status = decide(&experiment(spec, None), &surroundings(candidates(pods)), at(0), &settings()).status.unwrap();
+    let mut status = decide(&experiment(spec, None), &preconditions(candidates(pods)), at(0), &settings()).status.unwrap();
     status.set_condition(netloss_api::PREFLIGHT, "True", "Admitted", "", at(0));
     status
 }

@@ -15,14 +15,14 @@ fn spec_with(changes: Value) -> ChaosExperimentSpec {
 
 /// Decides about an experiment at rest that has three pods to choose from.
 fn begin(spec: &ChaosExperimentSpec, status: Option<&ChaosExperimentStatus>, now: Timestamp) -> Decision {
-    begin_in(spec, status, Surroundings { pods: candidates(3), ..Surroundings::default() }, now)
+    begin_in(spec, status, Preconditions { pods: candidates(3), ..Preconditions::default() }, now)
 }
 
-fn begin_in(spec: &ChaosExperimentSpec, status: Option<&ChaosExperimentStatus>, seen: Surroundings, now: Timestamp) -> Decision {
+fn begin_in(spec: &ChaosExperimentSpec, status: Option<&ChaosExperimentStatus>, seen: Preconditions, now: Timestamp) -> Decision {
     let generation = status.and_then(|status| status.observed_generation).unwrap_or(1);
     let experiment = Experiment { generation, finalized: false, ..experiment(spec, status) };
     let needed = needs(&experiment, now, &settings());
-    let observed = if needed == Needs::Nothing { Observed::Nothing } else { Observed::Surroundings(seen) };
+    let observed = if needed == Needs::Nothing { Observed::Nothing } else { Observed::Preconditions(seen) };
     decide(&experiment, &observed, now, &settings())
 }
 
@@ -115,7 +115,7 @@ fn a_pause_that_is_edited_begins_anew() {
     let stopping = follow_later(&paused(&spec, true), &run, |entry| agent(entry, stopped()), at(23)).status.unwrap();
     let edited = ChaosExperimentSpec { count: 3, ..spec };
     let experiment = Experiment { generation: 3, ..experiment(&edited, Some(&stopping)) };
-    let status = decide(&experiment, &surroundings(candidates(3)), at(30), &settings()).status.unwrap();
+    let status = decide(&experiment, &preconditions(candidates(3)), at(30), &settings()).status.unwrap();
     assert_eq!((status.run, status.attempt, status.pods.len()), (Some(2), Some(1), 3));
 }
 
@@ -123,7 +123,7 @@ fn a_pause_that_is_edited_begins_anew() {
 fn without_any_loss_a_run_is_tried_again() {
     let retrying = |backoff: RetryBackoff| ChaosExperimentSpec { max_retries: 2, retry_backoff: backoff, ..spec() };
     let spec = retrying(RetryBackoff::Exponential);
-    let nobody = |status: Option<&ChaosExperimentStatus>, now| begin_in(&spec, status, Surroundings::default(), now);
+    let nobody = |status: Option<&ChaosExperimentStatus>, now| begin_in(&spec, status, Preconditions::default(), now);
     let first = nobody(None, at(0));
     let told: Vec<String> = first.events.iter().map(|event| event.reason.to_string()).collect();
     assert_eq!((told, first.requeue), (vec!["ExperimentRetrying".to_owned()], Some(Duration::from_millis(30_100))));
@@ -142,7 +142,7 @@ fn without_any_loss_a_run_is_tried_again() {
     assert_eq!(again.pods[0].container, "network-loss-d-r1-a2");
     let refused = step(&spec, &admitted(again), |_| PodView::Refused("no".to_owned()), at(32)).status.unwrap();
     assert_eq!((refused.phase, refused.retry_count), (Some(Phase::Pending), Some(2)));
-    let fixed = begin_in(&retrying(RetryBackoff::Fixed), Some(&first), Surroundings::default(), at(31)).status.unwrap();
+    let fixed = begin_in(&retrying(RetryBackoff::Fixed), Some(&first), Preconditions::default(), at(31)).status.unwrap();
     assert_eq!(fixed.next_retry_time, Some(Time(at(61))));
 }
 
@@ -170,7 +170,7 @@ fn an_agent_that_was_put_in_is_not_followed_by_a_second_one_while_its_loss_may_r
 #[test]
 fn nothing_is_put_in_before_the_finalizer_and_the_answer() {
     let spec = spec();
-    let status = decide(&experiment(&spec, None), &surroundings(candidates(3)), at(0), &settings()).status.unwrap();
+    let status = decide(&experiment(&spec, None), &preconditions(candidates(3)), at(0), &settings()).status.unwrap();
     let views = || status.pods.iter().map(|entry| (entry.uid.clone(), BARE)).collect::<BTreeMap<_, _>>();
     let asked = decide(&experiment(&spec, Some(&status)), &pods(views()), at(1), &settings());
     assert_eq!((asked.preflight.len(), asked.injections.len()), (1, 0), "one for each template");
@@ -219,7 +219,7 @@ fn too_few_ready_targets_end_a_run_and_begin_none() {
     let spec = ChaosExperimentSpec { abort: Some(2), ..spec() };
     let mut unready = candidates(3);
     unready.iter_mut().skip(1).for_each(|pod| pod.ready = false);
-    let refused = begin_in(&spec, None, Surroundings { pods: unready, ..Surroundings::default() }, at(0));
+    let refused = begin_in(&spec, None, Preconditions { pods: unready, ..Preconditions::default() }, at(0));
     assert_eq!(message(&refused), "spec.abort is 2, but only 1 of the 3 targets are ready: no loss is brought");
     let run = running(&ChaosExperimentSpec { abort: None, ..spec.clone() });
     assert!(matches!(needs(&experiment(&spec, Some(&run)), at(12), &settings()), Needs::Pods { ready: Some(_), .. }));
@@ -246,7 +246,7 @@ fn too_few_ready_targets_end_a_run_and_begin_none() {
 fn a_freeze_stops_all_and_begins_none() {
     let spec = ChaosExperimentSpec { max_retries: 3, ..spec() };
     let freeze = Some("the shop's sale".to_owned());
-    let refused = begin_in(&spec, None, Surroundings { freeze: freeze.clone(), pods: candidates(3), ..Surroundings::default() }, at(0));
+    let refused = begin_in(&spec, None, Preconditions { freeze: freeze.clone(), pods: candidates(3), ..Preconditions::default() }, at(0));
     assert_eq!(
         message(&refused),
         "All experiments are frozen: the shop's sale; when they no longer are, request another run (kubectl netloss rerun)"
@@ -278,7 +278,7 @@ fn a_schedule_runs_at_its_times_and_skips_what_it_missed() {
 
     let held = begin(&paused(&spec, true), Some(&armed), at(3601));
     assert_eq!((held.events[0].reason, held.status.unwrap().phase), (EventReason::MissedRun, Some(Phase::Paused)));
-    let frozen = Surroundings { freeze: Some("sale".to_owned()), pods: candidates(3), ..Surroundings::default() };
+    let frozen = Preconditions { freeze: Some("sale".to_owned()), pods: candidates(3), ..Preconditions::default() };
     assert_eq!(begin_in(&spec, Some(&armed), frozen, at(3601)).events[0].reason.to_string(), "MissedRun");
 }
 
@@ -349,8 +349,8 @@ fn a_run_waits_for_its_window_and_ends_with_it() {
 fn a_run_has_an_end_however_often_it_is_tried() {
     let spec = spec_with(json!({ "experimentDuration": "1m", "maxRetries": 3 }));
     assert_eq!(begin(&spec, None, at(0)).status.unwrap().pods[0].deadline, Time(at(60)));
-    let first = begin_in(&spec, None, Surroundings::default(), at(0)).status.unwrap();
-    let second = begin_in(&spec, Some(&first), Surroundings::default(), at(31)).status.unwrap();
+    let first = begin_in(&spec, None, Preconditions::default(), at(0)).status.unwrap();
+    let second = begin_in(&spec, Some(&first), Preconditions::default(), at(31)).status.unwrap();
     assert_eq!((first.phase, second.phase), (Some(Phase::Pending), Some(Phase::Failed)), "the next retry would be after its end");
 }
 
@@ -359,7 +359,7 @@ fn what_it_depends_on_is_waited_for() {
     let spec = spec_with(json!({ "dependsOn": ["first"] }));
     let with = |phase| {
         let dependencies = BTreeMap::from([("first".to_owned(), phase)]);
-        begin_in(&spec, None, Surroundings { pods: candidates(3), dependencies, ..Surroundings::default() }, at(0))
+        begin_in(&spec, None, Preconditions { pods: candidates(3), dependencies, ..Preconditions::default() }, at(0))
     };
     assert_eq!(message(&with(None)), "Waiting for the experiment \"first\" to be Completed: it is not begun, or not there");
     assert_eq!(message(&with(Some(Phase::Running))), "Waiting for the experiment \"first\" to be Completed: it is Running");
@@ -373,7 +373,7 @@ fn production_and_others_namespaces_need_consent() {
     let with = |spec: &ChaosExperimentSpec, name: &str, annotations: &[(&str, &str)], labels: &[(&str, &str)]| {
         let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let namespace = NamespaceFacts::of(name, Some(&map(labels)), Some(&map(annotations)));
-        begin_in(spec, None, Surroundings { pods: candidates(3), namespace, ..Surroundings::default() }, at(0)).status.unwrap()
+        begin_in(spec, None, Preconditions { pods: candidates(3), namespace, ..Preconditions::default() }, at(0)).status.unwrap()
     };
     for (name, annotations, labels, by) in [
         ("n", &[("chaos.gushchin.dev/production", "true")][..], &[][..], "its annotation chaos.gushchin.dev/production: true"),
@@ -549,7 +549,7 @@ fn a_resumption_that_waits_forgets_nothing() {
     let rest = stopped_by_a_pause(&after_another);
     let dependencies = BTreeMap::from([("first".to_owned(), Some(Phase::Running))]);
     let waits =
-        begin_in(&after_another, Some(&rest), Surroundings { pods: candidates(3), dependencies, ..Surroundings::default() }, at(100));
+        begin_in(&after_another, Some(&rest), Preconditions { pods: candidates(3), dependencies, ..Preconditions::default() }, at(100));
     let waits = waits.status.unwrap();
     assert!(account(&waits) == account(&rest), "{waits:?}");
 }
@@ -562,7 +562,7 @@ fn a_retry_that_is_paused_or_waits_uses_up_its_retries() {
     ]);
     let spec = spec_with(json!({ "maxRetries": 1, "retryDelay": "40s", "timeWindows": windows }));
     let nobody =
-        |spec: &ChaosExperimentSpec, status: Option<&ChaosExperimentStatus>, now| begin_in(spec, status, Surroundings::default(), now);
+        |spec: &ChaosExperimentSpec, status: Option<&ChaosExperimentStatus>, now| begin_in(spec, status, Preconditions::default(), now);
     let failed = nobody(&spec, None, at(0)).status.unwrap();
     let held = nobody(&paused(&spec, true), Some(&failed), at(10)).status.unwrap();
     assert_eq!(
@@ -610,7 +610,7 @@ fn loss_may_remain_in_any_number_of_pods() {
     let edited = ChaosExperimentSpec { count: 3, ..spec.clone() };
     let next = |status: &ChaosExperimentStatus| {
         let experiment = Experiment { generation: 2, ..experiment(&edited, Some(status)) };
-        decide(&experiment, &surroundings(candidates(3)), at(100), &settings()).status.unwrap()
+        decide(&experiment, &preconditions(candidates(3)), at(100), &settings()).status.unwrap()
     };
     let many = next(&over(0..100, 100..150));
     assert_eq!((many.pods.len(), many.impaired_pods().count()), (3, 150));
@@ -629,10 +629,10 @@ fn all_conditions_are_set_in_each_state() {
     };
     let plain = spec();
     let dry_run = ChaosExperimentSpec { dry_run: Some(true), ..spec() };
-    let refused = begin_in(&plain, None, Surroundings::default(), at(0)).status.unwrap();
+    let refused = begin_in(&plain, None, Preconditions::default(), at(0)).status.unwrap();
     let scheduled = spec_with(json!({ "schedule": "0 * * * *" }));
     let waiting = spec_with(json!({ "timeWindows": [{ "type": "Recurring", "start": "09:00", "end": "09:01" }] }));
-    let retried = begin_in(&spec_with(json!({ "maxRetries": 1 })), None, Surroundings::default(), at(0)).status.unwrap();
+    let retried = begin_in(&spec_with(json!({ "maxRetries": 1 })), None, Preconditions::default(), at(0)).status.unwrap();
     let failed = step(&plain, &planned(&plain, 1), |_| PodView::Refused("no".to_owned()), at(1)).status.unwrap();
     let finished = step(&plain, &running(&plain), |entry| agent(entry, terminated(0, Some(removed()))), at(41)).status.unwrap();
     let table = [
@@ -696,7 +696,7 @@ fn begin_requested(spec: &ChaosExperimentSpec, status: Option<&ChaosExperimentSt
     let experiment = requested(spec, status, value);
     let observed = match needs(&experiment, now, &settings()) {
         Needs::Nothing => Observed::Nothing,
-        Needs::Surroundings { .. } => surroundings(candidates(3)),
+        Needs::Preconditions { .. } => preconditions(candidates(3)),
         Needs::Pods { .. } => pods(BTreeMap::new()),
     };
     decide(&experiment, &observed, now, &settings())
@@ -723,7 +723,7 @@ fn a_request_begins_one_more_run_of_an_unchanged_spec() {
     let edited = ChaosExperimentSpec { count: 3, ..spec.clone() };
     let both = Experiment { generation: 2, ..requested(&edited, Some(&created), SECOND) };
     let ended = ChaosExperimentStatus { phase: Some(Phase::Completed), pods: Vec::new(), ..created.clone() };
-    let both = decide(&Experiment { status: Some(&ended), ..both }, &surroundings(candidates(3)), at(9), &settings()).status.unwrap();
+    let both = decide(&Experiment { status: Some(&ended), ..both }, &preconditions(candidates(3)), at(9), &settings()).status.unwrap();
     assert_eq!((both.run, both.run_requested_at.as_deref()), (Some(2), Some(SECOND)), "nor do an edit and a request make two");
 }
 

@@ -130,7 +130,7 @@ pub enum Needs {
     /// Nothing.
     Nothing,
     /// Where a run is to begin.
-    Surroundings {
+    Preconditions {
         /// The namespace of the pods.
         namespace: String,
         /// The labels of the pods.
@@ -152,15 +152,15 @@ pub enum Needs {
 pub enum Observed {
     /// For [`Needs::Nothing`].
     Nothing,
-    /// For [`Needs::Surroundings`].
-    Surroundings(Surroundings),
+    /// For [`Needs::Preconditions`].
+    Preconditions(Preconditions),
     /// For [`Needs::Pods`].
     Pods(Pods),
 }
 
 /// Where a run is to begin.
 #[derive(Debug, Clone, Default)]
-pub struct Surroundings {
+pub struct Preconditions {
     /// Why all experiments are frozen, if they are.
     pub freeze: Option<String>,
     /// The pod of another controller that acts on the same experiments, if there is one.
@@ -346,7 +346,7 @@ pub fn needs(experiment: &Experiment<'_>, now: Timestamp, settings: &Settings) -
                 .any(|pod| pod.state == PodState::Planned)
                 .then(|| (namespace(), experiment.spec.max_percentage.map(|_| selector()))),
         },
-        Stage::Begin(why) if begin::hold(experiment, why, now, settings).is_none() => Needs::Surroundings {
+        Stage::Begin(why) if begin::hold(experiment, why, now, settings).is_none() => Needs::Preconditions {
             namespace: namespace(),
             selector: selector(),
             dependencies: experiment.spec.depends_on.clone().unwrap_or_default(),
@@ -375,7 +375,7 @@ pub fn decide(experiment: &Experiment<'_>, observed: &Observed, now: Timestamp, 
             _ => held,
         },
         (Stage::Over, Observed::Pods(seen)) if has_impaired(experiment) => rest::resolve(experiment, seen, now),
-        (Stage::Begin(why), Observed::Surroundings(seen)) => plan::plan(experiment, why, seen, now, settings),
+        (Stage::Begin(why), Observed::Preconditions(seen)) => plan::plan(experiment, why, seen, now, settings),
         _ => Decision::default(),
     };
     let decision = Decision { status: decision.status.or_else(|| seen_again(experiment)), ..decision };

@@ -1,7 +1,7 @@
 //! The begin of a run: what is refused, who is chosen, what is frozen.
 
 use super::{
-    Begin, Decision, EventRecord, Experiment, Settings, Surroundings,
+    Begin, Decision, EventRecord, Experiment, Preconditions, Settings,
     begin::{miss, schedule_next, wait},
     events,
     request::{Request, check},
@@ -27,7 +27,7 @@ const SKIPPED_EVENTS: usize = 100;
 const RERUN: &str = "request another run (kubectl netloss rerun)";
 
 /// Writes down what is about to be done, and does nothing else.
-pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings, now: Timestamp, settings: &Settings) -> Decision {
+pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Preconditions, now: Timestamp, settings: &Settings) -> Decision {
     let request = match check(experiment, settings) {
         Ok(request) => request,
         Err(words) => return fail(experiment, why, now, Refusal::invalid(words), Vec::new(), false),
@@ -85,7 +85,7 @@ pub(super) fn plan(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings,
 }
 
 /// What stands against beginning now, beside the spec and the clock.
-fn held_back(experiment: &Experiment<'_>, why: Begin, seen: &Surroundings, now: Timestamp, settings: &Settings) -> Option<Decision> {
+fn held_back(experiment: &Experiment<'_>, why: Begin, seen: &Preconditions, now: Timestamp, settings: &Settings) -> Option<Decision> {
     let spec = experiment.spec;
     let namespace = spec.target_namespace(experiment.namespace);
     let frozen = seen.freeze.as_ref().map(|reason| {

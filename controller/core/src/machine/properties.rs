@@ -244,10 +244,16 @@ impl Cluster {
         let freeze = self.frozen.then(|| "because".to_owned());
         let observed = match needs(&experiment, self.now, &self.settings) {
             Needs::Nothing => Observed::Nothing,
-            Needs::Surroundings { dependencies, .. } => {
+            Needs::Preconditions { dependencies, .. } => {
                 let dependencies = dependencies.into_iter().map(|name| (name, Some(self.dependency))).collect();
                 let namespace = self.namespace.clone();
-                Observed::Surroundings(Surroundings { freeze, namespace, pods: self.candidates(), dependencies, ..Surroundings::default() })
+                Observed::Preconditions(Preconditions {
+                    freeze,
+                    namespace,
+                    pods: self.candidates(),
+                    dependencies,
+                    ..Preconditions::default()
+                })
             }
             Needs::Pods { ready, target } => {
                 let is_active = self.status.as_ref().is_some_and(ChaosExperimentStatus::is_active);

@@ -11,7 +11,7 @@ mod lifecycle;
 mod request;
 
 fn plan(spec: &ChaosExperimentSpec, pods: Vec<Candidate>) -> Decision {
-    decide(&experiment(spec, None), &surroundings(pods), at(0), &settings())
+    decide(&experiment(spec, None), &preconditions(pods), at(0), &settings())
 }
 
 /// One step of a run whose pods all look the same.
@@ -83,7 +83,7 @@ fn labels_as_pods_carry_them_are_taken() {
     for (key, value) in [("app", "web"), ("app.kubernetes.io/name", "a_b-c.d"), ("canary", "")] {
         let mut spec = spec();
         spec.selector = BTreeMap::from([(key.to_owned(), value.to_owned())]);
-        assert!(matches!(needs(&experiment(&spec, None), at(0), &settings()), Needs::Surroundings { .. }), "{key}={value}");
+        assert!(matches!(needs(&experiment(&spec, None), at(0), &settings()), Needs::Preconditions { .. }), "{key}={value}");
     }
 }
 
@@ -118,7 +118,7 @@ fn without_an_eligible_pod_the_reasons_are_told() {
     let told = plan(&spec(), many).events;
     assert_eq!((told.len(), told[100].note.as_str()), (102, "Left alone 30 more pods"));
     let namespace = NamespaceFacts { excluded: true, ..NamespaceFacts::default() };
-    let excluded = Observed::Surroundings(Surroundings { namespace, pods: candidates(1), ..Surroundings::default() });
+    let excluded = Observed::Preconditions(Preconditions { namespace, pods: candidates(1), ..Preconditions::default() });
     let decision = decide(&experiment(&spec(), None), &excluded, at(0), &settings());
     assert_eq!(message(&decision), format!("No eligible pods: the namespace \"n\" carries the label {EXCLUDE_LABEL}"));
 }
@@ -156,7 +156,7 @@ fn a_run_goes_through_its_phases() {
     assert_eq!(step(&spec, &completed, |_| BARE, at(100_000)), over, "one run for each version of the spec");
     let spec = changed();
     let edited = Experiment { generation: 2, ..experiment(&spec, Some(&completed)) };
-    let again = decide(&edited, &surroundings(candidates(1)), at(100), &settings());
+    let again = decide(&edited, &preconditions(candidates(1)), at(100), &settings());
     assert_eq!(again.status.unwrap().pods[0].container, "network-loss-d-r2-a1");
 }
 
@@ -225,7 +225,7 @@ fn an_edit_during_a_run_stops_it_first() {
     assert_eq!((ended.phase, ended.observed_generation), (Some(Phase::Completed), Some(1)));
     let spec = changed();
     let next = Experiment { generation: 2, ..experiment(&spec, Some(&ended)) };
-    assert!(matches!(needs(&next, at(0), &settings()), Needs::Surroundings { .. }), "the edit begins a run");
+    assert!(matches!(needs(&next, at(0), &settings()), Needs::Preconditions { .. }), "the edit begins a run");
 }
 
 /// One that has not started cannot be asked to stop: nobody would hear it, and it would begin afterwards.
@@ -837,12 +837,12 @@ fn loss_that_may_remain_is_remembered_until_the_pod_is_gone_or_cleaned() {
     // Another run of an edited spec keeps it.
     let second_spec = changed();
     let edited = Experiment { generation: 2, ..experiment(&second_spec, Some(&first)) };
-    let second = decide(&edited, &surroundings(candidates(3)), at(100), &settings()).status.unwrap();
+    let second = decide(&edited, &preconditions(candidates(3)), at(100), &settings()).status.unwrap();
     assert_eq!((second.run, recovered(&second)), (Some(2), ("False", "LossMayRemain")));
     assert_eq!(second.unresolved_pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(), ["p0"]);
     assert!(second.unresolved_pods[0].argv.is_empty() && second.impaired_pods().count() == 1);
     // A schedule's and a failed run's too.
-    let nobody = decide(&edited, &surroundings(vec![]), at(100), &settings()).status.unwrap();
+    let nobody = decide(&edited, &preconditions(vec![]), at(100), &settings()).status.unwrap();
     assert_eq!((nobody.phase, nobody.impaired_pods().count(), recovered(&nobody)), (Some(Phase::Failed), 1, ("False", "LossMayRemain")));
 
     let look = |status: &ChaosExperimentStatus, view: PodView| {
@@ -912,7 +912,7 @@ fn what_status_remembers_is_bounded_by_the_spec() {
         ..pod.clone()
     };
     paused.pods = ["pod-uid-0", "pod-uid-0", "pod-uid-1", "pod-uid-2", "pod-uid-3"].iter().map(|uid| left(&paused.pods[0], uid)).collect();
-    let resumed = decide(&experiment(&spec, Some(&paused)), &surroundings(candidates(4)), at(10), &settings()).status.unwrap();
+    let resumed = decide(&experiment(&spec, Some(&paused)), &preconditions(candidates(4)), at(10), &settings()).status.unwrap();
     let open: Vec<&PodStatus> = resumed.open_pods().collect();
     assert!(open.len() <= 2, "{}", open.len());
     assert!(open.iter().all(|pod| pod.asked.duration == "30s" && pod.argv.contains(&"--ttl=30s".to_owned())), "{open:?}");
@@ -939,7 +939,7 @@ fn the_largest_status_stays_within_its_bound() {
     }
     let namespace = "n".repeat(63);
     let experiment = |status| Experiment { namespace: &namespace, uid, ..experiment(&spec, status) };
-    let observed = surroundings(many);
+    let observed = preconditions(many);
     let status = decide(&experiment(None), &observed, at(0), &settings()).status.unwrap();
     let refused = PodView::Refused("x".repeat(10_000));
     let adopted = |entry: &PodStatus| agent(entry, AgentState::Waiting { made: false, reason: None, message: None });
@@ -986,7 +986,7 @@ fn no_agent_is_injected_into_what_is_protected_by_then() {
     let facts = |labels: &BTreeMap<String, String>| NamespaceFacts::of("n", Some(labels), None);
     let all = Protection::of(NamespaceFacts::default(), &candidates(4));
     let half = ChaosExperimentSpec { max_percentage: Some(50), ..spec() };
-    let status = decide(&experiment(&half, None), &surroundings(candidates(4)), at(0), &settings()).status.unwrap();
+    let status = decide(&experiment(&half, None), &preconditions(candidates(4)), at(0), &settings()).status.unwrap();
     assert_eq!(status.pods.len(), 2);
     let admitted = |with_preflight: bool| {
         let mut status = status.clone();
