@@ -21,7 +21,7 @@ use netloss_controller::{
     metrics::{Metrics, Recorded},
 };
 use netloss_core::{
-    admission::{Seen, judge},
+    admission::{ObservedState, validate},
     container::repository,
     machine::{self, Decision, Experiment, Needs, Observed, PodView, Pods, Preconditions, Protection, Settings},
     targets::{Candidate, NamespaceFacts, Skip, Target},
@@ -126,7 +126,7 @@ pub fn review(bytes: &[u8]) {
         Asked::Experiment(asked) => {
             let experiment = asked.experiment();
             let seen = drawn_sight(&mut drawn);
-            let verdict = judge(&experiment, asked.operation, &seen, at(0), &settings());
+            let verdict = validate(&experiment, asked.operation, &seen, at(0), &settings());
             let wrong = machine::check(&experiment, &settings()).err();
             assert!(wrong.is_none() || verdict.refusal.is_some(), "admitted in spite of: {wrong:?}");
             (review.answered(verdict.clone()), Some(verdict))
@@ -180,12 +180,12 @@ fn drawn_review(bytes: &mut Unstructured<'_>) -> Value {
     })
 }
 
-fn drawn_sight(bytes: &mut Unstructured<'_>) -> Seen {
+fn drawn_sight(bytes: &mut Unstructured<'_>) -> ObservedState {
     let count = usize::from(bytes.int_in_range(0..=5_u8).unwrap_or(3));
     let annotations = BTreeMap::from([("chaos.gushchin.dev/production".to_owned(), "true".to_owned())]);
     let facts = NamespaceFacts::of("n", None, shape::seldom(bytes, 8).then_some(&annotations));
     let pods = candidates(count, bytes);
-    Seen {
+    ObservedState {
         namespace: (!shape::seldom(bytes, 16)).then_some(facts),
         may_act: !shape::seldom(bytes, 4),
         pods,

@@ -5,8 +5,8 @@ use super::{
     error::Error,
     live,
     local_run::{LOOK as LOOK_AGAIN, LocalRun, agent_image},
-    look,
     output::note,
+    preview,
     run::{Prepared, RunArgs},
     show::Show,
     view::{ExperimentView, LiveFigures},
@@ -48,7 +48,7 @@ pub(super) async fn run(
             cluster.own_namespace
         ))
     })?;
-    let freeze = look::freeze(cluster).await?;
+    let freeze = preview::freeze(cluster).await?;
     let mut object = args.loss.experiment(prepared.spec, &cluster.namespace);
     object.metadata.name = Some(args.loss.name.clone().unwrap_or_else(|| format!("direct-{}", workload.name)));
     object.metadata.uid = Some(uid());
@@ -131,7 +131,7 @@ async fn drive(local_run: &mut LocalRun, cluster: &Cluster, show: &mut Show) -> 
 /// What the agent counts, once its loss is in place, and why everything is frozen, if it is and may be read.
 async fn look_around(cluster: Cluster, object: Option<ChaosExperiment>) -> (LiveFigures, Option<String>) {
     let objects: Vec<ChaosExperiment> = object.into_iter().collect();
-    let (figures, freeze) = futures::join!(live::figures(cluster.client.clone(), objects), look::freeze(&cluster));
+    let (figures, freeze) = futures::join!(live::figures(cluster.client.clone(), objects), preview::freeze(&cluster));
     (figures, freeze.unwrap_or_default())
 }
 

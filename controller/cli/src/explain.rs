@@ -3,9 +3,9 @@
 use super::{
     connect::{Cluster, Flags},
     error::Error,
-    look,
     output::{OutputArgs, document, print},
     presence::{self, Presence},
+    preview,
     view::{Seen, outcome_word, span},
 };
 use clap::Args;
@@ -76,7 +76,7 @@ impl Explanation {
 pub(super) async fn run(args: ExplainArgs, cluster: &Cluster) -> Result<(), Error> {
     let object = cluster.experiment(&args.name).await?;
     let now = Timestamp::now();
-    let (presence, freeze, waiting) = futures::join!(presence::look(cluster), look::freeze(cluster), waiting(cluster, &object));
+    let (presence, freeze, waiting) = futures::join!(presence::look(cluster), preview::freeze(cluster), waiting(cluster, &object));
     let explanation = explain(&object, &Facts { flags: cluster.flags.clone(), presence, freeze: freeze?, waiting }, now);
     if !args.output.output.is_table() {
         return print(&document(args.output.output, "Explanation", &explanation)?);

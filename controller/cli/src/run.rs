@@ -5,9 +5,9 @@ use super::{
     direct,
     error::Error,
     follow::{End, Follow},
-    look,
     loss::LossArgs,
     output::{Format, OutputArgs, document, note, print, table},
+    preview,
     show::Show,
     verdict,
     view::{ExperimentView, LiveFigures},
@@ -112,7 +112,7 @@ pub(super) struct Prepared {
 /// Makes the spec, and looks at what it would act on.
 pub(super) async fn prepare(cluster: &Cluster, loss: &LossArgs) -> Result<Prepared, Error> {
     let Selection { labels, owners } = loss.selection(cluster).await?;
-    let (pods, namespace) = futures::try_join!(look::pods(cluster, &labels), look::namespace(cluster))?;
+    let (pods, namespace) = futures::try_join!(preview::pods(cluster, &labels), preview::namespace(cluster))?;
     loss.check(&pods)?;
     if let (Some(workload), Some(owners)) = (&loss.target, &owners) {
         workload::check_owners(cluster, workload, &labels, owners, &pods).await?;
@@ -137,8 +137,8 @@ pub(super) async fn run(args: RunArgs, cluster: &Cluster) -> Result<(), Error> {
             consent(cluster, &args.loss, &prepared, &why)?;
         }
     }
-    let freeze = look::freeze(cluster).await?;
-    let verdict = look::judge(cluster, &prepared.spec, &prepared.pods, &prepared.namespace, freeze.as_deref(), Timestamp::now());
+    let freeze = preview::freeze(cluster).await?;
+    let verdict = preview::validate(cluster, &prepared.spec, &prepared.pods, &prepared.namespace, freeze.as_deref(), Timestamp::now());
     if let Some(refusal) = verdict.refusal {
         return Err(Error::Failed(format!("{}: {refusal}", args.loss.target_words())));
     }
@@ -169,7 +169,7 @@ async fn prepare_alone(cluster: &Cluster, loss: &LossArgs, pod: &Workload) -> Re
     // Nobody selects by it: a spec has to have one.
     let labels = found.metadata.labels.filter(|labels| !labels.is_empty());
     let labels = labels.unwrap_or_else(|| Labels::from([("app.kubernetes.io/name".to_owned(), "direct".to_owned())]));
-    Ok(Prepared { spec: loss.spec(&labels, &pods)?, pods, namespace: look::namespace(cluster).await? })
+    Ok(Prepared { spec: loss.spec(&labels, &pods)?, pods, namespace: preview::namespace(cluster).await? })
 }
 
 /// The loss in one pod, driven from here.

@@ -3,8 +3,9 @@
 use super::{
     connect::{Cluster, Scope},
     error::Error,
-    live, look,
+    live,
     output::{Format, OutputArgs, Paint, Tone, document, note, print, table},
+    preview,
     show::{tone, whole},
     view::{ExperimentView, Seen, span},
 };
@@ -48,7 +49,7 @@ pub(super) async fn run(args: StatusArgs, cluster: &Cluster) -> Result<(), Error
         });
     }
     let scope = cluster.scope(args.all_namespaces);
-    let (objects, frozen) = futures::try_join!(experiments(cluster, &scope), look::freeze(cluster))?;
+    let (objects, frozen) = futures::try_join!(experiments(cluster, &scope), preview::freeze(cluster))?;
     let figures = live::figures(cluster.client.clone(), objects.clone()).await;
     let now = Timestamp::now();
     let views = objects.iter().map(|object| ExperimentView::new(object, &figures, now)).collect();

@@ -26,7 +26,7 @@ pub enum Operation {
 
 /// What was seen for an experiment.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
+pub struct ObservedState {
     /// Its namespace's, or none if there is no such namespace.
     pub namespace: Option<NamespaceFacts>,
     /// Whether who asks may patch pods/ephemeralcontainers in the namespace of the pods; only asked where that is another one.
@@ -41,7 +41,7 @@ pub struct Seen {
 
 /// What becomes of the request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Verdict {
+pub struct Admission {
     /// Why it is refused, if it is.
     pub refusal: Option<String>,
     /// The kind of that refusal.
@@ -52,16 +52,22 @@ pub struct Verdict {
 
 /// Judges an experiment that is about to be created or changed.
 #[must_use]
-pub fn judge(experiment: &Experiment<'_>, operation: Operation, seen: &Seen, now: Timestamp, settings: &Settings) -> Verdict {
+pub fn validate(experiment: &Experiment<'_>, operation: Operation, seen: &ObservedState, now: Timestamp, settings: &Settings) -> Admission {
     // They repeat what somebody wrote, and are shown on terminals and in logs.
     let plain = |words: &String| shortened(line(words), LONGEST);
     match refusal(experiment, operation, seen, now, settings) {
-        Some(Refusal { reason, words }) => Verdict { refusal: Some(plain(&words)), reason: Some(reason), ..Verdict::default() },
-        None => Verdict { warnings: warnings(experiment, seen, now, settings).iter().map(plain).collect(), ..Verdict::default() },
+        Some(Refusal { reason, words }) => Admission { refusal: Some(plain(&words)), reason: Some(reason), ..Admission::default() },
+        None => Admission { warnings: warnings(experiment, seen, now, settings).iter().map(plain).collect(), ..Admission::default() },
     }
 }
 
-fn refusal(experiment: &Experiment<'_>, operation: Operation, seen: &Seen, now: Timestamp, settings: &Settings) -> Option<Refusal> {
+fn refusal(
+    experiment: &Experiment<'_>,
+    operation: Operation,
+    seen: &ObservedState,
+    now: Timestamp,
+    settings: &Settings,
+) -> Option<Refusal> {
     let (own, spec) = (experiment.namespace, experiment.spec);
     if let Err(words) = check(experiment, settings) {
         return Some(Refusal::invalid(words));
@@ -109,7 +115,7 @@ fn refusal(experiment: &Experiment<'_>, operation: Operation, seen: &Seen, now: 
 }
 
 /// An agent at work passes; what else keeps a pod from being taken stays, or is somebody's wish.
-fn eligible(seen: &Seen) -> usize {
+fn eligible(seen: &ObservedState) -> usize {
     seen.pods.iter().filter(|pod| pod.is_eligible()).count()
 }
 
@@ -120,7 +126,7 @@ fn begins_at_once(spec: &ChaosExperimentSpec, now: Timestamp) -> bool {
     !waits && open
 }
 
-fn warnings(experiment: &Experiment<'_>, seen: &Seen, now: Timestamp, settings: &Settings) -> Vec<String> {
+fn warnings(experiment: &Experiment<'_>, seen: &ObservedState, now: Timestamp, settings: &Settings) -> Vec<String> {
     let spec = experiment.spec;
     let mut warnings = Vec::new();
     if spec.dry_run == Some(true) {
@@ -170,7 +176,7 @@ fn active_agent(uid: &str, pod: &Candidate) -> Option<String> {
 }
 
 /// When the pods of a schedule will carry as many containers as they may.
-fn full(spec: &ChaosExperimentSpec, seen: &Seen, now: Timestamp) -> Option<String> {
+fn full(spec: &ChaosExperimentSpec, seen: &ObservedState, now: Timestamp) -> Option<String> {
     /// Runs further away than that are not worth a word.
     const FAR: i64 = 31 * 24;
     let schedule = Schedule::parse(spec.schedule.as_deref()?).ok()?;
@@ -194,22 +200,22 @@ mod tests {
     use crate::machine::fixtures::{at, candidates, experiment, settings, spec};
     use std::collections::BTreeMap;
 
-    fn seen() -> Seen {
-        Seen { namespace: Some(NamespaceFacts::default()), pods: candidates(3), ..Seen::default() }
+    fn seen() -> ObservedState {
+        ObservedState { namespace: Some(NamespaceFacts::default()), pods: candidates(3), ..ObservedState::default() }
     }
 
-    fn verdict(change: impl FnOnce(&mut ChaosExperimentSpec), see: impl FnOnce(&mut Seen)) -> Verdict {
+    fn verdict(change: impl FnOnce(&mut ChaosExperimentSpec), see: impl FnOnce(&mut ObservedState)) -> Admission {
         let (mut spec, mut seen) = (spec(), seen());
         change(&mut spec);
         see(&mut seen);
-        judge(&experiment(&spec, None), Operation::Create, &seen, at(0), &settings())
+        validate(&experiment(&spec, None), Operation::Create, &seen, at(0), &settings())
     }
 
-    fn refused(change: impl FnOnce(&mut ChaosExperimentSpec), see: impl FnOnce(&mut Seen)) -> String {
+    fn refused(change: impl FnOnce(&mut ChaosExperimentSpec), see: impl FnOnce(&mut ObservedState)) -> String {
         verdict(change, see).refusal.unwrap()
     }
 
-    fn warned(change: impl FnOnce(&mut ChaosExperimentSpec), see: impl FnOnce(&mut Seen)) -> String {
+    fn warned(change: impl FnOnce(&mut ChaosExperimentSpec), see: impl FnOnce(&mut ObservedState)) -> String {
         let verdict = verdict(change, see);
         assert_eq!(verdict.refusal, None);
         verdict.warnings.join("\n")
@@ -217,7 +223,7 @@ mod tests {
 
     #[test]
     fn what_is_in_order_passes_without_a_word() {
-        assert_eq!(verdict(|_| (), |_| ()), Verdict::default());
+        assert_eq!(verdict(|_| (), |_| ()), Admission::default());
     }
 
     #[test]
@@ -226,17 +232,17 @@ mod tests {
         assert!(
             refused(elsewhere, |_| ()).starts_with("spec.namespace is \"other\", and you may not act on its pods: that takes the right")
         );
-        assert_eq!(verdict(elsewhere, |seen| seen.may_act = true), Verdict::default());
+        assert_eq!(verdict(elsewhere, |seen| seen.may_act = true), Admission::default());
         let nowhere = refused(elsewhere, |seen| seen.namespace = None);
         assert_eq!(nowhere, "spec.namespace is \"other\", and there is no such namespace: give one that is there");
         let labels = Some(&BTreeMap::from([("env".to_owned(), "prod".to_owned())])).cloned();
-        let production = |seen: &mut Seen| seen.namespace = Some(NamespaceFacts::of("n", labels.as_ref(), None));
+        let production = |seen: &mut ObservedState| seen.namespace = Some(NamespaceFacts::of("n", labels.as_ref(), None));
         assert!(
             refused(|_| (), production).starts_with("\"n\" is a production namespace by its label env: prod: set spec.allowProduction")
         );
         let words = "No eligible pods: none in the namespace \"n\" has the labels app=web";
         assert_eq!(refused(|_| (), |seen| seen.pods.clear()), words);
-        let excluded = |seen: &mut Seen| seen.pods.iter_mut().for_each(|pod| pod.skip = Some(Skip::Excluded));
+        let excluded = |seen: &mut ObservedState| seen.pods.iter_mut().for_each(|pod| pod.skip = Some(Skip::Excluded));
         assert!(refused(|_| (), excluded).starts_with("No eligible pods: none of the 3 in the namespace \"n\""));
         let words = "spec.maxPercentage is 50, but 2 of the 3 eligible pods are 67 %: lower spec.count or raise spec.maxPercentage";
         assert_eq!(refused(|spec| spec.max_percentage = Some(50), |_| ()), words);
@@ -255,7 +261,7 @@ mod tests {
         let spec = spec();
         let asked = |value| {
             let experiment = Experiment { requested: Some(value), ..experiment(&spec, None) };
-            judge(&experiment, Operation::Update, &seen(), at(0), &settings()).refusal
+            validate(&experiment, Operation::Update, &seen(), at(0), &settings()).refusal
         };
         assert_eq!(asked("2027-01-15T08:00:00Z"), None);
         let words = "the annotation chaos.gushchin.dev/run-requested-at is \"soon\", which is not an RFC 3339 time: set one, such as \
@@ -273,8 +279,8 @@ mod tests {
             assert_eq!(warned(later, |seen| seen.pods.clear()), "no pod has the labels of spec.selector at present");
         }
         let spec = spec();
-        let none = Seen { pods: Vec::new(), ..seen() };
-        assert_eq!(judge(&experiment(&spec, None), Operation::Update, &none, at(0), &settings()).refusal, None);
+        let none = ObservedState { pods: Vec::new(), ..seen() };
+        assert_eq!(validate(&experiment(&spec, None), Operation::Update, &none, at(0), &settings()).refusal, None);
     }
 
     #[test]
@@ -305,7 +311,7 @@ mod tests {
         let elsewhere = |spec: &mut ChaosExperimentSpec| {
             (spec.namespace, spec.schedule) = (Some("other".to_owned()), Some("@yearly".to_owned()));
         };
-        let open = |seen: &mut Seen| {
+        let open = |seen: &mut ObservedState| {
             seen.may_act = true;
             let annotations = BTreeMap::from([(netloss_api::ALLOW_FROM_ANNOTATION.to_owned(), "n".to_owned())]);
             seen.namespace = Some(NamespaceFacts::of("other", None, Some(&annotations)));

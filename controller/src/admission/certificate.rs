@@ -134,7 +134,7 @@ impl Keeper {
     ///
     /// # Errors
     /// When there is no authority yet, the API server does not do what is asked, or another replica was faster: looking again helps then.
-    pub async fn look(&self, served: &Served, known: &mut Option<Identity>, now: Timestamp) -> anyhow::Result<()> {
+    pub async fn fetch(&self, served: &Served, known: &mut Option<Identity>, now: Timestamp) -> anyhow::Result<()> {
         let Self { namespace, secret: name, authority, .. } = self;
         let secrets = Api::<Secret>::namespaced(self.client.clone(), namespace);
         let there = secrets.get(authority).await.with_context(|| format!("reading Secret {namespace}/{authority}"))?;
@@ -169,7 +169,7 @@ impl Keeper {
     pub async fn keep(&self, served: &Served) {
         let (mut known, mut pause) = (None, FIRST_PAUSE);
         loop {
-            if let Err(error) = self.look(served, &mut known, Timestamp::now()).await {
+            if let Err(error) = self.fetch(served, &mut known, Timestamp::now()).await {
                 warn!(error = format!("{error:#}"), "the webhook's certificate could not be issued: trying again");
                 sleep(pause).await;
                 pause = (2 * pause).min(LONGEST_PAUSE);
@@ -185,14 +185,14 @@ impl Keeper {
 pub async fn keep_files(folder: &Path, served: &Served) {
     let mut known = None;
     loop {
-        if let Err(error) = look_at_files(folder, served, &mut known) {
+        if let Err(error) = fetch_files(folder, served, &mut known) {
             warn!(folder = ?folder, error = format!("{error:#}"), "the webhook's certificate cannot be served: the one before stays");
         }
         sleep(LOOK.min(Duration::from_secs(10))).await;
     }
 }
 
-fn look_at_files(folder: &Path, served: &Served, known: &mut Option<Identity>) -> anyhow::Result<()> {
+fn fetch_files(folder: &Path, served: &Served, known: &mut Option<Identity>) -> anyhow::Result<()> {
     let identity = read_files(folder)?;
     if known.as_ref() != Some(&identity) {
         // Since when is not known: who gives it a certificate says that it is called.
@@ -279,18 +279,18 @@ mod tests {
             fs::write(folder.join("tls.key"), &identity.key).unwrap();
         };
         let (served, mut known) = (Served::default(), None);
-        assert!(look_at_files(&folder, &served, &mut known).unwrap_err().to_string().contains("tls.crt"));
+        assert!(fetch_files(&folder, &served, &mut known).unwrap_err().to_string().contains("tls.crt"));
         let names = ["webhook.example".to_owned()];
         let (first, second) =
             (Identity::issue(&names, &authority(), at(0)).unwrap(), Identity::issue(&names, &authority(), at(1)).unwrap());
         write(&first);
-        look_at_files(&folder, &served, &mut known).unwrap();
+        fetch_files(&folder, &served, &mut known).unwrap();
         assert!(served.is_set() && known.as_ref().unwrap().certificate == first.certificate);
         fs::write(folder.join("tls.crt"), &second.certificate).unwrap();
-        look_at_files(&folder, &served, &mut known).unwrap_err();
+        fetch_files(&folder, &served, &mut known).unwrap_err();
         assert_eq!(known.as_ref().unwrap().certificate, first.certificate, "half of a renewal is not served");
         write(&second);
-        look_at_files(&folder, &served, &mut known).unwrap();
+        fetch_files(&folder, &served, &mut known).unwrap();
         assert_eq!(known.unwrap().certificate, second.certificate);
         fs::remove_dir_all(&folder).unwrap();
     }

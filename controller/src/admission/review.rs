@@ -9,7 +9,7 @@ use kube::core::{
     admission::{AdmissionResponse, Operation as Done},
 };
 use netloss_api::ChaosExperimentSpec;
-use netloss_core::admission::{Operation, Verdict};
+use netloss_core::admission::{Admission, Operation};
 use netloss_core::{machine::Experiment, sanitize::brief};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
@@ -235,7 +235,7 @@ impl Review {
 
     /// The answer of a verdict.
     #[must_use]
-    pub fn answered(&self, verdict: Verdict) -> AdmissionResponse {
+    pub fn answered(&self, verdict: Admission) -> AdmissionResponse {
         let mut response = match verdict.refusal {
             Some(refusal) => self.refused(&refusal),
             None => self.admitted(),

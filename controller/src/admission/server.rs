@@ -1,9 +1,9 @@
 //! The API server's questions, over HTTPS.
 
 use super::{
-    look,
-    looks::Looks,
+    fetch,
     review::{Asked, Review},
+    review_limit::ReviewLimit,
     served::Served,
 };
 use crate::{
@@ -17,7 +17,7 @@ use hyper::{
 };
 use kube::{Client, core::admission::AdmissionResponse};
 use netloss_cluster::clock::Clock;
-use netloss_core::{admission::judge, machine::Settings};
+use netloss_core::{admission::validate, machine::Settings};
 use rustls::server::ResolvesServerCert;
 use std::{future::Future, sync::Arc};
 use tokio::{
@@ -38,12 +38,12 @@ const PERMIT: usize = 1024;
 #[derive(Clone)]
 struct Room {
     bodies: Arc<Semaphore>,
-    looks: Looks,
+    review_limit: ReviewLimit,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self { bodies: Arc::new(Semaphore::new(LARGEST / PERMIT)), looks: Looks::default() }
+        Self { bodies: Arc::new(Semaphore::new(LARGEST / PERMIT)), review_limit: ReviewLimit::default() }
     }
 }
 
@@ -96,18 +96,18 @@ async fn answer(webhook: Webhook, served: Arc<Served>, room: Room, request: Requ
     let Ok(Ok(body)) = timeout(http::READ_LIMIT, Limited::new(request.into_body(), LARGEST).collect()).await else {
         return plain(StatusCode::BAD_REQUEST, "the review is too large, or did not arrive\n");
     };
-    respond(&webhook, &room.looks, body.to_bytes(), permit).await
+    respond(&webhook, &room.review_limit, body.to_bytes(), permit).await
 }
 
 /// The answer to a review. `permit` is for its bytes, and ends with them.
-async fn respond(webhook: &Webhook, looks: &Looks, body: Bytes, permit: OwnedSemaphorePermit) -> Answer {
+async fn respond(webhook: &Webhook, review_limit: &ReviewLimit, body: Bytes, permit: OwnedSemaphorePermit) -> Answer {
     let Some(review) = Review::read(body) else {
         return plain(StatusCode::BAD_REQUEST, "this is no AdmissionReview\n");
     };
     let (asked, review) = (review.asked(), review.without_body());
     drop(permit);
     // Without an answer, the webhook's failurePolicy decides.
-    let response = match timeout(LIMIT, reviewed(webhook, looks, &review, asked)).await {
+    let response = match timeout(LIMIT, reviewed(webhook, review_limit, &review, asked)).await {
         Ok(Ok(Some(response))) => response,
         Ok(Ok(None)) => {
             return plain(StatusCode::TOO_MANY_REQUESTS, "too many reviews of this namespace are waiting: try again\n");
@@ -123,16 +123,16 @@ async fn respond(webhook: &Webhook, looks: &Looks, body: Bytes, permit: OwnedSem
 }
 
 /// The response; none where too many reviews wait.
-async fn reviewed(webhook: &Webhook, looks: &Looks, review: &Review, asked: Asked) -> kube::Result<Option<AdmissionResponse>> {
+async fn reviewed(webhook: &Webhook, review_limit: &ReviewLimit, review: &Review, asked: Asked) -> kube::Result<Option<AdmissionResponse>> {
     let asked = match asked {
         Asked::Admitted => return Ok(Some(review.admitted())),
         Asked::Unreadable(why) => return Ok(Some(review.refused(&why))),
         Asked::Experiment(asked) => asked,
     };
-    let Some(_turn) = looks.turn(&asked.namespace).await else { return Ok(None) };
+    let Some(_turn) = review_limit.acquire(&asked.namespace).await else { return Ok(None) };
     let experiment = asked.experiment();
-    let seen = look(&webhook.client, &experiment, review.user(), &webhook.settings).await?;
-    let verdict = judge(&experiment, asked.operation, &seen, (webhook.clock)(), &webhook.settings);
+    let seen = fetch(&webhook.client, &experiment, review.user(), &webhook.settings).await?;
+    let verdict = validate(&experiment, asked.operation, &seen, (webhook.clock)(), &webhook.settings);
     webhook.metrics.refused(verdict.reason, experiment.spec.target_namespace(&asked.namespace));
     let (namespace, name, refusal) = (&asked.namespace, review.name(), verdict.refusal.as_deref());
     info!(namespace, name, user = review.user().username, refusal, warnings = verdict.warnings.len(), "reviewed");
@@ -180,7 +180,7 @@ mod tests {
             let (webhook, room) = (webhook.clone(), room.clone());
             async move {
                 let permit = room.of(Some(body.len() as u64)).await.unwrap();
-                respond(&webhook, &room.looks, body, permit).await
+                respond(&webhook, &room.review_limit, body, permit).await
             }
         };
         let mut floods: Vec<_> = (0..200).map(|_| tokio::spawn(answer(review("flood", &spec(false, 1), &spec(false, 2))))).collect();

@@ -11,8 +11,8 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
 use netloss_api::{ChaosExperiment, ChaosExperimentHistory, DEFINITIONS, Phase, PodState, SHORTENED_ANNOTATION};
-use netloss_controller::admission::look;
-use netloss_core::admission::{Operation, judge};
+use netloss_controller::admission::fetch;
+use netloss_core::admission::{Operation, validate};
 use netloss_core::machine::{Experiment, Settings};
 use netloss_lab::controlplane::ControlPlane;
 use netloss_lab::host::process::{Daemon, Lifetime};
@@ -97,8 +97,8 @@ impl Netloss {
             spec: &typed,
             status: None,
         };
-        let seen = look(&world.client, &experiment, &UserInfo::default(), &settings).await.expect("a review is answered");
-        assert_eq!(judge(&experiment, Operation::Create, &seen, now, &settings).refusal, None);
+        let seen = fetch(&world.client, &experiment, &UserInfo::default(), &settings).await.expect("a review is answered");
+        assert_eq!(validate(&experiment, Operation::Create, &seen, now, &settings).refusal, None);
 
         world.apply(name, asked).await.unwrap();
         eventually("the agent is put in", async || {

@@ -63,7 +63,7 @@ impl Asked {
 
         authority::install(&installer, &keeper.namespace, &keeper.authority, configuration, made[0]).await.unwrap();
         let served = Arc::new(Served::default());
-        keeper.look(&served, &mut None, made[1]).await.unwrap();
+        keeper.fetch(&served, &mut None, made[1]).await.unwrap();
         let settings = Settings::new(AGENT_IMAGE, "netloss-system");
         let webhook = Webhook { client: keeper.client.clone(), settings, clock: Arc::new(Timestamp::now), metrics: Arc::default() };
         tokio::spawn(serve(listener, Arc::clone(&served), webhook, std::future::pending()).unwrap());
@@ -267,11 +267,11 @@ async fn a_renewed_certificate_is_trusted_from_its_first_moment() {
     let refused = |answer: &Result<(), String>| answer.as_ref().is_err_and(|words| words.contains("No eligible pods"));
     // The certificate is renewed under the same authority, without a word to the API server.
     let mut known = None;
-    asked.keeper.look(&asked.served, &mut known, days(0)).await.unwrap();
+    asked.keeper.fetch(&asked.served, &mut known, days(0)).await.unwrap();
     let renewed = known.clone().unwrap();
     assert_eq!(bundle().await, first);
     asked.until(&world, "the renewed certificate is served and trusted", refused).await;
-    asked.keeper.look(&asked.served, &mut known, days(1)).await.unwrap();
+    asked.keeper.fetch(&asked.served, &mut known, days(1)).await.unwrap();
     assert_eq!(known.as_ref(), Some(&renewed), "nothing is renewed before its time");
     // And the authority, when netloss is applied again.
     let keeper = &asked.keeper;
@@ -279,12 +279,12 @@ async fn a_renewed_certificate_is_trusted_from_its_first_moment() {
     let both = bundle().await;
     assert!(both.ends_with(&first) && both.len() > first.len(), "{both}");
     asked.until(&world, "the certificate of the authority before is trusted", refused).await;
-    keeper.look(&asked.served, &mut known, days(0)).await.unwrap();
+    keeper.fetch(&asked.served, &mut known, days(0)).await.unwrap();
     assert_ne!(known.as_ref(), Some(&renewed));
     asked.until(&world, "that of the authority now is served and trusted", refused).await;
     // Another replica finds what this one has made.
     let (served, mut other) = (Served::default(), None);
-    keeper.look(&served, &mut other, days(0)).await.unwrap();
+    keeper.fetch(&served, &mut other, days(0)).await.unwrap();
     assert!(served.is_set() && other == known);
     asked.end().await;
 }

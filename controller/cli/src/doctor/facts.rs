@@ -4,8 +4,9 @@ use crate::{
     connect::{Cluster, Scope},
     error::{Error, is_forbidden},
     local_run::{LocalRun, agent_image},
-    look, orphans,
+    orphans,
     presence::{self, Presence},
+    preview,
     status::experiments,
 };
 use jiff::Timestamp;
@@ -151,7 +152,7 @@ pub(super) async fn look(cluster: &Cluster, scope: &Scope) -> Result<Facts, Erro
         presence::look(cluster),
         deployed(cluster),
         agent_image(cluster, None),
-        look::freeze(cluster),
+        preview::freeze(cluster),
     );
     let server = server.map_err(|error| said(&error)).map(|version| {
         let minor: String = version.minor.chars().take_while(char::is_ascii_digit).collect();
@@ -256,7 +257,7 @@ async fn webhook(cluster: &Cluster) -> Result<Option<bool>, String> {
 type Labels = std::collections::BTreeMap<String, String>;
 
 async fn namespace(cluster: &Cluster) -> Result<(Option<Labels>, netloss_core::targets::NamespaceFacts), Error> {
-    let facts = look::namespace(cluster).await?;
+    let facts = preview::namespace(cluster).await?;
     let object = Api::<Namespace>::all(cluster.client.clone()).get_opt(&cluster.namespace).await;
     Ok((object.ok().flatten().and_then(|object| object.metadata.labels), facts))
 }

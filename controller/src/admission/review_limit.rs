@@ -37,33 +37,33 @@ impl Places {
 
 /// Hands out turns.
 #[derive(Debug, Clone)]
-pub(super) struct Looks {
+pub(super) struct ReviewLimit {
     all: Arc<Places>,
     namespaces: Arc<Mutex<HashMap<String, Arc<Places>>>>,
 }
 
-impl Default for Looks {
+impl Default for ReviewLimit {
     fn default() -> Self {
         Self { all: Arc::new(Places::new(&AT_A_TIME)), namespaces: Arc::default() }
     }
 }
 
 /// A turn, which ends when this is dropped.
-pub(super) struct Turn {
+pub(super) struct ReviewPermit {
     _namespace: Arc<Places>,
     _permits: [OwnedSemaphorePermit; 4],
 }
 
-impl Looks {
+impl ReviewLimit {
     /// Waits for the turn of a review of an experiment in this namespace. None where too many wait already.
-    pub(super) async fn turn(&self, namespace: &str) -> Option<Turn> {
+    pub(super) async fn acquire(&self, namespace: &str) -> Option<ReviewPermit> {
         let of_namespace = self.of(namespace);
         let pending_there = Arc::clone(&of_namespace.pending).try_acquire_owned().ok()?;
         let pending = Arc::clone(&self.all.pending).try_acquire_owned().ok()?;
         // The namespace's own first: who waits for that takes no place from others.
         let running_there = Arc::clone(&of_namespace.running).acquire_owned().await.ok()?;
         let running = Arc::clone(&self.all.running).acquire_owned().await.ok()?;
-        Some(Turn { _namespace: of_namespace, _permits: [pending_there, pending, running_there, running] })
+        Some(ReviewPermit { _namespace: of_namespace, _permits: [pending_there, pending, running_there, running] })
     }
 
     fn of(&self, namespace: &str) -> Arc<Places> {
@@ -81,23 +81,23 @@ mod tests {
 
     #[tokio::test]
     async fn one_namespace_takes_no_place_from_another() {
-        let looks = Looks::default();
-        let taken: Vec<Turn> =
-            (0..OF_NAMESPACE.running).map(|_| looks.turn("flood").now_or_never().flatten().expect("there are places")).collect();
-        let mut waiting: Vec<_> = (OF_NAMESPACE.running..OF_NAMESPACE.pending).map(|_| Box::pin(looks.turn("flood"))).collect();
-        assert!(waiting.iter_mut().all(|turn| turn.now_or_never().is_none()), "they wait");
-        assert!(looks.turn("flood").now_or_never().expect("at once").is_none(), "what is more is turned away");
-        assert!(looks.turn("shop").now_or_never().flatten().is_some(), "another namespace has places of its own");
+        let review_limit = ReviewLimit::default();
+        let taken: Vec<ReviewPermit> =
+            (0..OF_NAMESPACE.running).map(|_| review_limit.acquire("flood").now_or_never().flatten().expect("there are places")).collect();
+        let mut waiting: Vec<_> = (OF_NAMESPACE.running..OF_NAMESPACE.pending).map(|_| Box::pin(review_limit.acquire("flood"))).collect();
+        assert!(waiting.iter_mut().all(|acquire| acquire.now_or_never().is_none()), "they wait");
+        assert!(review_limit.acquire("flood").now_or_never().expect("at once").is_none(), "what is more is turned away");
+        assert!(review_limit.acquire("shop").now_or_never().flatten().is_some(), "another namespace has places of its own");
         drop(taken);
         assert!(waiting[0].as_mut().now_or_never().flatten().is_some(), "first come, first served");
     }
 
     #[tokio::test]
     async fn namespaces_that_nobody_waits_in_are_forgotten() {
-        let looks = Looks::default();
+        let review_limit = ReviewLimit::default();
         for number in 0..1000 {
-            assert!(looks.turn(&number.to_string()).await.is_some());
+            assert!(review_limit.acquire(&number.to_string()).await.is_some());
         }
-        assert!(looks.namespaces.lock().unwrap().len() <= 2);
+        assert!(review_limit.namespaces.lock().unwrap().len() <= 2);
     }
 }

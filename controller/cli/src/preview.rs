@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use netloss_api::ChaosExperimentSpec;
 use netloss_cluster::observe;
 use netloss_core::{
-    admission::{self, Operation, Seen, Verdict},
+    admission::{self, Admission, ObservedState, Operation},
     machine::{Experiment, Settings},
     targets::{Candidate, NamespaceFacts},
 };
@@ -40,14 +40,14 @@ pub(super) async fn freeze(cluster: &Cluster) -> Result<Option<String>, Error> {
 }
 
 /// What the webhook would say to creating this experiment, as far as this user can tell.
-pub(super) fn judge(
+pub(super) fn validate(
     cluster: &Cluster,
     spec: &ChaosExperimentSpec,
     pods: &[Candidate],
     namespace: &NamespaceFacts,
     freeze: Option<&str>,
     now: Timestamp,
-) -> Verdict {
+) -> Admission {
     let experiment = Experiment {
         namespace: &cluster.namespace,
         uid: "",
@@ -58,7 +58,7 @@ pub(super) fn judge(
         spec,
         status: None,
     };
-    let seen = Seen {
+    let seen = ObservedState {
         namespace: Some(namespace.clone()),
         may_act: true,
         pods: pods.to_vec(),
@@ -66,5 +66,5 @@ pub(super) fn judge(
         // Pods of all namespaces are more than a user may see; the webhook looks.
         conflicting_controller: None,
     };
-    admission::judge(&experiment, Operation::Create, &seen, now, &Settings::new("", &cluster.own_namespace))
+    admission::validate(&experiment, Operation::Create, &seen, now, &Settings::new("", &cluster.own_namespace))
 }

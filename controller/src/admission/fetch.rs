@@ -6,16 +6,16 @@ use k8s_openapi::api::{
 };
 use kube::{Api, Client, api::PostParams};
 use netloss_cluster::observe;
-use netloss_core::admission::Seen;
+use netloss_core::admission::ObservedState;
 use netloss_core::machine::{Experiment, Settings};
 
 /// Looks at everything that a verdict on this experiment depends on, as asked for by this user.
 ///
 /// # Errors
 /// When the API server cannot answer.
-pub async fn look(client: &Client, experiment: &Experiment<'_>, user: &UserInfo, settings: &Settings) -> kube::Result<Seen> {
+pub async fn fetch(client: &Client, experiment: &Experiment<'_>, user: &UserInfo, settings: &Settings) -> kube::Result<ObservedState> {
     let namespace = experiment.spec.target_namespace(experiment.namespace);
-    let Some(facts) = observe::namespace(client, namespace).await? else { return Ok(Seen::default()) };
+    let Some(facts) = observe::namespace(client, namespace).await? else { return Ok(ObservedState::default()) };
     let may_act = async {
         if namespace == experiment.namespace || facts.allows(experiment.namespace) {
             Ok(true)
@@ -29,7 +29,7 @@ pub async fn look(client: &Client, experiment: &Experiment<'_>, user: &UserInfo,
         observe::freeze(client, &settings.own_namespace),
         observe::conflicting_controller(client, settings),
     )?;
-    Ok(Seen { namespace: Some(facts), may_act, pods, freeze, conflicting_controller })
+    Ok(ObservedState { namespace: Some(facts), may_act, pods, freeze, conflicting_controller })
 }
 
 /// Whether a user may do by hand what the controller would do for them.
