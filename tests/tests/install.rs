@@ -20,12 +20,12 @@ use netloss_api::{ChaosExperiment, ChaosExperimentHistory, ChaosExperimentStatus
 use netloss_lab::cluster::traffic::{TrafficPod, create_namespace};
 use netloss_lab::cluster::{Build, Cluster, Image};
 use netloss_lab::controlplane::shell;
-use netloss_lab::documents::{Document, commands};
 use netloss_lab::host::cargo::without_cargo_variables;
 use netloss_lab::host::command;
 use netloss_lab::host::paths::{target_dir, workspace_root};
 use netloss_lab::host::process::Lifetime;
 use netloss_lab::host::state::StateDir;
+use netloss_lab_documents::{Document, commands};
 use serde_json::json;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};

@@ -9,9 +9,8 @@ use futures::{AsyncBufReadExt, Stream, TryStreamExt};
 use k8s_openapi::api::core::v1::{Capabilities, Container, Namespace, Pod, PodSpec, ResourceRequirements, SeccompProfile, SecurityContext};
 use kube::api::{Api, LogParams, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
+use netloss_lab_traffic::Line;
 use tokio::time::{Instant, sleep};
-
-use crate::traffic::Line;
 
 /// The port that the answering side listens on.
 pub const PORT: u16 = 9000;

@@ -9,7 +9,7 @@ use super::{Arch, Payload};
 use crate::host::{cargo, command, paths, progress};
 
 /// Where the agent lies in a guest; the kernel tests start it from there.
-pub(crate) const IN_GUEST: &str = "/usr/bin/netloss-agent";
+pub const IN_GUEST: &str = "/usr/bin/netloss-agent";
 
 /// Adds the agent to a payload, from `NETLOSS_AGENT` or else from cargo's target folder.
 ///
@@ -60,8 +60,20 @@ pub fn build(arch: Arch) -> Result<Payload> {
     let agent = build_release(arch)?;
     step.detail("kernel tests");
     let mut tests = cargo::cargo();
-    tests.args(["test", "--quiet", "--no-run", "--package", "netloss-lab", "--test", "kernel", "--profile", "guest", "--target", target]);
-    tests.args(["--no-default-features", "--features", "guest", "--message-format", "json-render-diagnostics"]);
+    tests.args([
+        "test",
+        "--quiet",
+        "--no-run",
+        "--package",
+        "netloss-lab-guest",
+        "--test",
+        "kernel",
+        "--profile",
+        "guest",
+        "--target",
+        target,
+    ]);
+    tests.args(["--message-format", "json-render-diagnostics"]);
     let binary = one(cargo::executables(&mut tests)?, "kernel test")?;
     let size = fs::metadata(&agent)?.len();
     step.done(format!("agent of {} KiB", size / 1024));

@@ -11,7 +11,7 @@ use kube::api::DeleteParams;
 use netloss_lab::cluster::Image;
 use netloss_lab::cluster::traffic::{TrafficPod, create_namespace, lines, wait_ready};
 use netloss_lab::node::Node;
-use netloss_lab::traffic::Line;
+use netloss_lab_traffic::Line;
 
 use crate::controller::{self, CALM};
 

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
 use netloss_lab::cluster::traffic::{TrafficPod, lines};
-use netloss_lab::statistics::acceptable;
-use netloss_lab::traffic::{Direction, Line};
+use netloss_lab_guest::statistics::acceptable;
+use netloss_lab_traffic::{Direction, Line};
 
 const INTERVAL: Duration = Duration::from_millis(10);
 /// Lines, one a second, that a rate is taken from.

@@ -3,7 +3,7 @@
 use crate::cli::{brought, controller, ended, injected, netloss, stage};
 use crate::world::{World, spec};
 use netloss_api::Phase;
-use netloss_lab::browser::{Browser, Look, Scheme, View};
+use netloss_lab_pictures::browser::{Browser, Look, Scheme, View};
 use serde_json::json;
 use std::path::Path;
 

@@ -5,8 +5,8 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use netloss_api::{Phase, PodState};
-use netloss_lab::documents::Document;
 use netloss_lab::host::paths::workspace_root;
+use netloss_lab_documents::Document;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
