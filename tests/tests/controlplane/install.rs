@@ -1,6 +1,6 @@
 //! Installing, upgrading and uninstalling, with kubectl and Helm as a user has them.
 
-use crate::beside::their_definition;
+use crate::k8s_chaos::their_definition;
 use crate::leader::program;
 use crate::lifecycle::eventually;
 use crate::world::{AGENT_IMAGE, World, spec};

@@ -6,12 +6,12 @@
 // Helpers of tests are tests: clippy's own exception reaches only functions that carry #[test].
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod beside;
 mod cli;
 mod cli_care;
 mod cli_scope;
 mod crash;
 mod dashboard;
+mod drain;
 mod ending;
 mod faults;
 mod floor;
@@ -20,11 +20,12 @@ mod forged;
 mod history;
 mod hostile;
 mod install;
+mod k8s_chaos;
 mod leader;
-mod leaving;
 mod lifecycle;
 mod metrics;
 mod node;
+mod outages;
 mod page;
 mod pods;
 mod policy;
@@ -35,6 +36,5 @@ mod rights;
 mod scenarios;
 mod schema;
 mod selection;
-mod weather;
 mod webhook;
 mod world;

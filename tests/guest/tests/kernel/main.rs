@@ -10,24 +10,24 @@ mod filters;
 mod foreign;
 mod guarded;
 mod heartbeat;
-mod held_up;
 mod host_network;
 mod interface;
+mod interface_kinds;
 mod interleaving;
 mod killed;
 mod leftovers;
 mod loss;
 mod models;
-mod outlook;
+mod plan;
 mod policy;
 mod restoring;
+mod rtnetlink_lock;
 mod segments;
-mod sleepers;
 mod sockets;
 mod stress;
+mod suspended;
 mod terminal;
 mod usage;
-mod zoo;
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
