@@ -200,8 +200,7 @@ async fn a_direct_run_needs_no_controller() {
     let rights = serde_json::to_value(&agent.security_context).unwrap();
     assert_eq!((&rights["runAsUser"], &rights["capabilities"]), (&json!(0), &json!({ "add": ["NET_ADMIN"], "drop": ["ALL"] })));
     let entry = entry_of(&world, "a", &agent).await;
-    World::node().set_log(&entry, world.applied(&run_of(&entry)).to_line());
-    world.set_state(&entry, json!({ "running": {} })).await;
+    world.set_applied(&entry).await;
     until("that is shown", async || run.said().contains("pod a  applied  asked 10% both")).await;
     // An agent of no experiment is one that a person may want to stop too.
     let checkup = netloss(&world, &["doctor", "-n", "cli-direct", "-o", "json"]).await.json();
@@ -222,8 +221,7 @@ async fn a_direct_run_needs_no_controller() {
     let first = entry.container.clone();
     let agent = world.agents("a").await.into_iter().find(|agent| agent.name != first).unwrap();
     let entry = entry_of(&world, "a", &agent).await;
-    World::node().set_log(&entry, world.applied(&run_of(&entry)).to_line());
-    world.set_state(&entry, json!({ "running": {} })).await;
+    world.set_applied(&entry).await;
     until("that is shown", async || run.said().contains("applied")).await;
     run.signal(Signal::SIGINT);
     let stop = format!("{}-stop", entry.container);
@@ -289,8 +287,7 @@ async fn whoever_drives_an_agent_by_hand_goes_on_past_answers_that_do_not_come()
     until("the agent is put in", async || world.agents("a").await.len() == 1).await;
     let agent = world.agents("a").await.remove(0);
     let entry = entry_of(&world, "a", &agent).await;
-    World::node().set_log(&entry, world.applied(&run_of(&entry)).to_line());
-    world.set_state(&entry, json!({ "running": {} })).await;
+    world.set_applied(&entry).await;
     storm().await;
     ended(&world, &entry).await;
     let run = run.end().await;

@@ -199,9 +199,7 @@ async fn whatever_a_report_counts_can_be_written_down() {
 async fn a_log_of_anything_is_read_within_its_limit() {
     let world = World::new("hostile-log").await;
     world.pod("a").await;
-    world.apply("x", spec(json!({}))).await.unwrap();
-    world.pass("x", 0).await;
-    let entry = world.status("x").await.pods[0].clone();
+    let entry = world.injected("x").await;
     world.set_state(&entry, json!({ "running": {} })).await;
     let applied = world.applied(&run_of(&entry)).to_line();
     // It is not lost on bytes that are no text, or on a character that the limit cuts in two.

@@ -93,9 +93,7 @@ async fn a_run_from_apply_to_recovery() {
 async fn a_finished_experiment_runs_again_only_when_it_is_edited() {
     let world = World::new("lifecycle-again").await;
     world.pod("a").await;
-    world.apply("x", spec(json!({}))).await.unwrap();
-    world.pass("x", 0).await;
-    let first = world.status("x").await.pods[0].clone();
+    let first = world.injected("x").await;
     let report = world.removed(&run_of(&first)).to_line();
     world.set_state(&first, json!({ "terminated": { "exitCode": 0, "message": report } })).await;
     world.pass("x", 40).await;
@@ -119,11 +117,8 @@ async fn a_finished_experiment_runs_again_only_when_it_is_edited() {
 async fn an_edit_during_a_run_stops_it_first() {
     let world = World::new("lifecycle-edit").await;
     world.pod("a").await;
-    world.apply("x", spec(json!({}))).await.unwrap();
-    world.pass("x", 0).await;
-    let entry = world.status("x").await.pods[0].clone();
-    World::node().set_log(&entry, world.applied(&run_of(&entry)).to_line());
-    world.set_state(&entry, json!({ "running": {} })).await;
+    let entry = world.injected("x").await;
+    world.set_applied(&entry).await;
     world.pass("x", 5).await;
     assert_eq!(world.agents("a").await.len(), 1);
 
@@ -163,9 +158,7 @@ async fn an_edit_during_a_run_stops_it_first() {
 async fn a_report_of_another_run_is_not_believed() {
     let world = World::new("lifecycle-forged").await;
     world.pod("a").await;
-    world.apply("x", spec(json!({}))).await.unwrap();
-    world.pass("x", 0).await;
-    let entry = world.status("x").await.pods[0].clone();
+    let entry = world.injected("x").await;
     let report = world.removed("somebody-else/1").to_line();
     world.set_state(&entry, json!({ "terminated": { "exitCode": 0, "message": report } })).await;
     world.pass("x", 40).await;
@@ -187,11 +180,8 @@ async fn a_report_of_another_run_is_not_believed() {
 async fn a_deleted_pod_ends_its_part_of_the_run() {
     let world = World::new("lifecycle-pod-deleted").await;
     world.pod("a").await;
-    world.apply("x", spec(json!({}))).await.unwrap();
-    world.pass("x", 0).await;
-    let entry = world.status("x").await.pods[0].clone();
-    World::node().set_log(&entry, world.applied(&run_of(&entry)).to_line());
-    world.set_state(&entry, json!({ "running": {} })).await;
+    let entry = world.injected("x").await;
+    world.set_applied(&entry).await;
     world.pass("x", 5).await;
     assert_eq!(world.status("x").await.phase, Some(Phase::Running));
     world.delete_at_once("a").await;

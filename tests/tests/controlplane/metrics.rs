@@ -46,8 +46,7 @@ async fn a_run_is_counted_once() {
     world.apply("x", spec(json!({}))).await.unwrap();
     pass(&world, &metrics, "x", 0).await;
     let entry = world.status("x").await.pods[0].clone();
-    World::node().set_log(&entry, world.applied(&run_of(&entry)).to_line());
-    world.set_state(&entry, json!({ "running": {} })).await;
+    world.set_applied(&entry).await;
     pass(&world, &metrics, "x", 6).await;
     let report = world.removed(&run_of(&entry)).to_line();
     world.set_state(&entry, json!({ "terminated": { "exitCode": 0, "message": report } })).await;

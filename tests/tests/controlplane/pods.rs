@@ -54,6 +54,12 @@ impl World {
         self.set_status(&entry.name, json!({ "ephemeralContainerStatuses": [status] })).await;
     }
 
+    /// Writes that an agent's container runs and that its loss is in place.
+    pub(crate) async fn set_applied(&self, entry: &PodStatus) {
+        World::node().set_log(entry, self.applied(&run_of(entry)).to_line());
+        self.set_state(entry, json!({ "running": {} })).await;
+    }
+
     /// Writes the states of several of netloss's containers in a pod.
     pub(crate) async fn set_states(&self, pod: &str, states: &[(&str, Value)]) {
         let of_container = |(name, state): &(&str, Value)| json!({ "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state });

@@ -1,7 +1,7 @@
 //! What whoever has the controller's token can do with it: nothing but what netloss does.
 
 use crate::lifecycle::{client_of, eventually, service_account};
-use crate::world::{World, install_definitions, spec};
+use crate::world::{World, install_definitions};
 use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
@@ -55,9 +55,7 @@ async fn stage(world: &World) -> (PodStatus, Client) {
     let theirs = json!({ "spec": { "ephemeralContainers": [{ "name": "debugger", "image": "busybox", "command": ["sh"] }] } });
     let pods = world.pods();
     pods.patch_ephemeral_containers("a", &PatchParams::default(), &Patch::Strategic(theirs)).await.unwrap();
-    world.apply("x", spec(json!({}))).await.unwrap();
-    world.pass("x", 0).await;
-    let entry = world.status("x").await.pods[0].clone();
+    let entry = world.injected("x").await;
     // The API server takes a moment to notice a policy.
     let hostile = changed(&agent_container(&entry), &[("/name", json!("network-loss-probe")), ("/image", json!("busybox"))]);
     let in_force = async || ask(&client, &entry, &hostile).await.is_err_and(|words| words.contains("netloss-controller may only add"));

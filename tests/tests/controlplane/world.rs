@@ -9,7 +9,7 @@ use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::controller::Action;
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, Config, ResourceExt};
-use netloss_api::{ChaosExperiment, ChaosExperimentStatus, DEFINITIONS};
+use netloss_api::{ChaosExperiment, ChaosExperimentStatus, DEFINITIONS, PodStatus};
 use netloss_controller::reconcile::{self, Context, Error};
 use netloss_core::machine::Settings;
 use netloss_lab::controlplane::{CONTEXT, ControlPlane};
@@ -140,6 +140,13 @@ impl World {
     /// One pass of an ordinary controller over the experiment.
     pub(crate) async fn pass(&self, name: &str, seconds: i64) -> Action {
         self.pass_of(self.controller(self.client.clone(), AGENT_IMAGE, seconds), name).await.expect("the pass comes to its end")
+    }
+
+    /// Applies the smallest spec under this name and makes one pass, which injects an agent. Returns the pod's entry of the status.
+    pub(crate) async fn injected(&self, name: &str) -> PodStatus {
+        self.apply(name, spec(json!({}))).await.unwrap();
+        self.pass(name, 0).await;
+        self.status(name).await.pods[0].clone()
     }
 
     /// One pass of this controller over the experiment.
