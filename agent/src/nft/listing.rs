@@ -124,7 +124,7 @@ fn all(attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The value of the first attribute of a kind.
-fn first(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn first(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     all(attributes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 

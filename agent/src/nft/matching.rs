@@ -121,10 +121,4 @@ mod tests {
         assert_eq!(matches("10.0.0.0/8"), 5);
         assert_eq!(matches("10.0.0.1"), 4);
     }
-
-    #[test]
-    fn the_remote_end_is_the_other_one_in_each_direction() {
-        let end: Endpoint = "192.0.2.7:80/tcp".parse().unwrap();
-        assert_ne!(of_end(&end, Remote::Source), of_end(&end, Remote::Destination));
-    }
 }

@@ -5,6 +5,9 @@
 //! it: an agent that is killed takes the loss with it.
 
 mod expression;
+// The captured bytes are in the order of a little-endian machine.
+#[cfg(all(test, target_endian = "little"))]
+mod golden;
 mod listing;
 mod matching;
 mod ruleset;

@@ -316,8 +316,8 @@ pub(super) fn delete_table(family: NetfilterProtoFamily) -> Message {
 
 #[cfg(test)]
 mod tests {
+    use super::super::listing::first;
     use super::*;
-    use netlink_packet_core::NetlinkPayload;
 
     fn ruleset(hook: EgressHook) -> Ruleset {
         let egress = Some(Egress { hook, class: Handle(0x7a11_0004) });
@@ -326,18 +326,38 @@ mod tests {
 
     const KEYS: [(Element, &str); 3] = [(Element::Armed, "eth0"), (Element::Ready, "netloss/ready"), (Element::Ticket, "netloss/ticket")];
 
+    /// `NFT_MSG_NEWTABLE`, `NFT_MSG_NEWSETELEM` and `NFT_MSG_DELSETELEM` behind nf_tables' number.
+    const NEW_TABLE: u16 = 0xa00;
+    const NEW_ELEMENT: u16 = 0xa0c;
+    const DELETE_ELEMENT: u16 = 0xa0e;
+
+    /// A message's type, and its attributes as they are sent.
+    fn written(message: &Message) -> (u16, Vec<u8>) {
+        let mut message = message.clone();
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        // struct nlmsghdr and struct nfgenmsg.
+        (u16::from_ne_bytes([bytes[4], bytes[5]]), bytes.split_off(16 + 4))
+    }
+
+    /// The only element of a message that adds or deletes one: its key, and its timeout in milliseconds (`NFTA_SET_ELEM_LIST_ELEMENTS`,
+    /// `NFTA_LIST_ELEM`; `NFTA_SET_ELEM_KEY` with `NFTA_DATA_VALUE`, `NFTA_SET_ELEM_TIMEOUT`).
+    fn element(attributes: &[u8]) -> Option<(Vec<u8>, Option<u64>)> {
+        let element = first(first(attributes, 3)?, 1)?;
+        let key = first(first(element, 1)?, 1)?.to_vec();
+        Some((key, first(element, 4).map(|timeout| u64::from_be_bytes(timeout.try_into().unwrap()))))
+    }
+
     /// The elements that messages delete and add, in their order.
     fn changes(messages: &[Message]) -> Vec<(bool, Element)> {
         let change = |message: &Message| {
-            let NetlinkPayload::InnerMessage(NetfilterMessage { inner, .. }) = &message.payload else { panic!("{message:?}") };
-            let text = format!("{inner:?}");
-            let is_key = |key: &str| {
-                let mut bytes = key.as_bytes().to_vec();
-                bytes.resize(16, 0);
-                text.contains(&format!("Value({bytes:?})"))
-            };
-            let (element, _) = KEYS.iter().find(|(_, key)| is_key(key)).unwrap_or_else(|| panic!("no element: {text}"));
-            (text.contains("NewSetElement"), *element)
+            let (kind, attributes) = written(message);
+            assert!([NEW_ELEMENT, DELETE_ELEMENT].contains(&kind), "{message:?}");
+            let (key, _) = element(&attributes).unwrap_or_else(|| panic!("no element: {message:?}"));
+            let name = String::from_utf8(key).unwrap();
+            let (element, _) = KEYS.iter().find(|(_, key)| name.trim_end_matches('\0') == *key).unwrap_or_else(|| panic!("{name}"));
+            (kind == NEW_ELEMENT, *element)
         };
         messages.iter().map(change).collect()
     }
@@ -362,15 +382,21 @@ mod tests {
         for (hook, tables) in [(EgressHook::Device, 1), (EgressHook::Postrouting, 2)] {
             let messages = ruleset(hook).creation(Duration::from_secs(10));
             assert_eq!(timeouts(&messages), vec![10_000; tables]);
-            for (place, message) in messages.iter().enumerate().filter(|(_, message)| format!("{message:?}").contains("NewTable")) {
-                assert_eq!(changes(&messages[place + 2..place + 3]), [(true, Element::Ready)], "{message:?}");
+            let made: Vec<usize> = (0..messages.len()).filter(|place| written(&messages[*place]).0 == NEW_TABLE).collect();
+            assert_eq!(made.len(), tables);
+            for place in made {
+                assert_eq!(changes(&messages[place + 2..place + 3]), [(true, Element::Ready)], "{:?}", messages[place]);
             }
         }
     }
 
     fn timeouts(messages: &[Message]) -> Vec<u64> {
-        let text = format!("{messages:?}");
-        text.split("Timeout(").skip(1).filter_map(|rest| rest.split(')').next()?.parse().ok()).collect()
+        messages
+            .iter()
+            .map(written)
+            .filter(|(kind, _)| *kind == NEW_ELEMENT)
+            .filter_map(|(_, attributes)| element(&attributes)?.1)
+            .collect()
     }
 
     /// A timeout of 0 is one that never comes: the loss would not end with the lease.
