@@ -67,13 +67,58 @@ impl From<ExitCode> for std::process::ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{collections::BTreeMap, fs, path::Path};
 
+    fn document(name: &str) -> String {
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name)).unwrap()
+    }
+
+    /// The lines of a document that follow a heading, up to the next one.
+    fn section<'a>(document: &'a str, heading: &str) -> impl Iterator<Item = &'a str> {
+        document
+            .lines()
+            .skip_while(move |line| *line != heading)
+            .skip(1)
+            .take_while(|line| !line.starts_with("## ") && !line.starts_with(".SH"))
+    }
+
+    /// Numbers and names of the enum: numbers from the type, names as reports have them.
+    fn codes() -> BTreeMap<u8, String> {
+        let name = |exit: ExitCode| serde_json::to_value(exit).unwrap().as_str().unwrap().to_owned();
+        ExitCode::ALL.into_iter().map(|exit| (exit.code(), name(exit))).collect()
+    }
+
+    /// The schema is derived from the enum, so that [`ExitCode::ALL`] cannot miss a variant.
     #[test]
-    fn codes_are_their_places() {
-        for (place, exit) in ExitCode::ALL.into_iter().enumerate() {
-            assert_eq!(usize::from(exit.code()), place);
+    fn all_holds_each_variant_once() {
+        let schema = serde_json::to_value(schemars::schema_for!(ExitCode)).unwrap();
+        let variants = schema["oneOf"].as_array().unwrap().iter().map(|variant| variant["const"].as_str().unwrap().to_owned());
+        assert_eq!(codes().into_values().collect::<Vec<_>>(), variants.collect::<Vec<_>>());
+        for exit in ExitCode::ALL {
             assert_eq!(ExitCode::from_code(i32::from(exit.code())), Some(exit));
         }
         assert_eq!(ExitCode::from_code(137), None);
+        assert_eq!(ExitCode::from_code(-1), None);
+    }
+
+    /// A code that is documented with another name, documented and not there, or there and not documented fails.
+    #[test]
+    fn documents_list_each_code_with_its_name() {
+        let text = document("AGENT.md");
+        let row = |line: &str| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            Some((cells.get(1)?.parse::<u8>().ok()?, cells.get(2)?.trim_matches('`').to_owned()))
+        };
+        let listed: Vec<(u8, String)> = section(&text, "## Exit codes").filter_map(row).collect();
+        assert_eq!(listed, codes().into_iter().collect::<Vec<_>>());
+    }
+
+    /// The page is made from the command line's own help (agent/tests/pages.rs), which has the codes without their names.
+    #[test]
+    fn the_man_page_lists_each_code() {
+        let page = document("man/netloss-agent.1");
+        let number = |line: &str| line.strip_prefix("  ")?.split_once("  ")?.0.parse::<u8>().ok();
+        let listed: Vec<u8> = section(&page, "Exit codes:").filter_map(number).collect();
+        assert_eq!(listed, codes().into_keys().collect::<Vec<_>>());
     }
 }
