@@ -5,6 +5,8 @@
 mod connect;
 mod direct;
 mod doctor;
+#[cfg(test)]
+mod documented;
 mod error;
 mod exit;
 mod explain;
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_readme_of_the_command_promises_is_understood() {
+    fn accepts_options_together_and_refuses_contradictions() {
         for line in [
             "run deploy/web --loss 10 --duration 2m",
             "run deploy/web --loss 10% --duration 2m --watch -n shop --context kind",
