@@ -287,9 +287,13 @@ mod tests {
         let show = Show::Terminal(Terminal::new(target, false));
         let Show::Terminal(terminal) = &show else { panic!("it is one") };
         terminal.show(&view(vec![entry()], &LiveFigures::new(), -20));
-        // Slower than the bar draws.
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        terminal.show(&view(vec![applied()], &live(1000, 98), 25));
+        // The bar leaves out pictures that come faster than it draws.
+        let begin = std::time::Instant::now();
+        while !screen.contents().contains("15s left at most") {
+            assert!(begin.elapsed() < std::time::Duration::from_secs(10), "{}", screen.contents());
+            terminal.show(&view(vec![applied()], &live(1000, 98), 25));
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
         show.end();
         let lines: Vec<String> = screen.contents().lines().map(str::to_owned).collect();
         assert_eq!(lines.len(), 5, "the first picture is gone: {lines:?}");
