@@ -9,7 +9,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use netloss_lab_documents::{Document, root};
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use serde_json::{Value, json};
+use syn::LitStr;
 
 /// The texts between backticks on one line.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
@@ -32,8 +34,13 @@ fn is_there(test: &str) -> bool {
         [binary, module, name] => (tests.join(binary).join(module).with_extension("rs"), name),
         _ => return false,
     };
+    if !file.exists() {
+        return false;
+    }
+    let words = source(&file, Part::All).words;
     // Some of the kernel tests are made by a macro, so that there is no `fn` before the name.
-    fs::read_to_string(file).is_ok_and(|text| text.contains(name))
+    let is_made = test.starts_with("kernel::") && words.iter().any(|word| word == name);
+    is_made || words.windows(2).any(|pair| pair == ["fn", name])
 }
 
 #[test]
@@ -52,21 +59,80 @@ fn each_test_that_a_document_names_is_there() {
     assert!(named > 60, "{named}");
 }
 
-/// Adds the sources below a folder.
-fn read(folder: &Path, text: &mut String) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            read(&path, text);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            text.push_str(&fs::read_to_string(path).unwrap());
+/// Which part of a source counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    All,
+    /// What is compiled into a program: nothing behind `#[test]` and `#[cfg(test)]`.
+    Program,
+}
+
+/// What a source has, without its comments.
+#[derive(Debug, Default)]
+struct Source {
+    /// Its identifiers and keywords, in their order.
+    words: Vec<String>,
+    /// Its texts between quotation marks, as they are when the program runs.
+    texts: Vec<String>,
+}
+
+impl Source {
+    fn read(&mut self, tokens: TokenStream, part: Part) {
+        let mut tokens = tokens.into_iter();
+        let mut is_test = false;
+        while let Some(token) = tokens.next() {
+            match token {
+                TokenTree::Punct(mark) if mark.as_char() == '#' => {
+                    let attribute =
+                        tokens.by_ref().find_map(|token| if let TokenTree::Group(group) = token { Some(group.stream()) } else { None });
+                    let attribute = attribute.unwrap();
+                    let text = attribute.to_string();
+                    is_test |= text == "test" || text.contains(":: test") || text.starts_with("cfg (") && text.contains("test");
+                    // A comment, or not of this item. What thiserror says of an error is in an attribute.
+                    if !text.starts_with("doc ") && !(is_test && part == Part::Program) {
+                        self.read(attribute, part);
+                    }
+                }
+                // The item that such an attribute is about ends with its body, or with a semicolon.
+                TokenTree::Group(group) if is_test && part == Part::Program => is_test = group.delimiter() != Delimiter::Brace,
+                TokenTree::Punct(mark) if is_test && part == Part::Program => is_test = mark.as_char() != ';',
+                _ if is_test && part == Part::Program => {}
+                TokenTree::Group(group) => self.read(group.stream(), part),
+                TokenTree::Ident(word) => self.words.push(word.to_string()),
+                TokenTree::Literal(literal) => {
+                    self.texts.extend(syn::parse_str::<LitStr>(&literal.to_string()).map(|text| text.value()));
+                }
+                TokenTree::Punct(_) => {}
+            }
         }
     }
 }
 
-/// The sources of the programs in one text, with lines that go on joined.
-fn sources() -> String {
-    let mut text = String::new();
+fn source(file: &Path, part: Part) -> Source {
+    let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let tokens = text.parse().unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let mut source = Source::default();
+    source.read(tokens, part);
+    source
+}
+
+/// The sources below a folder.
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// All that the programs may say: their texts, with the names of constants that stand in them replaced by what these are.
+fn said() -> Vec<String> {
+    /// Files whose module is behind `#[cfg(test)]` in another one.
+    const OF_TESTS: [&str; 4] = ["properties", "krew", "documented", "golden"];
+    let mut found = Vec::new();
     for folder in [
         "controller/src",
         "controller/api/src",
@@ -76,9 +142,13 @@ fn sources() -> String {
         "agent/src",
         "agent/contract/src",
     ] {
-        read(&root().join(folder), &mut text);
+        files(&root().join(folder), &mut found);
     }
-    text.split("\\\n").map(str::trim_start).collect::<String>().replace("\\\"", "\"")
+    let name = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    let of_tests = |path: &PathBuf| name(path).ends_with("tests") || OF_TESTS.contains(&name(path).as_str());
+    let texts = found.iter().filter(|path| !of_tests(path)).flat_map(|path| source(path, Part::Program).texts);
+    let names = [("{RUN_REQUESTED_ANNOTATION}", netloss_api::RUN_REQUESTED_ANNOTATION)];
+    texts.map(|text| names.iter().fold(text, |text, (name, value)| text.replace(name, value))).collect()
 }
 
 /// Messages that a person looks for are those that the programs have.
@@ -87,14 +157,41 @@ fn each_message_that_is_explained_is_one_that_is_said() {
     /// Said by others.
     const OF_OTHERS: [&str; 3] = ["ImagePullBackOff", "is forbidden: User", "failed calling webhook"];
     let text = fs::read_to_string(root().join("docs/TROUBLESHOOTING.md")).unwrap();
-    let sources = sources();
+    let said = said();
     let mut explained = 0;
     for message in text.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`')) {
-        let is_said = sources.to_lowercase().contains(&message.trim_end().to_lowercase());
+        let is_said = said.iter().any(|text| text.contains(message.trim_end()));
         assert!(is_said || OF_OTHERS.iter().any(|others| message.starts_with(others)), "nobody says: {message}");
         explained += 1;
     }
     assert!(explained > 25, "{explained}");
+}
+
+/// Neither a comment nor a test says anything to a user.
+#[test]
+fn a_text_of_a_comment_or_a_test_is_not_said() {
+    let text = r#"
+        //! "a module"
+        /// "an item"
+        #[error("an error: {0}")]
+        struct Failed(&'static str);
+        #[cfg(test)]
+        use x::y;
+        fn program() -> char { println!("goes \
+            on"); '"' }
+        #[cfg(all(test, unix))]
+        mod tests { const OF: &str = "a test"; }
+        #[test]
+        fn test() { assert_eq!("one", "test"); }
+        const LAST: &str = "the last";
+    "#;
+    let read = |part| {
+        let mut source = Source::default();
+        source.read(text.parse().unwrap(), part);
+        source.texts
+    };
+    assert_eq!(read(Part::Program), ["an error: {0}", "goes on", "the last"]);
+    assert_eq!(read(Part::All), ["an error: {0}", "goes on", "a test", "one", "test", "the last"]);
 }
 
 /// Files of the repository that links lead to.
@@ -112,22 +209,22 @@ fn each_link_leads_somewhere() {
     }
 }
 
-/// Sources of the lab and its tests, in one text. Not this package's: what they look for would be found in themselves.
-fn tests() -> String {
-    let mut text = String::new();
+/// The texts of the tests and of the lab. Not this package's: what they look for would be found in themselves.
+fn texts_of_tests() -> BTreeSet<String> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(root().join("tests")).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() && !path.ends_with("documents") {
-            read(&path, &mut text);
+            files(&path, &mut found);
         }
     }
-    text
+    found.iter().flat_map(|path| source(path, Part::All).texts).collect()
 }
 
 /// What a document tells its readers to type is run by a test as it stands there, or says why not.
 #[test]
 fn each_block_of_commands_is_run() {
-    let (mut run, tests) = (0, tests());
+    let (mut run, tests) = (0, texts_of_tests());
     for document in Document::all().unwrap() {
         for block in document.blocks() {
             let place = format!("{}:{}", document.name, block.line);
@@ -138,7 +235,7 @@ fn each_block_of_commands_is_run() {
                 continue;
             };
             match mark.split_once(": ") {
-                Some(("run", name)) => assert!(tests.contains(&format!("\"{name}\"")), "{place}: no test runs {name:?}"),
+                Some(("run", name)) => assert!(tests.contains(name), "{place}: no test runs {name:?}"),
                 Some(("run by" | "elsewhere", why)) => assert!(why.len() > 10, "{place}: {why}"),
                 _ => panic!("{place}: {mark:?}"),
             }
@@ -233,7 +330,7 @@ fn each_job_of_a_workflow_has_the_rights_that_it_needs() {
 /// What a release does, as far as it can be done without GitHub, is what tests do.
 #[test]
 fn a_workflow_runs_what_tests_run() {
-    let (mut scripts, tests) = (BTreeSet::new(), tests());
+    let (mut scripts, tests) = (BTreeSet::new(), texts_of_tests());
     for (name, _, workflow) in workflows() {
         for step in workflow["jobs"].as_object().unwrap().values().flat_map(steps) {
             for line in step["run"].as_str().unwrap_or_default().lines() {
@@ -243,7 +340,7 @@ fn a_workflow_runs_what_tests_run() {
                     assert!(mode & 0o111 != 0, "{script}");
                     scripts.insert(script.to_owned());
                 } else if let Some(version) = line.strip_prefix("cargo install --locked cargo-deny --version ") {
-                    assert!(tests.contains(&format!("CARGO_DENY: &str = \"{version}\"")), "{name}: the lab has another cargo-deny");
+                    assert!(tests.contains(version), "{name}: the lab has another cargo-deny");
                 }
             }
         }
@@ -252,6 +349,6 @@ fn a_workflow_runs_what_tests_run() {
     let expected = ["images/build", "images/check", "images/push", "images/release", "images/reproduce"];
     assert_eq!(scripts, expected.map(str::to_owned).into());
     for script in expected.iter().filter(|script| **script != "images/reproduce") {
-        assert!(tests.contains(&format!("\"{script}\"")), "no test runs {script}");
+        assert!(tests.contains(*script), "no test runs {script}");
     }
 }
