@@ -29,7 +29,7 @@ use std::{
 /// Who writes, in managedFields and in the records of runs.
 pub(super) const FIELD_MANAGER: &str = "kubectl-netloss";
 
-/// For the agents to start and for their end to be seen, beside the duration.
+/// For the agents to start and for their end to be seen, beside the duration: `startTimeout` (2 min), the deadline's grace, and a round of the controller.
 pub(super) const AROUND: Duration = Duration::from_mins(5);
 
 /// Whether a command that requests a run stays until its end.
@@ -356,6 +356,7 @@ mod tests {
 
     #[test]
     fn one_watches_or_waits() {
-        assert!(Command::try_parse_from(["run", "deploy/web", "--loss=10", "--duration=2m", "--watch", "--wait"]).is_err());
+        let both = Command::try_parse_from(["run", "deploy/web", "--loss=10", "--duration=2m", "--watch", "--wait"]);
+        assert_eq!(both.unwrap_err().kind(), clap::error::ErrorKind::ArgumentConflict);
     }
 }
