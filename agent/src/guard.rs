@@ -30,20 +30,23 @@ use std::{
     time::Duration,
 };
 
-/// How long packets are lost after the last renewal. Longer than a starved container's pauses, short enough to wait for.
+/// How long packets are lost after the last renewal. A judgement between two errors: a shorter lease expires in a container that the CPU quota pauses
+/// (100 ms periods, several in a row), a longer one keeps the loss of an agent that hangs. The documents are compared with it (agent/tests/documents.rs).
 pub const LEASE: Duration = Duration::from_secs(10);
 
-/// Between two renewals: several may fail or come late before the lease runs out.
+/// Between two renewals: a fifth of [`LEASE`], so that four in a row may fail or come late before the lease runs out.
 pub const RENEWAL: Duration = Duration::from_secs(2);
 
 /// Near the end, how long after it was decided a renewal may be taken. Many times what it takes, and too short to miss at the end of the loss,
 /// which is that much earlier where nobody ends it.
-const TICKET: Duration = Duration::from_millis(50);
+pub const TICKET: Duration = Duration::from_millis(50);
 
-/// How often a renewal that came too late for its ticket is tried at once: where the processor is shared with many, some do.
+/// How often a renewal that came too late for its ticket is tried at once: where the processor is shared with many, some do. With [`TICKET`] that is one
+/// second at most, half of [`RENEWAL`], so that the next renewal is not late for it.
 const TICKETS: u32 = 20;
 
-/// How often the end of a loss is tried at once where the kernel did not take it for a reason that may pass, such as a lack of memory.
+/// How often the end of a loss is tried at once where the kernel did not take it for a reason that may pass, such as a lack of memory. With
+/// [`END_PAUSE`] that takes 40 ms. A judgement: the lease ends the loss in any case, so more attempts only delay the report.
 const END_ATTEMPTS: u32 = 3;
 
 /// The pause before each further one. Whoever waits for the end waits for that too.

@@ -3,6 +3,7 @@
 use super::{fail, holder};
 use crate::{
     backend::{self, Target, Unmarked, guarded::Variant},
+    guard::LEASE,
     host,
     interface::{self, Choice, NoInterface},
     netem::Netem,
@@ -172,8 +173,10 @@ impl Seen {
             Some(Ok(variant)) => {
                 let found = format!("the kernel can end the loss by itself: {}", variant.describe());
                 let lacks = [
-                    (!variant.owned).then_some("a killed agent's loss lasts until its lease of 10 s runs out (before Linux 5.12)"),
-                    (variant.hook == EgressHook::Postrouting).then_some("sent ARP is never lost (before Linux 5.16)"),
+                    (!variant.owned).then(|| {
+                        format!("a killed agent's loss lasts until its lease of {} s runs out (before Linux 5.12)", LEASE.as_secs())
+                    }),
+                    (variant.hook == EgressHook::Postrouting).then(|| "sent ARP is never lost (before Linux 5.16)".to_owned()),
                 ];
                 let lacks: Vec<_> = lacks.into_iter().flatten().collect();
                 if lacks.is_empty() {
