@@ -51,7 +51,7 @@ fn warnings(words: &[String]) -> impl Iterator<Item = String> + '_ {
 fn asked(Asked { model, direction, seed, per_segment }: &Asked) -> String {
     let seed = seed.map(|seed| format!(", seed {seed}")).unwrap_or_default();
     let segments = if *per_segment { ", segment by segment" } else { "" };
-    format!("{model}, {}{seed}{segments}", direction.as_str())
+    format!("{model}, {direction}{seed}{segments}")
 }
 
 fn backend(backend: Backend, guard: Option<Guard>) -> String {

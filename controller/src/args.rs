@@ -16,6 +16,7 @@ use clap::{Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use netloss_api::{self, DEFINITIONS};
+use netloss_contract::parse_duration;
 use netloss_core::{
     machine::{CONFLICTING_NAMESPACE, Settings},
     sanitize::line,
@@ -353,22 +354,8 @@ const LONGEST: Duration = Duration::from_hours(24 * 3660);
 
 /// A duration as experiments have it, and longer than one of those may be.
 fn long_span(text: &str) -> Result<Duration, String> {
-    let words = || format!("\"{text}\" is no duration: give whole numbers with h, m or s, such as 720h");
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(words)?;
-        let number: u64 = rest[..end].parse().map_err(|_| words())?;
-        let unit = match rest.as_bytes().get(end) {
-            Some(b'h') => 3600,
-            Some(b'm') => 60,
-            Some(b's') => 1,
-            _ => return Err(words()),
-        };
-        total = total.saturating_add(Duration::from_secs(number.saturating_mul(unit)));
-        rest = &rest[end + 1..];
-    }
-    if total.is_zero() || total > LONGEST { Err(format!("{} (1s to 87840h)", words())) } else { Ok(total) }
+    let duration = parse_duration(text).map_err(|error| error.to_string())?;
+    if duration.is_zero() || duration > LONGEST { Err(format!("\"{text}\" is out of range: give 1s to 87840h")) } else { Ok(duration) }
 }
 
 /// Unlike that of any other replica: the machine's name and the process.

@@ -43,10 +43,24 @@ pub use report::{
     Removed, SCHEMA, Stage, Status, Stopped,
 };
 pub use run_id::RunId;
-pub use span::{HeartbeatInterval, Ttl};
+pub use span::{HeartbeatInterval, Ttl, parse_duration};
 pub use text::{is_unprintable, sanitize, truncate};
 
 use std::fmt;
+
+/// `Display` of enums of unit variants: as serde names them, so that JSON, the API, arguments and messages have one name.
+#[macro_export]
+macro_rules! display_as_serialized {
+    ($($type:ty),+ $(,)?) => {
+        $(impl ::std::fmt::Display for $type {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                ::serde::Serialize::serialize(self, f)
+            }
+        })+
+    };
+}
+
+display_as_serialized!(Backend, BackendChoice, Cause, Direction, ExitCode);
 
 /// A value that is not of the form, or not in the range, that its argument has.
 #[derive(Debug, Clone, PartialEq, Eq)]

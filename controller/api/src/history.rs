@@ -226,3 +226,26 @@ pub struct ChaosExperimentHistoryStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive_location: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Labels of metrics and records have the name that the API serves.
+    #[test]
+    fn names_are_those_that_are_serialized() {
+        for result in [RunResult::Success, RunResult::Failure, RunResult::Partial, RunResult::Cancelled] {
+            assert_eq!(serde_json::to_value(result).unwrap(), result.as_str());
+        }
+        for reason in [
+            FailureReason::ValidationError,
+            FailureReason::ResourceNotFound,
+            FailureReason::PermissionDenied,
+            FailureReason::ExecutionError,
+            FailureReason::Timeout,
+            FailureReason::Unknown,
+        ] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
+    }
+}

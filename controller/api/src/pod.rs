@@ -154,6 +154,8 @@ pub enum PodState {
     Ended,
 }
 
+netloss_contract::display_as_serialized!(Outcome);
+
 /// How it ended in a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

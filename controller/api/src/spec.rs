@@ -11,7 +11,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The loss that is allowed without an override, in percent.
+/// The loss that is allowed without an override, in percent: k8s-chaos's limit, whose manifests apply unchanged.
 pub const MAX_LOSS_PERCENTAGE: f64 = 40.0;
 
 /// What to do, to which pods, and for how long.
@@ -383,8 +383,7 @@ impl ChaosExperimentSpec {
 }
 
 fn backend_schema(_: &mut SchemaGenerator) -> Schema {
-    let names = [BackendChoice::Auto, BackendChoice::Guarded, BackendChoice::Tc].map(BackendChoice::as_str);
-    json_schema!({ "type": "string", "enum": names })
+    json_schema!({ "type": "string", "enum": [BackendChoice::Auto, BackendChoice::Guarded, BackendChoice::Tc] })
 }
 
 fn default_count() -> u32 {
@@ -405,5 +404,5 @@ fn default_loss_percentage() -> f64 {
 
 /// The contract's type has no schema of its own: the agent would have to carry it.
 pub(super) fn direction_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "enum": [Direction::Egress.as_str(), Direction::Ingress.as_str(), Direction::Both.as_str()] })
+    json_schema!({ "type": "string", "enum": [Direction::Egress, Direction::Ingress, Direction::Both] })
 }

@@ -165,7 +165,7 @@ impl Asked {
 
     /// As in `10% both`.
     pub(super) fn words(&self) -> String {
-        format!("{}% {}", self.loss_percentage, self.direction.as_str())
+        format!("{}% {}", self.loss_percentage, self.direction)
     }
 }
 
@@ -256,7 +256,7 @@ fn pod_phase(pod: &PodStatus) -> String {
 
 /// As the API spells it.
 pub(super) fn outcome_word(outcome: Outcome) -> String {
-    serde_json::to_value(outcome).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+    outcome.to_string()
 }
 
 /// When the loss ends by itself, or at the latest where it is not in place yet.

@@ -220,8 +220,8 @@ fn may_have_lost(pod: &PodStatus) -> bool {
 }
 
 fn affected(pod: &PodStatus) -> AffectedResource {
-    let outcome = pod.outcome.and_then(|outcome| serde_json::to_value(outcome).ok()).and_then(|name| name.as_str().map(str::to_owned));
-    let (loss, direction, duration) = (pod.asked.loss_percentage, pod.asked.direction.as_str(), &pod.asked.duration);
+    let outcome = pod.outcome.map(|outcome| outcome.to_string());
+    let (loss, direction, duration) = (pod.asked.loss_percentage, pod.asked.direction, &pod.asked.duration);
     AffectedResource {
         kind: "Pod".to_owned(),
         name: pod.name.clone(),

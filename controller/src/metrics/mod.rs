@@ -9,7 +9,7 @@ pub mod server;
 
 use crate::records::Remnant;
 use jiff::{SignedDuration, Timestamp};
-use netloss_api::{ChaosExperiment, ChaosExperimentStatus, Outcome, Phase, PodStatus};
+use netloss_api::{ChaosExperiment, ChaosExperimentStatus, Phase, PodStatus};
 use netloss_contract::Ttl;
 use netloss_core::{
     history,
@@ -206,7 +206,7 @@ impl Metrics {
         let Some(outcome) = is.outcome.filter(|_| was.is_none_or(PodStatus::is_open)) else { return };
         // Nobody may ever scrape, and pods come and go.
         self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&is.uid);
-        self.outcomes.with_label_values(&[namespace, &name(outcome)]).inc();
+        self.outcomes.with_label_values(&[namespace, outcome.to_string().as_str()]).inc();
         if before.stopping.is_none()
             && let Some(due) = due(is)
         {
@@ -317,14 +317,10 @@ fn due(pod: &PodStatus) -> Option<Timestamp> {
     Some(pod.applied_at.as_ref()?.0.saturating_add(duration).ok()?.min(pod.deadline.0))
 }
 
-/// As it is spelt in status.
-fn name(outcome: Outcome) -> String {
-    serde_json::to_value(outcome).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netloss_api::Outcome;
     use netloss_core::machine::fixtures::{at, entry, spec};
     use std::collections::BTreeMap;
 

@@ -82,7 +82,7 @@ pub(crate) async fn out_of_range_is_refused(world: &World) {
 async fn defaults_are_filled_in_and_both_names_of_correlation_are_taken() {
     let world = World::new("schema-defaults").await;
     let defaults = world.apply("defaults", spec(json!({ "lossPercentage": null }))).await.unwrap().spec;
-    assert_eq!((defaults.count, defaults.direction.as_str()), (1, "both"));
+    assert_eq!((defaults.count, defaults.direction.to_string().as_str()), (1, "both"));
     assert!((defaults.loss_percentage - 5.0).abs() < f64::EPSILON && defaults.correlation_percentage().abs() < f64::EPSILON);
     let older = world.apply("older", spec(json!({ "lossCorrelation": 25 }))).await.unwrap().spec;
     let retries = world.apply("retries", spec(json!({ "maxRetries": null }))).await.unwrap().spec;

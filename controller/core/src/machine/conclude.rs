@@ -7,7 +7,7 @@ use crate::sanitize::brief;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use netloss_api::{ObservedLoss, Outcome, PodState, PodStatus};
-use netloss_contract::{Applied, Backend, Event, ExitCode, Failed, Record, Removed, Ttl};
+use netloss_contract::{Applied, Event, ExitCode, Failed, Record, Removed, Ttl};
 use std::time::Duration;
 
 /// The share of the duration under which a loss counts as shortened.
@@ -26,7 +26,7 @@ pub(super) fn mark_applied(pod: &mut PodStatus, at: Timestamp, applied: &Applied
         pod.state = pod.state.max(PodState::Applied);
         pod.applied_at = Some(reported(at));
         pod.interface = Some(brief(&applied.interface));
-        pod.backend = Some(backend(applied.backend));
+        pod.backend = Some(applied.backend.to_string());
         pod.unguarded = Some(applied.unguarded);
     }
 }
@@ -62,7 +62,7 @@ pub(super) fn conclude(pod: &mut PodStatus, exit_code: i32, reason: Option<&str>
 fn of_removed(pod: &mut PodStatus, removed: &Removed) -> (Outcome, Option<String>) {
     pod.applied_at = Some(reported(removed.applied_at));
     pod.interface = Some(brief(&removed.interface));
-    pod.backend = Some(backend(removed.backend));
+    pod.backend = Some(removed.backend.to_string());
     pod.unguarded = Some(removed.backend.unguarded());
     pod.observed = Some(ObservedLoss::new(removed.traffic, pod.asked.expectation()));
     // No agent brings a loss for longer.
@@ -74,7 +74,7 @@ fn of_removed(pod: &mut PodStatus, removed: &Removed) -> (Outcome, Option<String
     pod.changed_by_others = drift.is_some().then_some(true);
     let with_drift = |words: String| drift.as_ref().map_or(words.clone(), |drift| format!("{words}; {drift}"));
     let asked = pod.asked.duration.parse::<Ttl>().map_or(0.0, |ttl| ttl.duration().as_secs_f64());
-    let cause = serde_json::to_value(removed.cause).ok().and_then(|cause| cause.as_str().map(str::to_owned)).unwrap_or_default();
+    let cause = removed.cause;
     if elapsed < SHORTENED_BELOW * asked {
         let message = format!("the loss lasted {elapsed:.1} s of {}: ended by {cause}", pod.asked.duration);
         return (Outcome::Shortened, Some(with_drift(message)));
@@ -148,11 +148,6 @@ fn otherwise(exit_code: i32, reason: Option<&str>) -> String {
 fn ending(exit_code: i32, reason: Option<&str>) -> String {
     let reason = reason.map(|reason| format!(", {}", brief(reason))).unwrap_or_default();
     format!("exit code {exit_code}{reason}")
-}
-
-/// As the reports spell it.
-fn backend(backend: Backend) -> String {
-    serde_json::to_value(backend).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -111,7 +111,8 @@ impl fmt::Display for EventReason {
     }
 }
 
-/// How far a node's clock may be from the controller's without a word about it.
+/// How far a node's clock may be from the controller's without a word about it. A judgement: a clock that NTP keeps is off by milliseconds, and times of
+/// objects have whole seconds.
 const MAX_SKEW: SignedDuration = SignedDuration::from_secs(5);
 
 /// A candidate that was not chosen because it may not be acted on.
@@ -190,7 +191,7 @@ pub(super) fn of_transition(before: &PodStatus, after: &PodStatus) -> Vec<EventR
     let asked = &after.asked;
     if !before.was_applied() && after.was_applied() {
         let interface = after.interface.as_deref().unwrap_or("its network");
-        let (loss, direction, duration) = (asked.loss_percentage, asked.direction.as_str(), &asked.duration);
+        let (loss, direction, duration) = (asked.loss_percentage, asked.direction, &asked.duration);
         let note =
             format!("Packet loss of {loss}% ({direction}) is in place on {interface} for {duration}, by container {}", after.container);
         events.push(on_pod(Severity::Normal, EventReason::ChaosNetworkLossInjected, note));

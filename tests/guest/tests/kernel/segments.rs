@@ -38,7 +38,7 @@ fn transfer(pod: &Pod, direction: Direction) -> Result<()> {
 /// What a transfer in this direction met.
 fn met(pod: &Pod, direction: Direction, arguments: &str) -> Result<Traffic> {
     let before = NamespaceState::of(&pod.pod)?;
-    let mut agent = Agent::start(&pod.pod, &format!("run --direction {} --ttl 1h {arguments}", direction.as_str()))?;
+    let mut agent = Agent::start(&pod.pod, &format!("run --direction {direction} --ttl 1h {arguments}"))?;
     agent.applied()?;
     transfer(pod, direction)?;
     agent.signal(Signal::SIGTERM)?;
@@ -56,7 +56,7 @@ fn super_packets_are_taken_apart() -> Result<()> {
         let apart = met(&Pod::new()?, direction, "--loss 1 --per-segment")?;
         let segments = LENGTH as u64 / MSS;
         let lost = |traffic: &Traffic| format!("{} of {} packets lost", traffic.dropped, traffic.packets);
-        println!("{} at 1 %: {}; with --per-segment {}", direction.as_str(), lost(&whole), lost(&apart));
+        println!("{direction} at 1 %: {}; with --per-segment {}", lost(&whole), lost(&apart));
         // Otherwise there was nothing to take apart, and the test tests nothing.
         ensure!(whole.packets < segments / 2, "{direction:?}: {whole:?}");
         ensure!(apart.packets >= segments, "{direction:?}: {apart:?}");
