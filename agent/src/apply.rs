@@ -13,10 +13,12 @@ use nix::errno::Errno;
 use std::time::Duration;
 use tracing::{debug, warn};
 
-/// How often a removal starts over: each time with what the kernel shows by then.
+/// How often a removal starts over: each time with what the kernel shows by then. A judgement: the pauses of [`REMOVAL_PAUSE`] add up to
+/// 3.1 s, a tenth of the 30 s that `stop` and the kubelet wait for the end by default.
 const REMOVAL_ATTEMPTS: u32 = 6;
 
-/// The pause before a removal's second attempt; doubled before each further one.
+/// The pause before a removal's second repetition; doubled before each further one. The first repetition is immediate: what failed may be an
+/// object that somebody else removed at the same time.
 const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// A step that the kernel did not take.

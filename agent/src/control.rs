@@ -41,28 +41,31 @@ use tracing::debug;
 /// The socket's name.
 const NAME: &str = "netloss-agent";
 
-/// How long the holder has to say who it is; one that takes longer counts as one that hangs.
+/// How long the holder has to say who it is; one that takes longer counts as one that hangs. A judgement between a
+/// container whose CPU is throttled and a person who waits.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Before one that hung up, or whose queue is full, is asked again.
+/// Before one that hung up, or whose queue is full, is asked again: 250 attempts in [`ANSWER_LIMIT`].
 const REDIAL: Duration = Duration::from_millis(20);
 
-/// How long a client has to ask.
+/// How long a client has to send its request, which `netloss-agent` writes at once. Shorter than [`ANSWER_LIMIT`]: silent clients are closed
+/// before the next one gives up waiting for room.
 const CLIENT_LIMIT: Duration = Duration::from_secs(2);
 
-/// Connections that may wait to be accepted (listen(2)). Also the work of one reading: whoever connected before it began is among so many.
+/// Connections that may wait to be accepted (listen(2)): `SOMAXCONN` of Linux before 5.4, which each supported kernel takes. Also the work of one reading: whoever connected before it began is among so many.
 const BACKLOG: u8 = 128;
 
-/// Clients that have not said yet what they want. Of more, the oldest are closed, after what they have said by then was read.
+/// Clients that have not said yet what they want: half of [`BACKLOG`], and few of the 1024 descriptors that a process has by default. Of more, the oldest are closed, after what they have said by then was read.
 const SILENT_CLIENTS: usize = 64;
 
-/// Clients whose requests wait, of each kind. More are closed, and ask again; a request for the end has rung the bell all the same.
+/// Clients whose requests wait, of each kind. A judgement: one person, one controller and a few repetitions of each. More are closed, and ask again; a request for the end has rung the bell all the same.
 const WAITING_CLIENTS: usize = 8;
 
 /// Before the next attempt to accept where the system has no descriptor left: not worth a busy loop.
 const NO_DESCRIPTOR: Duration = Duration::from_secs(1);
 
-/// The longest answer that is read: more than a record's line has.
+/// The longest answer that is read, in bytes: four times a record's line (`netloss_contract::LINE_LIMIT`), as answers of later versions may
+/// be longer.
 const ANSWER_LENGTH: usize = 16 * 1024;
 
 /// The lock on this network namespace, held until it and its [`Ending`] are dropped.

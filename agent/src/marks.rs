@@ -34,7 +34,8 @@ pub const EGRESS_TBF: Handle = Handle::of_major(0x7a16);
 /// The same at the root of the ifb.
 pub const INGRESS_TBF: Handle = Handle::of_major(0x7a17);
 
-/// Priority of the redirect on an ingress hook that was there before.
+/// Priority of the redirect on an ingress hook that was there before. In decimal 31249, as `tc filter` shows it; behind the priorities that people give by
+/// hand, and in front of the kernel's own, which count down from 0xc000 (`tcf_auto_prio`, net/sched/cls_api.c).
 pub const REDIRECT: u16 = 0x7a11;
 
 /// Priority of the redirect on an ingress qdisc that was made for it, and goes with it.

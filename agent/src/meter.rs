@@ -7,7 +7,8 @@ use crate::{backend::Target, netem::Netem, netlink::Qdisc, nft::Ends, snapshot::
 use netloss_contract::{Backend, Expectation, Guard, PerDirection, Traffic};
 use std::collections::BTreeMap;
 
-/// From so many waiting packets on, a netem's queue may have been full between two looks.
+/// From this many waiting packets on, a netem's queue may have been full between two heartbeats, and drops by a full queue count as loss. Nine tenths of
+/// the queue is a judgement: a lower value warns of queues that never fill, a higher one misses those that are full only between the heartbeats.
 const NEARLY_FULL: u32 = Netem::LIMIT / 10 * 9;
 
 /// Counters of both directions.

@@ -11,6 +11,7 @@ pub use netloss_contract::Probability;
 /// `struct tc_netem_qopt` in bytes.
 const QOPT_LENGTH: usize = 24;
 
+/// `TCA_NETEM_*` (include/uapi/linux/pkt_sched.h).
 const TCA_NETEM_CORR: u16 = 1;
 const TCA_NETEM_LOSS: u16 = 5;
 const TCA_NETEM_PRNG_SEED: u16 = 14;
@@ -70,7 +71,8 @@ pub struct Netem {
 pub struct Malformed(&'static str);
 
 impl Netem {
-    /// Length of the queue. Ten times iproute2's default: what a full queue drops would count as loss.
+    /// Length of the queue, in packets. Ten times iproute2's default of 1000, as what a full queue drops would count as loss. Without a delay a packet
+    /// leaves the queue at once, so it holds memory only where the interface below is slower than the pod.
     pub const LIMIT: u32 = 10_000;
 
     /// Loss of that model, complete: every part that a change could otherwise leave as it was is said.

@@ -50,7 +50,8 @@ pub struct Terms<'a> {
     pub until: Option<Moment>,
 }
 
-/// Nobody has given up an agent that began less than this ago: a client waits for an answer for longer ([`crate::control::ANSWER_LIMIT`]).
+/// Nobody has given up an agent that began less than this ago: a client waits for an answer for one second longer
+/// ([`crate::control::ANSWER_LIMIT`]).
 const SOON: Duration = Duration::from_secs(4);
 
 impl Terms<'_> {

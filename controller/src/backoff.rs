@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-/// The first wait.
+/// The first wait. A judgement: a conflict or a restarted API server's first refusal is over by then.
 const FIRST: Duration = Duration::from_millis(500);
 /// The longest: shorter than any grace, so that an end is not missed over a backoff.
 const LONGEST: Duration = Duration::from_secs(30);

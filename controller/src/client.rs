@@ -18,7 +18,7 @@ use std::{
 use tokio::sync::Semaphore;
 use tower::{BoxError, Layer, Service};
 
-/// How long a connection to the API server may take to come about.
+/// How long a connection to the API server may take to come about: three retransmissions of a SYN (after 1, 3 and 7 s, RFC 6298) fit into it.
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// What this client takes of the API server.

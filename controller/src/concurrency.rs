@@ -5,10 +5,11 @@
 use netloss_api::ChaosExperiment;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Experiments that are worked on at a time. Each holds what it has read of its pods, and has several requests under way.
+/// Experiments that are worked on at a time. Each holds what it has read of its pods, and has up to eight requests under way
+/// (netloss-cluster's `CONCURRENCY`): 128 in all, a third of what an API server works on at once by default.
 const MAX_CONCURRENT_RECONCILES: usize = 16;
 
-/// As many more that are to end: these do not wait for any that begin.
+/// As many more that are to end: these do not wait for any that begin. A quarter: an end is a few requests for each pod.
 const PLACES_TO_END: usize = 4;
 
 /// Whether something of the experiment is under way and is to end: it is deleted, paused, edited or stopped, as far as the watch has told. What

@@ -13,7 +13,7 @@ use tracing::info;
 /// Who writes, in managedFields.
 const FIELD_MANAGER: &str = "netloss-definitions";
 
-/// How long a definition may take to be served.
+/// How long a definition may take to be served. A judgement, for an API server that has just started.
 const SERVED_WITHIN: Duration = Duration::from_mins(1);
 
 /// Why definitions were not installed.

@@ -33,10 +33,12 @@ use tracing::{debug, warn};
 /// How long an answer may take: what the webhook configuration allows.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a handshake, the headers of a request and its body may each take to arrive, and how long a connection may be idle.
+/// How long a handshake, the headers of a request and its body may each take to arrive, and how long a connection may be idle. All three together are less
+/// than [`LIMIT`], so that an answer still has a second.
 pub(crate) const READ_LIMIT: Duration = Duration::from_secs(3);
 
-/// Connections at a time. One more takes the place of another, so that no number of idle ones keeps a probe or the API server waiting.
+/// Connections at a time. A judgement: each API server keeps one or two, probes and scrapes a few more, and 128 take few of the 1024 descriptors of a
+/// process. One more takes the place of another, so that no number of idle ones keeps a probe or the API server waiting.
 const CONNECTIONS: usize = 128;
 
 /// Whether a connection is for more than one request.

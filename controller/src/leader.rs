@@ -18,7 +18,8 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-/// The longest that one request about the lease may take.
+/// The longest that one request about the lease may take. Less than the last third of the shortest lease ([`Election::SHORTEST`]: 3 s), in which
+/// another one has to begin.
 const REQUEST: Duration = Duration::from_secs(2);
 /// Between tries.
 const AGAIN: Duration = Duration::from_secs(1);

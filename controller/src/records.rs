@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use tracing::{info, warn};
 
 /// Pods that one look at such records reads at most, and of the records of one namespace: who may write records may make them up, and hides no others.
+/// Each is one request, and a look is taken each minute: three to four requests a second at most.
 const REMNANTS: usize = 200;
 const REMNANTS_OF_ONE: usize = 10;
 

@@ -36,7 +36,8 @@ use tracing::{info, warn};
 /// How long the passes that are under way may take to end. The Deployment's terminationGracePeriodSeconds is longer.
 const LAST_PASSES: Duration = Duration::from_secs(15);
 
-/// How long the servers go on after that: whoever asks hears a little later that this replica is gone.
+/// How long the servers go on after that: endpoints take a moment to leave kube-proxy's rules. With [`LAST_PASSES`] that is 18 s, less than the
+/// Deployment's terminationGracePeriodSeconds.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 
 /// Standing for the lease.

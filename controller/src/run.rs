@@ -31,16 +31,17 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-/// Changes of one experiment's pods often come together.
+/// Changes of one experiment's pods often come together. A judgement: long enough for most of them, and nobody notices the delay. Later ones begin another pass.
 const DEBOUNCE: Duration = Duration::from_millis(200);
 
-/// Between looks at which history records are kept.
+/// Between looks at which history records are kept: at its default an age is thirty days (`--history-age`), and a record may be kept this much longer.
 const SWEEP: Duration = Duration::from_hours(1);
 
 /// Between looks at what runs of deleted experiments may have left.
 const REMNANTS: Duration = Duration::from_mins(1);
 
-/// Changes of pods that wait to be looked at.
+/// Changes of pods that wait to be looked at. A judgement: a change is one name, and each wakes its experiment once. A full queue holds up the watch, which
+/// loses nothing.
 const CHANGES: usize = 256;
 
 /// An experiment that may not have the form that this version knows: another version may have written its status.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-/// Between tries.
+/// Between tries. A judgement: `--wait` of Helm or a person waits for the answer, and each is a few requests.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// What is asked.

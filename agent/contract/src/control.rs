@@ -7,7 +7,8 @@
 use crate::RunId;
 use serde::{Deserialize, Serialize};
 
-/// The longest request that is read, in bytes.
+/// The longest request that is read, in bytes. The longest that this version writes names a run of 128 characters and has 160; the rest is for
+/// fields of later versions.
 pub const REQUEST_LIMIT: usize = 1024;
 
 /// What is asked.

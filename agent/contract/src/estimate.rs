@@ -13,7 +13,8 @@ pub(crate) const LOG_IMPROBABLE: f64 = -14.508_657_738_524;
 /// 100, more than half are lost in one of 40 000 correct runs.
 const BURSTS: f64 = 3.0;
 
-/// Relative difference from the expected rate that no [`LossVerdict`] reports, however many packets there are.
+/// Relative difference from the expected rate that no [`LossVerdict`] reports, however many packets there are. A judgement: 9.9 % instead of 10 % tells
+/// nobody anything, and with millions of packets it would be significant.
 const TOLERANCE: f64 = 0.01;
 
 /// The rate that a loss model is expected to lose, and how far the share of the lost packets scatters around it.
@@ -29,7 +30,8 @@ pub struct Expectation {
 }
 
 impl Expectation {
-    /// Losses that avoid each other scatter less, and a share of few packets is a multiple of one packet all the same.
+    /// Losses that avoid each other scatter less, and a share of few packets is a multiple of one packet all the same. A tenth is a judgement: it
+    /// keeps an interval from becoming a point.
     const LEAST_INFLATION: f64 = 0.1;
 
     /// As good as never settling, and still a number in JSON.

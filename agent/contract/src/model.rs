@@ -12,7 +12,8 @@ use std::{fmt, str::FromStr};
 pub struct MeanBurst(f64);
 
 impl MeanBurst {
-    /// The longest.
+    /// The longest, in packets. A judgement: it is a second of a pod that sends 1000 packets a second, and a loss of all packets for longer is a
+    /// partition. The window of `Chain::worst_window` is sixteen times as long.
     pub const MAX: f64 = 1000.0;
 
     /// In packets.

@@ -3,7 +3,8 @@
 /// Cells of the distribution that [`correlated`] works on: the error is far below the fourth digit for every loss that is seen at all.
 const CELLS: usize = 4096;
 
-/// From here on the distribution is narrower than a few cells, and the normal one is exact enough.
+/// Correlation from which on the distribution is narrower than a few cells, and the normal one is exact enough. Tests compare both with
+/// the kernel's code.
 const NARROW: f64 = 0.98;
 
 /// Packets that [`Chain::worst_window`] looks at, a power of two: several times the longest burst that the model gilbert has, and seconds of a busy pod.

@@ -13,6 +13,8 @@ use std::{fmt, str::FromStr};
 pub struct RunId(String);
 
 impl RunId {
+    /// In bytes. The controller's have 47 at most: a uid of 36, `/`, and a number of 10 digits. The rest is for names that people give, and a report
+    /// still has room for everything else ([`crate::LINE_LIMIT`]).
     const MAX_LENGTH: usize = 128;
 
     /// The name as it was given.

@@ -197,7 +197,7 @@ pub enum Refusal {
     IndexTaken(String),
 }
 
-/// The link layer's header, with room for VLAN tags. A packet that is longer than a tbf's burst, and no super-packet, would be lost.
+/// The link layer's header in bytes, with room for VLAN tags: Ethernet has 14 (`ETH_HLEN`), each tag 4, and the rest is a margin. A packet that is longer than a tbf's burst, and no super-packet, would be lost.
 const LINK_HEADER: u32 = 100;
 
 /// The netem in its place, below a tbf where single segments are asked for.

@@ -24,19 +24,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Between two looks of `status --watch`.
+/// Between two looks of `status --watch`: as often as a person can read it.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Between two looks whether a process is gone.
+/// Between two looks whether a process is gone. Not noticed by a person, and at most 500 connections to it in [`FAREWELL`].
 const GOING: Duration = Duration::from_millis(20);
 
-/// How long a process that has said its last word takes to go.
+/// How long a process that has written its last record may take to exit. All that is left is to close its sockets: a judgement with room for a
+/// container without processor time. After it, the command ends with what it knows.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-/// Between two looks whether a lease has run out.
+/// Between two looks whether a lease has run out: a fiftieth of the lease, so that the wait is longer than the lease by 2 % at most.
 const LEASE_LOOK: Duration = Duration::from_millis(200);
 
-/// How long the lease of an agent that does not run lasts at most, with room for a node that is slow.
+/// How long the lease of an agent that does not run lasts at most. The 5 s above the lease are a judgement: the kernel removes an expired element at
+/// once, and they are for the looks, each of which is a dump on a node that may be slow.
 const LEASE_LIMIT: Duration = Duration::from_secs(LEASE.as_secs() + 5);
 
 /// Says who works here, and how it goes; with `watch` until it has ended.

@@ -23,6 +23,7 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
+    /// Between two marks that the agent runs: a fifth of the 5 s without one after which it repairs nothing, so that a late one is no gap.
     pub(super) const PERIOD: Duration = Duration::from_secs(1);
 
     pub(super) fn new(now: Moment) -> Self {

@@ -103,7 +103,8 @@ fn refuse_null(schema: &mut JSONSchemaProps) {
 /// Characters of a text whose field names no limit. k8s-chaos's messages name every pod of an experiment, a hundred at most.
 const LONGEST_TEXT: i64 = 32 * 1024;
 
-/// Items of a list whose field names no limit.
+/// Items of a list whose field names no limit. Ten times the pods that `spec.count` allows: a judgement, so that no
+/// list alone fills what etcd stores.
 const LONGEST_LIST: i64 = 1000;
 
 /// A time that [`jiff::Timestamp`] reads. The API server's format date-time takes others too, such as an offset of 99 hours or any character before the

@@ -19,7 +19,7 @@ use netloss_core::sanitize::plain;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{env, ffi::OsString, path::PathBuf, time::Duration};
 
-/// How long a connection to the API server may take to come about.
+/// How long a connection to the API server may take to come about: three retransmissions of a SYN (after 1, 3 and 7 s, RFC 6298) fit into it.
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// Objects of one page of a list: what kubectl asks for at a time.

@@ -8,7 +8,7 @@ use netloss_api::{ChaosExperiment, ChaosExperimentSpec, PodState, PodStatus};
 use netloss_cluster::observe::{self, CONCURRENCY, Lookup};
 use netloss_core::machine::{AgentLog, PodView};
 
-/// Pods whose logs are read for one look.
+/// Pods whose logs are read for one look: as many as `spec.count` allows.
 const MOST: usize = 100;
 
 /// The figures of the pods in which a loss is in place. What cannot be read is left out.

@@ -12,7 +12,8 @@ use std::fmt::Debug;
 /// Experiments of one page: one may have 1.5 MiB, the most that etcd stores by default.
 pub const PAGE: u32 = 8;
 
-/// Lists that expired between two pages and were begun again, at most.
+/// Lists that expired between two pages and were begun again, at most. The API server compacts etcd every five minutes by default: a list that is slower
+/// than that three times will not end.
 const RESTARTS: usize = 3;
 
 /// Objects of a kind in a namespace, or in all.

@@ -10,10 +10,12 @@ use netloss_api::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A status of more bytes has its arguments elsewhere: what is seen later has to fit into 256 KiB with it.
+/// A status of more bytes has its arguments elsewhere: what is seen later has to fit into 256 KiB with it. That leaves 1 KiB for what is observed of each of
+/// a hundred pods.
 pub(crate) const LARGEST_WHOLE: usize = 150 * 1024;
 
-/// Arguments of one record, in bytes.
+/// Arguments of one record, in bytes: with its metadata less than the 256 KiB that a status may have, and far below the 1.5 MiB of etcd. Larger records
+/// would be fewer writes, but each is read whole.
 const LARGEST_RECORD: usize = 200 * 1024;
 
 /// In bytes, as the API server gets it.

@@ -23,11 +23,12 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-/// How long an authority lasts, in days.
+/// How long an authority lasts, in days: ten years, as kubeadm's own. It is only trusted for one webhook, and renewing it needs an upgrade.
 pub(super) const LIFE: i64 = 3650;
 /// It is renewed by the next Job so many days before its end: between two upgrades lie fewer.
 const RENEW_BEFORE: i64 = 3 * 365;
-/// How long API servers may take to notice another configuration, before a certificate of the new authority is served.
+/// How long API servers may take to notice another configuration, before a certificate of the new authority is served. They watch
+/// configurations, so it is a margin and no measurement.
 const NOTICE: Duration = Duration::from_secs(5);
 /// Who writes, in managedFields.
 const FIELD_MANAGER: &str = "netloss-webhook-ca";

@@ -29,11 +29,11 @@ use tracing::{info, warn};
 /// The path that the webhook configuration names where somebody else makes its certificate, who cannot write another into it.
 const PATH: &str = "/validate";
 
-/// How long a certificate lasts, in days; no longer than its authority.
+/// How long a certificate lasts, in days; no longer than its authority. A judgement: short enough that renewal is exercised twice a year.
 const LIFE: i64 = 180;
-/// It is renewed so many days before its end.
+/// It is renewed this many days before its end: a third of its life, in which a controller that cannot renew it has time to be noticed.
 const RENEW_BEFORE: i64 = 60;
-/// Between looks at the Secret, or the files.
+/// Between looks at the Secret, or the files: one request a minute, against 60 days for a renewal.
 const LOOK: Duration = Duration::from_mins(1);
 /// Before the first further try to issue a certificate, and between later ones at most: in a new installation the authority's Job is seconds away.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

@@ -30,7 +30,7 @@ use tracing::{info, warn};
 /// The largest review that is read, in bytes: an object of etcd's limit (1.5 MiB), twice, and what is around it.
 const LARGEST: usize = 4 * 1024 * 1024;
 
-/// Bytes of one permit of memory.
+/// Bytes of one permit of memory: reviews are counted in KiB, as `Semaphore::acquire_many` takes a u32.
 const PERMIT: usize = 1024;
 
 /// What keeps the memory of reviews within bounds, whatever is asked: the bodies that are read at a time are no larger than the largest. They

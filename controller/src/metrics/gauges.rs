@@ -9,7 +9,7 @@ use netloss_core::machine::Live;
 use prometheus::{Gauge, GaugeVec, Opts, core::Collector, proto::MetricFamily};
 use std::{collections::HashMap, sync::Arc};
 
-/// Experiments that have series of their own; those that may have left loss in a pod come first, then those with something under way.
+/// Experiments that have series of their own: a judgement that bounds the size of a scrape. Those that may have left loss in a pod come first, then those with something under way.
 pub(super) const SHOWN: usize = 200;
 
 /// The families of these experiments.

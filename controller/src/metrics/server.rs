@@ -27,13 +27,14 @@ use tracing::{info, warn};
 /// The path.
 pub const PATH: &str = "/metrics";
 
-/// How long an answer of the API server about a token is believed.
+/// How long an answer of the API server about a token is believed. A judgement: one review a minute for each token, and a right that is taken away
+/// holds that much longer.
 const BELIEVED: Duration = Duration::from_mins(1);
 
-/// How long what was made for one scrape serves others.
+/// How long what was made for one scrape serves others: far less than any scrape interval, and it bounds the work that scrapes can cause.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Tokens that are remembered; more are asked for each time.
+/// Tokens that are remembered; more are asked for each time. A judgement: far more than a cluster has scrapers.
 const REMEMBERED: usize = 64;
 
 /// Asks the API server who may read metrics: whoever may `get` the non-resource URL `/metrics`.

@@ -166,7 +166,7 @@ fn imports(source: &Path) -> Imports {
         for statement in code.split("pub use ").skip(1).filter_map(|rest| rest.split(';').next()) {
             let statement = statement.trim_start_matches("self::").trim_start_matches("crate::");
             let module = word(statement);
-            let names = statement.split(|c: char| !is_word(c)).filter(|name| *name != module);
+            let names = statement.split(|c: char| !is_word(c)).filter(|name| !name.is_empty() && *name != module);
             exported.extend(names.map(|name| (name.to_owned(), module.to_owned())));
         }
     }

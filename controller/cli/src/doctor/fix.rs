@@ -29,7 +29,7 @@ use serde_json::json;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long a container may take to start and to end.
+/// How long a container may take to start and to end. A judgement: an image pull, a removal of a few seconds, and a node that is busy.
 const LIMIT: Duration = Duration::from_mins(3);
 
 /// Puts right what can be, and goes on past what cannot. Whether all of it could be.

@@ -16,7 +16,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use netloss_api::{ChaosExperimentStatus, Phase};
 use std::time::Duration;
 
-/// How late a scheduled run may begin. One that is later was missed, and is skipped: it would come as a surprise.
+/// How late a scheduled run may begin. One that is later was missed, and is skipped: it would come as a surprise. A judgement: longer than a change of
+/// leaders and the first round after it take, shorter than what people take a schedule for.
 const LATE: SignedDuration = SignedDuration::from_mins(2);
 
 /// What to do in place of beginning, if the run is held back.

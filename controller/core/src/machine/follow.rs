@@ -21,9 +21,10 @@ pub(super) fn run_id(uid: &str, run: u32) -> String {
 
 /// Of an entry that was not written by this controller.
 const FORGED: &str = "this entry does not belong to this run, somebody else has written it: nothing was done about it";
-/// Between looks where a watch will tell anyway.
+/// Between looks where a watch will tell anyway: for what a watch may miss while it is begun again.
 const POLL_QUIET: Duration = Duration::from_mins(1);
-/// Between looks at how many targets are ready, whose pods no watch tells of.
+/// Between looks at how many targets are ready, whose pods no watch tells of: as often as agents report. Each is one list; the loss goes on for that long
+/// after spec.abort is met.
 const POLL_READY: Duration = Duration::from_secs(5);
 
 pub(super) fn follow(

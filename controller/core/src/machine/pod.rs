@@ -17,16 +17,17 @@ use netloss_api::{Outcome, PodState, PodStatus, SentContainer, Stopping};
 use netloss_contract::{Event, ExitCode, Ttl, container_name, repair_container_name, stop_container_name};
 use std::time::Duration;
 
-/// Between looks at a log that does not yet say that the loss is in place.
+/// Between looks at a log that does not yet say that the loss is in place. A judgement: half a
+/// request a second for each pod that starts, and a status that is that late.
 const POLL_LOG: Duration = Duration::from_secs(2);
-/// Between looks at something that could not be read.
+/// Between looks at something that could not be read. A judgement: six requests a minute for each pod that is in trouble.
 const POLL_TROUBLE: Duration = Duration::from_secs(10);
 /// Containers that are sent after one agent to stop it, each when the node has not started the one before: a kubelet that is
 /// killed between making a container and starting it never does.
 const STOPS: u32 = 3;
 /// Containers that are sent after one agent to remove what it left: another one where the first came while the agent was at work.
 const REPAIRS: u32 = 2;
-/// Between looks whether an agent still reports.
+/// Between looks whether an agent still reports: the time after which silence counts (netloss-cluster's `SILENCE`).
 const POLL_HEARTBEAT: Duration = Duration::from_secs(20);
 
 /// Whether this controller can have written the entry. Someone with rights to a status alone must not come to a container in any pod

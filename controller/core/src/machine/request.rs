@@ -9,10 +9,11 @@ use netloss_contract::{
 };
 use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
-/// How often an agent reports.
+/// How often an agent reports: its own default. A log then has 720 lines an hour, and a hanging agent is noticed after three missing ones
+/// (netloss-cluster's `SILENCE`).
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// Ends that are kept for the node's own addresses, of both families.
+/// Ends that are kept for the node's own addresses: an InternalIP and an ExternalIP of each family.
 const OF_THE_NODE: usize = 4;
 
 /// A spec whose values are in their ranges and fit together.

@@ -18,7 +18,8 @@ use netloss_api::{AS_REQUESTED, ChaosExperimentStatus, LOSS_MAY_REMAIN, Outcome,
 use netloss_contract::Ttl;
 use std::time::Duration;
 
-/// The longest wait before a retry.
+/// The longest wait before a retry: a judgement, ten times the longest wait of a Kubernetes Job (six minutes), as a retry touches pods
+/// again.
 const LONGEST_DELAY: Duration = Duration::from_hours(1);
 
 /// What a status keeps from one run to the next, and within a run from one attempt to the next.
@@ -63,7 +64,8 @@ fn unresolved(before: &ChaosExperimentStatus, why: Begin) -> Vec<PodStatus> {
     kept
 }
 
-/// Between looks at pods in which loss may remain, of an experiment with nothing under way.
+/// Between looks at pods in which loss may remain, of an experiment with nothing under way. A judgement: the watch of pods tells of most ends at once, and
+/// each look reads up to 25 pods (netloss-cluster's `MOST_IMPAIRED`), less than one request every two seconds.
 const POLL_IMPAIRED: Duration = Duration::from_mins(1);
 
 /// Looks again at the pods in which loss may remain. One that is gone has no loss, and one that was cleaned up since neither.
