@@ -6,7 +6,8 @@
 
 mod expression;
 // The captured bytes are in the order of a little-endian machine.
-#[cfg(all(test, target_endian = "little"))]
+#[cfg(test)]
+#[cfg(target_endian = "little")]
 mod golden;
 mod listing;
 mod matching;
