@@ -5,7 +5,6 @@ use crate::{
     marks,
     netlink::{Error, Netlink},
     nft,
-    prepare::CAPABILITY,
     snapshot::Snapshot,
 };
 use netloss_contract::ExitCode;
@@ -20,6 +19,10 @@ const REMOVAL_ATTEMPTS: u32 = 6;
 /// The pause before a removal's second repetition; doubled before each further one. The first repetition is immediate: what failed may be an
 /// object that somebody else removed at the same time.
 const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
+
+/// What gives a container the right to change its network, for messages.
+pub const CAPABILITY: &str =
+    "the agent needs CAP_NET_ADMIN in this network namespace (in a pod: runAsUser: 0 and capabilities.add: [NET_ADMIN])";
 
 /// A step that the kernel did not take.
 #[derive(Debug, thiserror::Error)]

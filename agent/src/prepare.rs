@@ -1,6 +1,7 @@
 //! Looking and deciding: what `run` does before it brings a loss.
 
 use crate::{
+    apply::CAPABILITY,
     backend::Target,
     clock::{self, until},
     ends, host, interface,
@@ -54,10 +55,6 @@ pub fn failed(stage: Stage, exit: ExitCode, message: impl Into<String>) -> Faile
 pub fn unreadable(error: &netlink::Error) -> Failed {
     failed(Stage::Snapshot, ExitCode::Failed, format!("cannot read the kernel's state: {error}"))
 }
-
-/// What gives a container the right to change its network, for messages.
-pub const CAPABILITY: &str =
-    "the agent needs CAP_NET_ADMIN in this network namespace (in a pod: runAsUser: 0 and capabilities.add: [NET_ADMIN])";
 
 /// Refuses what could only fail half-way.
 ///

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 const MAX_CONCURRENT_RECONCILES: usize = 16;
 
 /// As many more that are to end: these do not wait for any that begin. A quarter: an end is a few requests for each pod.
-const PLACES_TO_END: usize = 4;
+const MAX_CONCURRENT_ENDS: usize = 4;
 
 /// Whether something of the experiment is under way and is to end: it is deleted, paused, edited or stopped, as far as the watch has told. What
 /// only rests or waits, paused, deleted and held by a finalizer, or neither, is none of these: anybody can have any number of that.
@@ -29,7 +29,7 @@ pub(crate) struct ConcurrencyLimit {
 
 impl Default for ConcurrencyLimit {
     fn default() -> Self {
-        Self { any: Semaphore::new(MAX_CONCURRENT_RECONCILES), to_end: Semaphore::new(PLACES_TO_END) }
+        Self { any: Semaphore::new(MAX_CONCURRENT_RECONCILES), to_end: Semaphore::new(MAX_CONCURRENT_ENDS) }
     }
 }
 

@@ -7,12 +7,13 @@ use kube::{
     api::{DeleteParams, ListParams},
     core::PartialObjectMeta,
 };
-use netloss_api::{ChaosExperimentHistory, EXPERIMENT_LABEL, ExperimentRef, NAME_LABEL, PodStatus, REMAINS_LABEL};
+use netloss_api::{ChaosExperimentHistory, EXPERIMENT_LABEL, NAME_LABEL, PodStatus, REMAINS_LABEL};
 use netloss_cluster::{
     guarded::{Guarded, Unreadable},
     listing,
     observe::keeps_loss,
 };
+use netloss_core::history::Remnant;
 use std::collections::{BTreeMap, HashMap};
 use tracing::{info, warn};
 
@@ -31,15 +32,6 @@ pub struct Retention {
     pub count: usize,
     /// Age above which a record is deleted.
     pub age: SignedDuration,
-}
-
-/// Loss that a run may have left, by its record, which outlives its experiment.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Remnant {
-    /// Which experiment.
-    pub experiment: ExperimentRef,
-    /// In how many pods.
-    pub pods: usize,
 }
 
 /// What runs may have left by their records: in pods that are still there, and in which nobody has cleaned up since.

@@ -15,9 +15,11 @@
 mod args;
 mod container;
 mod control;
+mod effect;
 mod endpoint;
 mod estimate;
 mod exit;
+mod impairment;
 mod model;
 mod netem;
 mod percentage;
@@ -31,16 +33,18 @@ mod text;
 pub use args::{BackendChoice, CleanupArgs, Direction, Filters, Meant, RunArgs, StopArgs};
 pub use container::{CONTAINER_PREFIX, container_name, repair_container_name, stop_container_name};
 pub use control::{REQUEST_LIMIT, Request};
+pub use effect::Predicted;
 pub use endpoint::{Endpoint, Protocol};
 pub use estimate::{Expectation, Interval, LossVerdict, Traffic};
 pub use exit::ExitCode;
-pub use model::{LossModel, MeanBurst, Predicted};
+pub use impairment::{Asked, Backend, Filtered, Guard};
+pub use model::{LossModel, MeanBurst};
 pub use netem::{NetemLoss, Probability};
 pub use percentage::{Correlation, LossPercentage, Share};
 pub use plan::{Checked, Finding, Planned, Verdict};
 pub use report::{
-    Applied, Asked, Backend, Cause, Cleaned, Event, Failed, Filtered, Guard, Heartbeat, Holder, Kept, LINE_LIMIT, PerDirection, Record,
-    Removed, SCHEMA, Stage, Status, Stopped,
+    Applied, Cause, Cleaned, Event, Failed, Heartbeat, Holder, Kept, LINE_LIMIT, PerDirection, Record, Removed, SCHEMA, Stage, Status,
+    Stopped,
 };
 pub use run_id::RunId;
 pub use span::{HeartbeatInterval, Ttl, parse_duration};

@@ -1,4 +1,5 @@
 use super::*;
+use crate::Predicted;
 use clap::Parser;
 use proptest::prelude::*;
 use std::fmt::Write as _;

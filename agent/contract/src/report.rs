@@ -1,7 +1,7 @@
 //! The agent's reports: one JSON object a line on standard output; the last one also as the container's termination message.
 
 use crate::{
-    Checked, Direction, ExitCode, LossModel, Planned, Predicted, RunId, Traffic, is_unprintable,
+    Asked, Backend, Checked, ExitCode, Filtered, Guard, Planned, Predicted, RunId, Traffic, is_unprintable,
     text::{self, truncate},
 };
 use jiff::Timestamp;
@@ -78,41 +78,6 @@ pub struct PerDirection<T> {
     pub ingress: Option<T>,
 }
 
-/// How the loss was put into the kernel, and so what ends it when the agent cannot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-pub enum Backend {
-    /// netem behind rules that the kernel takes away: with the agent where it can, and when the lease runs out everywhere.
-    Guarded,
-    /// Plain netem qdiscs. Only the agent itself ends the loss: after a SIGKILL it stays.
-    Tc,
-}
-
-impl Backend {
-    /// Whether the loss outlives an agent that was killed.
-    #[must_use]
-    pub fn unguarded(self) -> bool {
-        match self {
-            Self::Guarded => false,
-            Self::Tc => true,
-        }
-    }
-}
-
-/// What makes the kernel end a guarded loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-pub struct Guard {
-    /// The loss ends at once when the agent dies, however it dies. Otherwise it then ends when the lease runs out.
-    pub ends_with_agent: bool,
-    /// How long the loss goes on when the agent hangs, in seconds.
-    pub lease_seconds: u32,
-    /// Packets that are neither IPv4 nor IPv6, such as ARP, are sent without loss.
-    pub only_ip_egress: bool,
-}
-
 /// How well the lease of a guarded loss was kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -134,45 +99,6 @@ impl Kept {
     /// Share of the time for which packets have to be lost, in percent, so that the loss is not [`Kept::degraded`]. A judgement: the observed rate is
     /// then within a twentieth of the requested one, less than the 95 % interval of a thousand packets at 10 % (a fifth).
     pub const WELL: f64 = 95.0;
-}
-
-/// What was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-pub struct Asked {
-    /// How many packets, and how they are chosen; for each direction.
-    #[serde(flatten)]
-    pub model: LossModel,
-    /// Which way.
-    pub direction: Direction,
-    /// Seed of the random numbers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
-    /// That TCP segments are lost one by one, whatever the segmentation offload.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub per_segment: bool,
-}
-
-/// Which packets the loss is kept to, in words.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-pub struct Filtered {
-    /// Remote ends whose packets alone are lost; empty where all are.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub targets: Vec<String>,
-    /// Remote ends whose packets are never lost, with the reason where they were not named.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub spared: Vec<String>,
-}
-
-impl Filtered {
-    /// Whether every packet may be lost.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// The agent that works here, and how it goes.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::{Correlation, Finding, Interval, Verdict};
+use crate::{Direction, LossModel};
 use proptest::prelude::*;
 use serde_json::Value;
 

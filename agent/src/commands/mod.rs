@@ -7,12 +7,13 @@ pub use check::check;
 pub use plan::plan;
 
 use crate::{
+    apply::CAPABILITY,
     apply::Kernel,
     backend::Unmarked,
     control::{self, Asked, Control, LockError},
     guard::LEASE,
     nft,
-    prepare::{CAPABILITY, failed, in_time, permitted},
+    prepare::{failed, in_time, permitted},
     reporter::Reporter,
     run::not_locked,
     signals::Signals,

@@ -10,6 +10,7 @@ mod names;
 mod plan;
 mod pod;
 mod reference;
+mod schema;
 mod spec;
 mod stable_hash;
 mod status;

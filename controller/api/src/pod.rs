@@ -199,7 +199,7 @@ pub struct AskedLoss {
     /// In percent.
     pub correlation: f64,
     /// Which way.
-    #[schemars(schema_with = "super::spec::direction_schema")]
+    #[schemars(schema_with = "crate::schema::direction")]
     pub direction: Direction,
     /// How long, from when the loss is in place.
     pub duration: String,

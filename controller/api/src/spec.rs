@@ -119,7 +119,7 @@ pub struct ChaosExperimentSpec {
 
     /// Which way packets are lost, seen from the pod. With both, a round trip is lost more often than lossPercentage says.
     #[serde(default)]
-    #[schemars(schema_with = "direction_schema")]
+    #[schemars(schema_with = "crate::schema::direction")]
     pub direction: Direction,
 
     /// Interface in the pod, instead of the one that its default route leaves by.
@@ -400,9 +400,4 @@ fn default_retry_delay() -> String {
 
 fn default_loss_percentage() -> f64 {
     5.0
-}
-
-/// The contract's type has no schema of its own: the agent would have to carry it.
-pub(super) fn direction_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "enum": [Direction::Egress, Direction::Ingress, Direction::Both] })
 }

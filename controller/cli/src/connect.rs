@@ -19,6 +19,9 @@ use netloss_core::sanitize::plain;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{env, ffi::OsString, path::PathBuf, time::Duration};
 
+/// Who writes, in managedFields and in the records of runs.
+pub(super) const FIELD_MANAGER: &str = "kubectl-netloss";
+
 /// How long a connection to the API server may take to come about: three retransmissions of a SYN (after 1, 3 and 7 s, RFC 6298) fit into it.
 const CONNECT: Duration = Duration::from_secs(10);
 

@@ -5,9 +5,10 @@ use super::{
     error::Error,
     live,
     local_run::{LOOK as LOOK_AGAIN, LocalRun, agent_image},
+    loss::LossArgs,
     output::note,
+    prepare::Prepared,
     preview,
-    run::{Prepared, RunArgs},
     show::Show,
     view::{ExperimentView, LiveFigures},
     workload::{Kind, Workload},
@@ -35,7 +36,7 @@ const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
 /// Runs it to its end, shown as it goes.
 pub(super) async fn run(
-    args: &RunArgs,
+    loss: &LossArgs,
     cluster: &Cluster,
     workload: &Workload,
     prepared: Prepared,
@@ -49,8 +50,8 @@ pub(super) async fn run(
         ))
     })?;
     let freeze = preview::freeze(cluster).await?;
-    let mut object = args.loss.experiment(prepared.spec, &cluster.namespace);
-    object.metadata.name = Some(args.loss.name.clone().unwrap_or_else(|| format!("direct-{}", workload.name)));
+    let mut object = loss.experiment(prepared.spec, &cluster.namespace);
+    object.metadata.name = Some(loss.name.clone().unwrap_or_else(|| format!("direct-{}", workload.name)));
     object.metadata.uid = Some(uid());
     object.metadata.generation = Some(1);
     let preconditions = Preconditions { freeze, namespace: prepared.namespace, pods: prepared.pods, ..Preconditions::default() };

@@ -1,12 +1,12 @@
 //! `freeze` and `unfreeze`: stop everything, and begin nothing.
 
 use super::{
+    connect::FIELD_MANAGER,
     connect::{Cluster, Scope},
     error::{Error, is_forbidden, is_missing},
     orphans,
     output::{note, print},
     presence,
-    run::FIELD_MANAGER,
     status::experiments,
     verdict,
 };

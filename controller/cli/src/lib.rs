@@ -21,6 +21,7 @@ mod loss;
 mod manifest;
 mod orphans;
 mod output;
+mod prepare;
 mod presence;
 mod preview;
 mod reference;

@@ -5,8 +5,8 @@
 
 use super::{
     connect::Cluster,
+    connect::FIELD_MANAGER,
     error::{Error, is_forbidden, is_missing},
-    run::FIELD_MANAGER,
 };
 use jiff::Timestamp;
 use k8s_openapi::{

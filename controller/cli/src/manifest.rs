@@ -5,7 +5,7 @@ use super::{
     error::Error,
     loss::LossArgs,
     output::{note, print, yaml},
-    run::{Prepared, prepare},
+    prepare::{Prepared, prepare},
 };
 use netloss_api::ChaosExperiment;
 use serde_json::Value;

@@ -2,9 +2,10 @@
 
 use super::{
     connect::Cluster,
+    connect::FIELD_MANAGER,
     error::Error,
     output::{OutputArgs, note, print},
-    run::{AROUND, AttentionArgs, FIELD_MANAGER},
+    run::{AROUND, AttentionArgs},
     verdict,
 };
 use clap::Args;

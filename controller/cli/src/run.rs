@@ -1,33 +1,30 @@
 //! `run`: an experiment from a workload.
 
 use super::{
-    connect::Cluster,
+    connect::{Cluster, FIELD_MANAGER},
     direct,
     error::Error,
     follow::{End, Follow},
     loss::LossArgs,
     output::{Format, OutputArgs, document, note, print, table},
+    prepare::{Prepared, prepare, prepare_alone},
     preview,
     show::Show,
     verdict,
     view::{ExperimentView, LiveFigures},
-    workload::{self, Labels, Selection, Workload},
+    workload::Workload,
 };
 use clap::Args;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::PostParams};
 use netloss_api::{ChaosExperiment, ChaosExperimentSpec};
 use netloss_contract::Ttl;
-use netloss_core::targets::{Candidate, NamespaceFacts};
+use netloss_core::targets::Candidate;
 use serde::Serialize;
 use std::{
     io::{IsTerminal as _, Write as _},
     time::Duration,
 };
-
-/// Who writes, in managedFields and in the records of runs.
-pub(super) const FIELD_MANAGER: &str = "kubectl-netloss";
 
 /// For the agents to start and for their end to be seen, beside the duration: `startTimeout` (2 min), the deadline's grace, and a round of the controller.
 pub(super) const AROUND: Duration = Duration::from_mins(5);
@@ -102,24 +99,6 @@ pub(super) struct RunArgs {
     output: OutputArgs,
 }
 
-/// What a run would act on.
-pub(super) struct Prepared {
-    pub(super) spec: ChaosExperimentSpec,
-    pub(super) pods: Vec<Candidate>,
-    pub(super) namespace: NamespaceFacts,
-}
-
-/// Makes the spec, and looks at what it would act on.
-pub(super) async fn prepare(cluster: &Cluster, loss: &LossArgs) -> Result<Prepared, Error> {
-    let Selection { labels, owners } = loss.selection(cluster).await?;
-    let (pods, namespace) = futures::try_join!(preview::pods(cluster, &labels), preview::namespace(cluster))?;
-    loss.check(&pods)?;
-    if let (Some(workload), Some(owners)) = (&loss.target, &owners) {
-        workload::check_owners(cluster, workload, &labels, owners, &pods).await?;
-    }
-    Ok(Prepared { spec: loss.spec(&labels, &pods)?, pods, namespace })
-}
-
 pub(super) async fn run(args: RunArgs, cluster: &Cluster) -> Result<(), Error> {
     let alone = if args.direct { Some(direct::check(args.loss.target.as_ref())?) } else { None };
     let prepared = match alone {
@@ -160,23 +139,11 @@ pub(super) async fn run(args: RunArgs, cluster: &Cluster) -> Result<(), Error> {
     args.attention.follow(cluster, &created, limit, verdict::is_over, args.output.output).await
 }
 
-/// Looks at one pod, whatever other pods have its labels.
-async fn prepare_alone(cluster: &Cluster, loss: &LossArgs, pod: &Workload) -> Result<Prepared, Error> {
-    let found = cluster.here::<Pod>().get_opt(&pod.name).await.map_err(Error::api(format!("reading {pod}")))?;
-    let found = found
-        .ok_or_else(|| Error::Failed(format!("there is no {pod} in namespace \"{}\": -n names another namespace", cluster.namespace)))?;
-    let pods = vec![Candidate::of(&found, Timestamp::now())];
-    // Nobody selects by it: a spec has to have one.
-    let labels = found.metadata.labels.filter(|labels| !labels.is_empty());
-    let labels = labels.unwrap_or_else(|| Labels::from([("app.kubernetes.io/name".to_owned(), "direct".to_owned())]));
-    Ok(Prepared { spec: loss.spec(&labels, &pods)?, pods, namespace: preview::namespace(cluster).await? })
-}
-
 /// The loss in one pod, driven from here.
 async fn run_direct(args: &RunArgs, cluster: &Cluster, pod: &Workload, prepared: Prepared) -> Result<(), Error> {
     let format = args.output.output;
     let mut show = if args.attention.wait { Show::Silent } else { Show::new(format) };
-    let object = direct::run(args, cluster, pod, prepared, args.agent_image.as_deref(), &mut show).await?;
+    let object = direct::run(&args.loss, cluster, pod, prepared, args.agent_image.as_deref(), &mut show).await?;
     if let Show::Silent = show {
         print(&last_picture(&object, format)?)?;
     }

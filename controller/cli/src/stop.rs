@@ -1,6 +1,7 @@
 //! `stop`: ends runs, and waits until every pod is known to be free of them.
 
 use super::{
+    connect::FIELD_MANAGER,
     connect::{Cluster, Scope},
     error::{Error, is_forbidden},
     follow::{End, Follow},
@@ -9,7 +10,6 @@ use super::{
     orphans,
     output::{note, print},
     presence,
-    run::FIELD_MANAGER,
     show::Show,
     status::experiments,
     verdict,

@@ -11,6 +11,15 @@ use netloss_api::{
 };
 use std::collections::BTreeMap;
 
+/// Loss that a run may have left, by its record, which outlives its experiment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Remnant {
+    /// Which experiment.
+    pub experiment: ExperimentRef,
+    /// In how many pods.
+    pub pods: usize,
+}
+
 /// How a run that is over went.
 #[must_use]
 pub fn result(status: &ChaosExperimentStatus) -> RunResult {

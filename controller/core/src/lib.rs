@@ -10,6 +10,7 @@ pub mod machine;
 pub mod refusal;
 pub mod sanitize;
 pub mod schedule;
+pub mod settings;
 pub mod status_store;
 pub mod steps;
 pub mod targets;

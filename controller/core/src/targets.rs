@@ -1,9 +1,9 @@
 //! Which pods an experiment may act on, and which of them it takes.
 
 use crate::{
-    machine::Settings,
     refusal::{Refusal, RefusalReason},
     sanitize::some_of,
+    settings::Settings,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, EphemeralContainer, Pod};

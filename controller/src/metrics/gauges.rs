@@ -1,10 +1,10 @@
 //! What is the case at present, for each experiment.
 
 use super::ACTION;
-use crate::records::Remnant;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use netloss_api::{ChaosExperiment, ChaosExperimentStatus, ObservedLoss};
+use netloss_core::history::Remnant;
 use netloss_core::machine::Live;
 use prometheus::{Gauge, GaugeVec, Opts, core::Collector, proto::MetricFamily};
 use std::{collections::HashMap, sync::Arc};

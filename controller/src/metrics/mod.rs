@@ -7,12 +7,11 @@
 mod gauges;
 pub mod server;
 
-use crate::records::Remnant;
 use jiff::{SignedDuration, Timestamp};
 use netloss_api::{ChaosExperiment, ChaosExperimentStatus, Phase, PodStatus};
 use netloss_contract::Ttl;
 use netloss_core::{
-    history,
+    history::{self, Remnant},
     machine::{EventReason, EventRecord, Live},
     refusal::RefusalReason,
 };

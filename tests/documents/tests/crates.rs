@@ -61,19 +61,6 @@ const BANNED: &[(&str, &[&[&str]])] = &[
     ("netloss-lab-traffic", &[KUBERNETES, CLIENT, SERVERS, DRAWING, &["jiff"]]),
 ];
 
-/// Modules at the top of a crate that import each other in a circle. This list shrinks: a cycle that is not in it is an error, and so is
-/// one that is in it and gone.
-const CYCLES: &[(&str, &[&str])] = &[
-    ("netloss-agent", &["apply", "placement", "prepare"]),
-    ("netloss-api", &["pod", "spec", "status"]),
-    ("netloss-cli", &["direct", "hand", "run"]),
-    ("netloss-contract", &["model", "netem"]),
-    ("netloss-contract", &["plan", "report"]),
-    ("netloss-controller", &["admission", "args", "client", "drain", "health", "leader", "operate", "reconcile", "run"]),
-    ("netloss-controller", &["metrics", "records"]),
-    ("netloss-core", &["machine", "targets"]),
-];
-
 fn cargo(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO")).current_dir(root()).args(arguments).output().unwrap();
     assert!(output.status.success(), "cargo {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
@@ -133,24 +120,16 @@ fn no_crate_depends_on_what_its_place_excludes() {
 
 #[test]
 fn no_modules_of_a_crate_import_each_other_in_a_circle() {
-    let known: BTreeSet<(String, BTreeSet<String>)> =
-        CYCLES.iter().map(|(name, modules)| ((*name).to_owned(), modules.iter().map(|&module| module.to_owned()).collect())).collect();
-    let (mut found, mut new) = (BTreeSet::new(), Vec::new());
+    let mut found = Vec::new();
     for package in packages() {
         let source = Path::new(text(&package["manifest_path"])).parent().unwrap().join("src");
         let imports = imports(&source);
         for modules in cycles(&imports) {
-            let cycle = (text(&package["name"]).to_owned(), modules);
-            if !known.contains(&cycle) {
-                let inside = cycle.1.iter().map(|module| format!("{module} imports {:?}", &imports[module] & &cycle.1));
-                new.push(format!("{}: {}", cycle.0, inside.collect::<Vec<_>>().join("; ")));
-            }
-            found.insert(cycle);
+            let inside = modules.iter().map(|module| format!("{module} imports {:?}", &imports[module] & &modules));
+            found.push(format!("{}: {}", text(&package["name"]), inside.collect::<Vec<_>>().join("; ")));
         }
     }
-    assert!(new.is_empty(), "modules that import each other:\n{}", new.join("\n"));
-    let gone: Vec<_> = known.difference(&found).collect();
-    assert!(gone.is_empty(), "these cycles are gone, so take them off the list: {gone:?}");
+    assert!(found.is_empty(), "modules that import each other:\n{}", found.join("\n"));
 }
 
 /// Which modules at the top of a crate import which, the code of unit tests aside.

@@ -89,7 +89,8 @@ impl Source {
                     let text = attribute.to_string();
                     is_test |= text == "test" || text.contains(":: test") || text.starts_with("cfg (") && text.contains("test");
                     // A comment, or not of this item. What thiserror says of an error is in an attribute.
-                    if !text.starts_with("doc ") && !(is_test && part == Part::Program) {
+                    let is_left_out = text.starts_with("doc ") || is_test && part == Part::Program;
+                    if !is_left_out {
                         self.read(attribute, part);
                     }
                 }

@@ -2,12 +2,12 @@
 
 use super::facts::{Facts, Remains, Stuck, is_stuck};
 use crate::{
+    connect::FIELD_MANAGER,
     connect::{Cluster, Scope},
     error::{Error, is_missing},
     freeze::STOP_LIMIT,
     local_run::{self, LocalRun, send},
     output::{note, print},
-    run::FIELD_MANAGER,
     stop::stop_orphan,
     verdict,
 };
