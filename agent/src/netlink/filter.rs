@@ -1,13 +1,11 @@
 //! Filters of an interface's ingress hook (`RTM_*TFILTER`, tc(8)).
 
 use super::{Error, Handle, Netlink};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{
-        TcAction, TcActionAttribute, TcActionGeneric, TcActionMirror, TcActionMirrorOption, TcActionOption, TcActionType, TcAttribute,
-        TcFilterU32, TcFilterU32Option, TcHandle, TcMessage, TcMirror, TcMirrorActionType, TcOption, TcU32Key, TcU32Selector,
-        TcU32SelectorFlags,
+        TcActionAttribute, TcActionMirrorOption, TcActionOption, TcAttribute, TcFilterU32Option, TcHandle, TcMessage, TcMirrorActionType,
+        TcOption,
     },
 };
 use nix::errno::Errno;
@@ -68,32 +66,6 @@ fn message(ifindex: u32, priority: u16) -> TcMessage {
     message
 }
 
-/// Matches every packet and sends it through another interface: `u32 match u8 0 0 action mirred egress redirect dev …`. u32 and
-/// mirred are what every kernel since long before netem's ifb has.
-fn redirect(to: u32) -> Vec<TcAttribute> {
-    let mut selector = TcU32Selector::default();
-    selector.flags = TcU32SelectorFlags::Terminal;
-    selector.nkeys = 1;
-    selector.keys = vec![TcU32Key::default()];
-    let mut mirror = TcMirror::default();
-    mirror.generic = TcActionGeneric::default();
-    mirror.generic.action = TcActionType::Stolen;
-    mirror.eaction = TcMirrorActionType::EgressRedir;
-    mirror.ifindex = to;
-    let mut action = TcAction::default();
-    action.attributes = vec![
-        TcActionAttribute::Kind(TcActionMirror::KIND.to_owned()),
-        TcActionAttribute::Options(vec![TcActionOption::Mirror(TcActionMirrorOption::Parms(mirror))]),
-    ];
-    vec![
-        TcAttribute::Kind(TcFilterU32::KIND.to_owned()),
-        TcAttribute::Options(vec![
-            TcOption::U32(TcFilterU32Option::Selector(selector)),
-            TcOption::U32(TcFilterU32Option::Action(vec![action])),
-        ]),
-    ]
-}
-
 impl Netlink {
     /// The filters that packets received on an interface meet.
     ///
@@ -106,14 +78,16 @@ impl Netlink {
         Ok(answers.iter().filter_map(Filter::from_answer).collect())
     }
 
-    /// Sends every packet that an interface receives through another one first.
+    /// Sends every packet that an interface receives through another one first: `u32 match u8 0 0 action mirred egress redirect dev …`. u32 and mirred are
+    /// what every kernel since long before netem's ifb has.
     ///
     /// # Errors
     /// As any request (see [`Error`]).
     pub fn add_redirect(&self, ifindex: u32, priority: u16, to: u32) -> Result<(), Error> {
-        let mut message = message(ifindex, priority);
-        message.attributes = redirect(to);
-        self.change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_EXCL)
+        // The protocol after the priority, which sets one too.
+        let filter =
+            self.handle.traffic_filter(ifindex.cast_signed()).add().parent(INGRESS_HOOK.0).priority(priority).protocol(ETH_P_ALL.to_be());
+        self.request(async { filter.redirect(to)?.execute().await })
     }
 
     /// Removes all filters of a priority from an interface's ingress hook. None there is fine.

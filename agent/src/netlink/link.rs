@@ -1,7 +1,6 @@
 //! Network interfaces (`RTM_*LINK`, rtnetlink(7)).
 
 use super::{Error, Netlink};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
@@ -100,13 +99,13 @@ impl Netlink {
         message.header.index = index;
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
         message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]));
-        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)?;
+        self.request(self.handle.link().add(message).execute())?;
         self.set_no_addresses(index)?;
         let mut message = LinkMessage::default();
         message.header.index = index;
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
-        self.change(RouteNetlinkMessage::SetLink(message), 0)
+        self.request(self.handle.link().set(message).execute())
     }
 
     /// Keeps IPv6 from making addresses of an interface (`IN6_ADDR_GEN_MODE_NONE`). A kernel without IPv6 makes none.
@@ -115,7 +114,7 @@ impl Netlink {
         message.header.index = index;
         let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
         message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]));
-        match self.change(RouteNetlinkMessage::SetLink(message), 0) {
+        match self.request(self.handle.link().set(message).execute()) {
             Err(error) if error.errno() == Some(Errno::EAFNOSUPPORT) => Ok(()),
             answer => answer,
         }
@@ -128,7 +127,7 @@ impl Netlink {
     pub fn is_permitted(&self) -> Result<bool, Error> {
         let mut message = LinkMessage::default();
         message.header.index = LOOPBACK;
-        match self.change(RouteNetlinkMessage::SetLink(message), 0) {
+        match self.request(self.handle.link().set(message).execute()) {
             Err(error) if error.errno() == Some(Errno::EPERM) => Ok(false),
             answer => answer.map(|()| true),
         }
@@ -140,7 +139,7 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]));
         message.attributes.push(LinkAttribute::NumTxQueues(u32::MAX));
-        match self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).err()?.errno()? {
+        match self.request(self.handle.link().add(message).execute()).err()?.errno()? {
             Errno::EINVAL => Some(true),
             Errno::EOPNOTSUPP => Some(false),
             _ => None,
@@ -152,9 +151,7 @@ impl Netlink {
     /// # Errors
     /// As any request (see [`Error`]).
     pub fn delete_link(&self, index: u32) -> Result<(), Error> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        match self.change(RouteNetlinkMessage::DelLink(message), 0) {
+        match self.request(self.handle.link().del(index).execute()) {
             Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(()),
             answer => answer,
         }
@@ -168,6 +165,6 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.header.index = index;
         message.attributes.push(LinkAttribute::TxQueueLen(packets));
-        self.change(RouteNetlinkMessage::SetLink(message), 0)
+        self.request(self.handle.link().set(message).execute())
     }
 }

@@ -5,22 +5,29 @@ mod filter;
 mod link;
 mod qdisc;
 mod route;
-mod wire;
+mod socket;
 
 pub use changes::{Changes, deleted_link};
 pub use filter::{Filter, INGRESS_HOOK};
 pub use link::Link;
 pub use qdisc::{Handle, INGRESS_PARENT, PRIO_BANDS, QDISC_CLSACT, QDISC_INGRESS, QDISC_NETEM, QDISC_PRIO, QDISC_TBF, Qdisc, ROOT};
 pub use route::DefaultRoute;
-pub(crate) use wire::{Wire, take};
 
+use futures::StreamExt;
 use netlink_packet_core::{
     ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_proto::Connection;
 use nix::errno::Errno;
-use std::{cell::RefCell, time::Duration};
+use socket::Socket;
+use std::{
+    cell::RefCell,
+    fmt,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 /// How long the answer to one request may take. The kernel works on a request within send(2) and waits there, without a limit and without being
 /// interrupted, for rtnetlink's lock, which is the whole node's (`rtnl_lock` in `rtnetlink_rcv_msg`): CNI churn elsewhere can hold it for a while. No
@@ -114,12 +121,34 @@ impl Error {
     }
 }
 
+/// What an answer says, unless that is a failure: no more than whether the kernel said yes.
+///
+/// # Errors
+/// The kernel's error, or [`Error::Unstable`] where answers were lost.
+pub(crate) fn accepted<I>(payload: NetlinkPayload<I>) -> Result<NetlinkPayload<I>, Error> {
+    match payload {
+        NetlinkPayload::Error(error) if error.code.is_some() => Err(Error::kernel(&error)),
+        NetlinkPayload::Done(done) if done.code < 0 => {
+            Err(Error::Kernel { errno: Errno::from_raw(done.code.saturating_abs()), words: None })
+        }
+        NetlinkPayload::Overrun(_) => Err(Error::Unstable),
+        payload => Ok(payload),
+    }
+}
+
 /// A connection to rtnetlink in the network namespace of the thread that opened it.
 ///
-/// Every request asks for its acknowledgment, and takes none within the time limit for a failure.
-#[derive(Debug)]
+/// Every request asks for its acknowledgment, and takes none within the time limit for a failure. The package's requests are used where they say all that
+/// is to be said; they tell no interrupted list from a whole one, and take no options of qdiscs, so lists and the other requests are messages made here.
 pub struct Netlink {
-    wire: RefCell<Wire>,
+    handle: rtnetlink::Handle,
+    connection: RefCell<Connection<RouteNetlinkMessage, Socket>>,
+}
+
+impl fmt::Debug for Netlink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Netlink").finish_non_exhaustive()
+    }
 }
 
 impl Netlink {
@@ -128,10 +157,27 @@ impl Netlink {
     /// # Errors
     /// Where the socket cannot be made.
     pub fn connect() -> Result<Self, Error> {
-        Ok(Self { wire: RefCell::new(Wire::open(NETLINK_ROUTE, TIME_LIMIT)?) })
+        // The third would be what nobody has asked for: nothing, on a socket in no group.
+        let (mut connection, handle, _) = rtnetlink::new_connection_with_socket()?;
+        // Without these the stream of answers ends alike when a request is done and when the connection is lost.
+        connection.set_forward_ack(true);
+        connection.set_forward_done(true);
+        Ok(Self { handle, connection: RefCell::new(connection) })
     }
 
-    /// Changes something; returns when the kernel has acknowledged it.
+    /// Makes a change by a request of the package; returns when the kernel has acknowledged it.
+    fn request(&self, request: impl Future<Output = Result<(), rtnetlink::Error>>) -> Result<(), Error> {
+        self.wait(async {
+            match request.await {
+                // The package takes an acknowledgment that is forwarded for an error of no code.
+                Err(rtnetlink::Error::NetlinkError(error)) => accepted(NetlinkPayload::<RouteNetlinkMessage>::Error(error)).map(drop),
+                // The stream of answers ended before it.
+                Ok(()) | Err(_) => Err(Error::ConnectionLost),
+            }
+        })
+    }
+
+    /// Makes a change; returns when the kernel has acknowledged it.
     fn change(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Error> {
         self.exchange(message, NLM_F_ACK | flags).map(drop)
     }
@@ -142,13 +188,43 @@ impl Netlink {
     }
 
     fn exchange(&self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        let mut wire = self.wire.borrow_mut();
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
-        let first = wire.write(std::iter::once(request))?;
-        let mut answers = Answers::default();
-        wire.read(first, |flags, payload| answers.take(flags, payload))?;
-        answers.finish()
+        self.wait(async {
+            let mut stream = self.handle.clone().request(request).map_err(|_| Error::ConnectionLost)?;
+            let mut answers = Answers::default();
+            while let Some(answer) = stream.next().await {
+                if answers.take(answer.header.flags, accepted(answer.payload)?) {
+                    return answers.finish();
+                }
+            }
+            Err(Error::ConnectionLost)
+        })
+    }
+
+    /// Does a request to its end, in turn with the connection that it needs, on this thread and without a runtime: the kernel has done what a request asks
+    /// before the send returns, so there is nothing else to do meanwhile, and its answer is waited for in the socket.
+    fn wait<T>(&self, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let mut connection = self.connection.borrow_mut();
+        let mut request = pin!(request);
+        let mut context = Context::from_waker(Waker::noop());
+        connection.socket_mut().begin();
+        let mut lost = false;
+        loop {
+            if let Poll::Ready(done) = request.as_mut().poll(&mut context) {
+                // What was lost may have been an answer to this.
+                let overran = connection.socket_mut().has_overrun();
+                return done.and_then(|done| if overran { Err(Error::Unstable) } else { Ok(done) });
+            }
+            if lost {
+                return Err(Error::ConnectionLost);
+            }
+            lost = Pin::new(&mut *connection).poll(&mut context).is_ready();
+            if let Some(error) = connection.socket_mut().failure() {
+                return Err(error);
+            }
+            connection.socket_mut().await_one();
+        }
     }
 }
 

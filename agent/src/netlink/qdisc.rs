@@ -208,8 +208,7 @@ impl Netlink {
     /// # Errors
     /// As any request (see [`Error`]).
     pub fn add_ingress(&self, ifindex: u32) -> Result<(), Error> {
-        let message = message(ifindex, INGRESS_PARENT, Handle::of_major(0xffff), QDISC_INGRESS);
-        self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL)
+        self.request(self.handle.qdisc().add(ifindex.cast_signed()).ingress().execute())
     }
 
     /// Whether the kernel has a kind of qdisc that does not do without options, or loads it now; none where it does not say. Asked by a

@@ -3,12 +3,15 @@
 //! Read attribute by attribute: netlink-packet-netfilter writes each list into a text, in case it cannot be read, which is nineteen
 //! twentieths of what its reading of a rule takes. With a hundred filters that was most of a heartbeat.
 
+use super::expression::COUNTER;
 use super::ruleset::{EGRESS_CHAIN, INGRESS_CHAIN, TABLE};
-use super::{expression::COUNTER, socket::NFNL_SUBSYS_NFTABLES};
 use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, NlasIterator};
 use netlink_packet_netfilter::NetfilterProtoFamily;
 
 /// `NFT_MSG_NEWTABLE`, `NFT_MSG_NEWRULE` and `NFT_MSG_NEWSETELEM`, in the subsystem.
+/// `NFNL_SUBSYS_NFTABLES` (include/uapi/linux/netfilter/nfnetlink.h).
+pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
+
 const NEW_TABLE: u16 = NFNL_SUBSYS_NFTABLES << 8;
 const NEW_RULE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 6;
 const NEW_ELEMENTS: u16 = NFNL_SUBSYS_NFTABLES << 8 | 0xc;

@@ -13,6 +13,7 @@ mod listing;
 mod matching;
 mod ruleset;
 mod socket;
+mod wire;
 
 pub use ruleset::{Egress, EgressHook, Element, Ends, Message, Ruleset, SHORTEST_LEASE, TABLE};
 pub use socket::{Error, Socket, Told};

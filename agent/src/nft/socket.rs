@@ -1,9 +1,10 @@
 //! An nfnetlink socket and transactions over it. Blocking, with a time limit for each answer: it is used from a thread of its own, which must not
 //! wait for rtnetlink, for standard output or for anything else.
 
-use super::listing::{Listed, Way};
+use super::listing::{Listed, NFNL_SUBSYS_NFTABLES, Way};
 use super::ruleset::{Message, Ruleset, TABLE, delete_table, list_lease, list_rules, list_tables};
-use crate::netlink::{self, Answers, Wire, stable, take};
+use super::wire::{Wire, take};
+use crate::netlink::{self, Answers, stable};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily, none::ControlMessage};
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -21,9 +22,6 @@ const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// Room for a transaction with as many filters as there may be, in bytes; the kernel gives twice as much, and this much without asking
 /// for a capability of its own namespace (`net.core.wmem_max`).
 const SEND_BUFFER: usize = 212_992;
-
-/// `NFNL_SUBSYS_NFTABLES` (include/uapi/linux/netfilter/nfnetlink.h).
-pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 
 /// Why a transaction failed. Nothing of it holds then.
 pub type Error = netlink::Error;

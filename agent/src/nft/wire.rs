@@ -1,9 +1,9 @@
-//! A netlink socket that is asked and waited for: messages as one datagram, then the answers to them.
+//! The netlink socket below [`super::Socket`]: messages as one datagram, then the answers to them.
 //!
-//! Blocking, with a time limit for each answer. The kernel does what a request asks before the send returns, however long it waits for its own locks
-//! there, so there is nothing that could be done meanwhile, and each turn through a runtime would only cost time.
+//! Not rtnetlink's, as that package knows no nf_tables, and its connection takes turns with whoever polls it. A lease is renewed from a thread of its own that
+//! waits for nothing else, so this is blocking, with a time limit for each answer.
 
-use super::Error;
+use crate::netlink::{Error, accepted};
 use netlink_packet_core::{NetlinkBuffer, NetlinkDeserializable, NetlinkMessage, NetlinkPayload, NetlinkSerializable};
 use netlink_sys::{Socket, SocketAddr};
 use nix::{
@@ -123,17 +123,8 @@ pub(crate) fn take<I: NetlinkDeserializable + Debug>(
                 continue;
             }
         };
-        match message.payload {
-            NetlinkPayload::Error(error) if error.code.is_some() => return Err(Error::kernel(&error)),
-            NetlinkPayload::Done(done) if done.code < 0 => {
-                return Err(Error::Kernel { errno: Errno::from_raw(done.code.saturating_abs()), words: None });
-            }
-            NetlinkPayload::Overrun(_) => return Err(Error::Unstable),
-            payload => {
-                if is_last(message.header.flags, payload) {
-                    return Ok(true);
-                }
-            }
+        if is_last(message.header.flags, accepted(message.payload)?) {
+            return Ok(true);
         }
     }
     Ok(false)
