@@ -1,7 +1,7 @@
 //! That the loss is to end: a signal has come, or somebody has asked for it over the control socket. Any thread can see it, whatever the
 //! others wait for.
 
-use crate::signals::Signals;
+use crate::signals::{self, Signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
     fmt::Debug,
@@ -74,10 +74,12 @@ impl Ending {
         poll(&mut fds, limit).is_ok_and(|ready| ready > 0)
     }
 
-    /// Whether the loss is to end, as of now: reads the requests that wait in the control socket first. Whoever asks this before it makes or
+    /// Whether the loss is to end, as of now: reads the requests that wait in the control socket first, and takes the signals that
+    /// wait for this process. Whoever asks this before it makes or
     /// prolongs a loss, after any time in which the process did not run, does nothing against a request that came before.
     #[must_use]
     pub fn has_come(&self) -> bool {
+        signals::let_in();
         self.requests.read();
         self.wait(None, Duration::ZERO)
     }

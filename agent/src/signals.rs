@@ -1,20 +1,23 @@
 //! The signals that end the loss.
 //!
-//! PID 1 of a container ignores a signal that it has no handler for, for good; one that is blocked stays pending. So the signals are
-//! blocked, in every thread, and read from a descriptor (signalfd(2)).
+//! PID 1 of a container ignores a signal that it has no handler for, for good; one that is blocked stays pending. So the signals are blocked first, in
+//! every thread, and let in once the handlers stand: in a thread that does nothing else, as the one that a signal is for might wait for rtnetlink's lock, which no
+//! signal interrupts, and in whoever asks whether one has come.
 
 use netloss_contract::Cause;
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        signal::{SigSet, Signal},
-        signalfd::{SfdFlags, SignalFd},
-    },
+    sys::signal::{SigSet, Signal},
 };
+use signal_hook::{flag, low_level::pipe};
 use std::{
-    cell::Cell,
-    io,
+    io::{self, PipeReader},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
     time::Duration,
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -27,23 +30,50 @@ const MEANINGS: [(Signal, Cause); 4] = [
     (Signal::SIGQUIT, Cause::Sigquit),
 ];
 
-/// Signals that have come.
+fn set() -> SigSet {
+    MEANINGS.iter().map(|(signal, _)| *signal).collect()
+}
+
+fn block() -> io::Result<()> {
+    Ok(set().thread_block()?)
+}
+
+/// Lets the signals in that came by now and wait for a thread, such as after a time in which no thread ran: they are handled before this returns.
+pub(crate) fn let_in() {
+    // Neither can fail: the signals are ones that there are (sigprocmask(2)).
+    let _ = set().thread_unblock().and_then(|()| set().thread_block());
+}
+
+/// Signals that have come. Its descriptor can be read from once one has, for good: nobody takes what the handlers write.
 #[derive(Debug)]
 pub struct Signals {
-    descriptor: SignalFd,
-    came: Cell<Option<Cause>>,
+    /// 1 + the place in [`MEANINGS`] of the last one that came; 0 before the first.
+    last: Arc<AtomicUsize>,
+    wake: PipeReader,
 }
 
 impl Signals {
-    /// Lets them come to a descriptor. To be called before anything else, and from the only thread: others inherit that they are blocked.
+    /// Puts the handlers in place. To be called before anything else, and from the only thread: others inherit that the signals are blocked.
     ///
     /// # Errors
-    /// Where the system refuses it.
+    /// Where the system refuses a handler, a pipe or a thread.
     pub fn install() -> io::Result<Self> {
-        let set: SigSet = MEANINGS.iter().map(|(signal, _)| *signal).collect();
-        set.thread_block()?;
-        let descriptor = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        Ok(Self { descriptor, came: Cell::new(None) })
+        block()?;
+        let (wake, write) = io::pipe()?;
+        let last = Arc::new(AtomicUsize::new(0));
+        for (place, (signal, _)) in MEANINGS.iter().enumerate() {
+            // In this order: who is woken finds the value.
+            flag::register_usize(*signal as i32, Arc::clone(&last), place + 1)?;
+            pipe::register(*signal as i32, write.try_clone()?)?;
+        }
+        thread::Builder::new().name("signals".to_owned()).stack_size(64 * 1024).spawn(|| {
+            // It cannot fail: the signals are ones that there are (sigprocmask(2)).
+            let _ = set().thread_unblock();
+            loop {
+                thread::park();
+            }
+        })?;
+        Ok(Self { last, wake })
     }
 
     /// Whether one has come.
@@ -64,7 +94,7 @@ impl Signals {
         if self.came() {
             return;
         }
-        let fds = [Some(self.descriptor.as_fd()), other];
+        let fds = [Some(self.wake.as_fd()), other];
         let mut fds: Vec<_> = fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         // Whoever waits looks again, whatever ended it.
         let _ = poll(&mut fds, PollTimeout::try_from(limit + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX));
@@ -72,11 +102,9 @@ impl Signals {
 
     /// What the last one that came means.
     fn last(&self) -> Option<Cause> {
-        while let Ok(Some(signal)) = self.descriptor.read_signal() {
-            let meaning = MEANINGS.iter().find(|(known, _)| u32::try_from(*known as i32) == Ok(signal.ssi_signo));
-            self.came.set(meaning.map(|(_, cause)| *cause).or(self.came.get()));
-        }
-        self.came.get()
+        let_in();
+        let place = self.last.load(Ordering::SeqCst).checked_sub(1)?;
+        MEANINGS.get(place).map(|(_, cause)| *cause)
     }
 
     /// Lets the runtime watch for them.
@@ -87,7 +115,7 @@ impl Signals {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn watch(&self) -> io::Result<Watch<'_>> {
-        let descriptor = self.descriptor.as_fd().try_clone_to_owned()?;
+        let descriptor = self.wake.as_fd().try_clone_to_owned()?;
         #[allow(deprecated, reason = "unsound for types whose descriptor changes; an OwnedFd's does not, and the other way is unsafe code")]
         let wake = AsyncFd::with_interest(descriptor, Interest::READABLE)?;
         Ok(Watch { signals: self, wake })
@@ -96,7 +124,7 @@ impl Signals {
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
+        self.wake.as_fd()
     }
 }
 
@@ -117,8 +145,8 @@ impl Watch<'_> {
             if let Some(cause) = self.signals.last() {
                 return Ok(cause);
             }
-            // What has come in between wakes again.
-            self.wake.readable().await?.clear_ready();
+            // One that came in between has made the pipe readable, and it stays so.
+            let _ready = self.wake.readable().await?;
         }
     }
 }
