@@ -26,7 +26,7 @@ const ANSWER: usize = 32 * 1024;
 /// Close-on-exec.
 #[derive(Debug)]
 pub(super) struct Socket {
-    socket: netlink_sys::Socket,
+    inner: netlink_sys::Socket,
     /// Whether a datagram is to be waited for.
     awaits: Cell<bool>,
     /// Whether answers to the request did not fit the socket's buffer.
@@ -72,7 +72,7 @@ impl Socket {
             // All that the kernel kept of a lot of answers is there already. It says that there were more before it hands out what it kept, and an error
             // among that is the one that counts.
             let flags = if self.overran.get() { MsgFlags::MSG_DONTWAIT } else { MsgFlags::empty() };
-            match self.socket.recv(buffer, flags.bits()) {
+            match self.inner.recv(buffer, flags.bits()) {
                 Ok(_) => return Poll::Ready(Ok(())),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => self.overran.set(true),
@@ -91,11 +91,11 @@ impl Socket {
 
 impl AsyncSocket for Socket {
     fn socket_ref(&self) -> &netlink_sys::Socket {
-        &self.socket
+        &self.inner
     }
 
     fn socket_mut(&mut self) -> &mut netlink_sys::Socket {
-        &mut self.socket
+        &mut self.inner
     }
 
     fn new(protocol: isize) -> io::Result<Self> {
@@ -107,12 +107,12 @@ impl AsyncSocket for Socket {
         socket.set_cap_ack(true)?;
         let limit = TimeVal::milliseconds(i64::try_from(TIME_LIMIT.as_millis()).unwrap_or(i64::MAX));
         setsockopt(&socket, ReceiveTimeout, &limit)?;
-        Ok(Self { socket, awaits: Cell::default(), overran: Cell::default(), failure: RefCell::default() })
+        Ok(Self { inner: socket, awaits: Cell::default(), overran: Cell::default(), failure: RefCell::default() })
     }
 
     fn poll_send(&self, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         // However long the kernel works on it: there is no limit for that.
-        if let Err(error) = self.socket.send(bytes, 0) {
+        if let Err(error) = self.inner.send(bytes, 0) {
             self.fail(Error::Socket(error));
         }
         Poll::Ready(Ok(bytes.len()))
