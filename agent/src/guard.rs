@@ -54,7 +54,7 @@ const END_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a guard was not armed.
 #[derive(Debug, thiserror::Error)]
-pub enum NotArmed {
+pub enum ArmError {
     /// The kernel refuses it, or there is no thread to be had.
     #[error(transparent)]
     Kernel(#[from] nft::Error),
@@ -69,13 +69,13 @@ pub enum NotArmed {
     Slept,
 }
 
-impl From<io::Error> for NotArmed {
+impl From<io::Error> for ArmError {
     fn from(error: io::Error) -> Self {
         Self::Kernel(error.into())
     }
 }
 
-impl From<NotRenewed> for NotArmed {
+impl From<NotRenewed> for ArmError {
     fn from(error: NotRenewed) -> Self {
         match error {
             NotRenewed::Kernel(error) => Self::Kernel(error),
@@ -135,7 +135,7 @@ impl Armable {
     ///
     /// # Errors
     /// Where they cannot be armed any more, or the kernel refuses it otherwise.
-    pub fn keep(&mut self) -> Result<(), NotArmed> {
+    pub fn keep(&mut self) -> Result<(), ArmError> {
         let now = Moment::now();
         if now.since(self.kept) >= RENEWAL {
             self.socket.transact(self.ruleset.replacement(Element::Ready, Element::Ready, LEASE)).map_err(NotRenewed::from)?;
@@ -149,8 +149,8 @@ impl Armable {
     /// # Errors
     /// Where the kernel refuses the first lease, it comes too late, or there is no thread to be had. Tables that have no owner are left to
     /// others then.
-    pub fn arm(mut self, limit: Limit, ending: Ending) -> Result<Guard, NotArmed> {
-        let (now, lease) = renew(&mut self.socket, &self.ruleset, Element::Ready, &limit)?.ok_or(NotArmed::Over)?;
+    pub fn arm(mut self, limit: Limit, ending: Ending) -> Result<Guard, ArmError> {
+        let (now, lease) = renew(&mut self.socket, &self.ruleset, Element::Ready, &limit)?.ok_or(ArmError::Over)?;
         let mut account = Account::default();
         account.renewed(now, lease);
         let Self { socket, ruleset, .. } = self;

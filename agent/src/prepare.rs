@@ -4,10 +4,11 @@ use crate::{
     apply::CAPABILITY,
     backend::Target,
     clock::{self, until},
-    ends, host, interface,
+    ends, host,
+    impairment::{NoPlan, Plan, Trial},
+    interface,
     netem::Netem,
     netlink::{self, Link, Netlink},
-    placement::{NoPlan, Plan, Trial},
     snapshot::Snapshot,
 };
 use jiff::Timestamp;

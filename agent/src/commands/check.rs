@@ -5,11 +5,11 @@ use crate::{
     backend::{self, Target, Unmarked, guarded::Variant},
     guard::LEASE,
     host,
+    impairment::{self, NoGuard, Trial},
     interface::{self, Choice, NoInterface},
     netem::Netem,
     netlink::{Netlink, QDISC_NETEM, QDISC_PRIO, QDISC_TBF},
     nft::{EgressHook, Ends},
-    placement::{self, NoGuard, Trial},
     prepare::unreadable,
     reporter::Reporter,
     signals::Signals,
@@ -65,7 +65,7 @@ fn look(named: Option<&str>, signals: &Signals) -> Result<Seen, Failed> {
                 per_segment: false,
                 ends: Ends::default(),
             };
-            Some(placement::probe(&target, Trial::Rehearsal).map(|probed| probed.variant))
+            Some(impairment::probe(&target, Trial::Rehearsal).map(|probed| probed.variant))
         }
         Err(_) => None,
     };

@@ -4,8 +4,8 @@ use super::{fail, holder};
 use crate::{
     backend::{self, Unmarked},
     clock::{Limit, Moment},
+    impairment::Trial,
     netlink::Netlink,
-    placement::Trial,
     prepare::{self, Prepared, asked, failed, unreadable},
     reporter::Reporter,
     signals::Signals,

@@ -9,9 +9,9 @@ use crate::{
     control::{Control, LockError, Visit},
     ending::Ending,
     guard::{self, Account},
+    impairment::{ApplyError, Impairment, Terms, Trial},
     meter::Meter,
     netlink::Changes,
-    placement::{NotBrought, Placement, Terms, Trial},
     prepare::{self, Prepared, asked, failed, unreadable},
     reporter::Reporter,
     signals::{Signals, Watch},
@@ -76,7 +76,7 @@ fn ticks(period: Duration) -> Interval {
 struct Session<'a> {
     args: &'a RunArgs,
     kernel: Kernel,
-    placement: Placement,
+    impairment: Impairment,
     /// What this session changed without a mark.
     unmarked: Unmarked,
     meter: Meter,
@@ -146,30 +146,30 @@ impl<'a> Session<'a> {
         let (unmarked, backend_reason) = (plan.unmarked(), plan.reason().to_owned());
         let terms = Terms { ending: &ending, begun: Some(begun), until: None };
         let brought = plan.bring(&kernel, &mut changes, || Limit::new(Moment::now(), args.ttl, args.deadline), &terms);
-        let set = brought.map_err(|error| not_brought(&error)).and_then(|(placement, limit, after)| match Alarms::set(&limit) {
-            Ok(alarms) => Ok((placement, limit, after, alarms)),
+        let set = brought.map_err(|error| not_applied(&error)).and_then(|(impairment, limit, after)| match Alarms::set(&limit) {
+            Ok(alarms) => Ok((impairment, limit, after, alarms)),
             Err(error) => {
-                placement.disarm();
-                placement.remove_tables();
+                impairment.disarm();
+                impairment.remove_tables();
                 Err(failed(Stage::Apply, ExitCode::Failed, format!("cannot set a timer: {error}")))
             }
         });
-        let (placement, limit, after, alarms) = match set {
+        let (impairment, limit, after, alarms) = match set {
             Ok(set) => set,
             Err(failure) => return Err(undo(&mut kernel, unmarked, failure).await),
         };
         // Before anybody hears of the loss, and begins to count or stops the agent.
         let pulse = Pulse::new(Moment::now());
-        let meter = Meter::start(&after, (placement.backend(), placement.guard()), placement.target(), args.model.expectation());
+        let meter = Meter::start(&after, (impairment.backend(), impairment.guard()), impairment.target(), args.model.expectation());
         let applied = Applied {
             agent_version: VERSION.to_owned(),
             kernel: kernel_release(),
-            interface: placement.target().link.name.clone(),
+            interface: impairment.target().link.name.clone(),
             interface_reason,
-            backend: placement.backend(),
+            backend: impairment.backend(),
             backend_reason,
-            unguarded: placement.backend().unguarded(),
-            guard: placement.guard(),
+            unguarded: impairment.backend().unguarded(),
+            guard: impairment.guard(),
             asked: asked(args),
             predicted: args.model.predicted(),
             filtered,
@@ -183,7 +183,7 @@ impl<'a> Session<'a> {
         Ok(Self {
             args,
             kernel,
-            placement,
+            impairment,
             unmarked,
             meter,
             limit,
@@ -216,14 +216,14 @@ impl<'a> Session<'a> {
                 cause = signals.come() => break cause,
                 visit = control.stops.next() => {
                     // Before anything is asked of the kernel.
-                    self.placement.disarm();
+                    self.impairment.disarm();
                     waiting.extend(self.attend(visit, reporter));
                     break Ok(Cause::Stopped);
                 }
                 cause = self.alarms.come() => break cause,
                 _ = pulses.tick() => {
                     self.pulse.beat(Moment::now());
-                    if self.placement.expired().is_some() {
+                    if self.impairment.expired().is_some() {
                         break Ok(Cause::LeaseExpired);
                     }
                     if reporter.is_live() { self.beat(reporter).await } else { Ok(None) }
@@ -242,8 +242,8 @@ impl<'a> Session<'a> {
                 Ok(None) => {}
                 Ok(Some(cause)) => return Ok((cause, true)),
                 Err(failure) => {
-                    self.placement.disarm();
-                    self.placement.remove_tables();
+                    self.impairment.disarm();
+                    self.impairment.remove_tables();
                     return Err(undo(&mut self.kernel, self.unmarked, failure).await);
                 }
             }
@@ -251,8 +251,8 @@ impl<'a> Session<'a> {
         match ended {
             Ok(cause) => Ok((cause, false)),
             Err(error) => {
-                self.placement.disarm();
-                self.placement.remove_tables();
+                self.impairment.disarm();
+                self.impairment.remove_tables();
                 let failure = failed(Stage::Hold, ExitCode::Failed, format!("cannot wait for the end any more: {error}"));
                 Err(undo(&mut self.kernel, self.unmarked, failure).await)
             }
@@ -263,7 +263,7 @@ impl<'a> Session<'a> {
     async fn beat(&mut self, reporter: &mut Reporter) -> Result<Option<Cause>, Failed> {
         let found = self.inspect(false).await;
         let heartbeat = self.heartbeat(reporter.lines_dropped());
-        reporter.heartbeat(&self.placement.target().link.name, heartbeat);
+        reporter.heartbeat(&self.impairment.target().link.name, heartbeat);
         found
     }
 
@@ -288,8 +288,8 @@ impl<'a> Session<'a> {
     fn look(&mut self) -> Option<Snapshot> {
         match Snapshot::take(&self.kernel.netlink) {
             Ok(snapshot) => {
-                self.meter.update(&snapshot, self.placement.counted(&mut self.kernel));
-                self.drift = self.placement.drift(&snapshot);
+                self.meter.update(&snapshot, self.impairment.counted(&mut self.kernel));
+                self.drift = self.impairment.drift(&snapshot);
                 Some(snapshot)
             }
             Err(error) => {
@@ -301,7 +301,7 @@ impl<'a> Session<'a> {
 
     /// How well the lease has been kept, where there is one.
     fn account(&self) -> Option<Account> {
-        Some(self.kept_before.clone().then(self.placement.account()?))
+        Some(self.kept_before.clone().then(self.impairment.account()?))
     }
 
     fn heartbeat(&self, lines_dropped: u64) -> Heartbeat {
@@ -322,18 +322,18 @@ impl<'a> Session<'a> {
     /// Takes the loss away and reads back that it is gone: first what needs no rtnetlink, whose lock somebody may hold; then a last look, unless
     /// one has just been `taken`, while the guard's counters are there; then all that is left.
     async fn finish(&mut self, cause: Cause, taken: bool) -> Result<Removed, Failed> {
-        self.placement.disarm();
-        let expired = self.placement.expired();
+        self.impairment.disarm();
+        let expired = self.impairment.expired();
         let elapsed = expired.map_or_else(|| self.limit.elapsed(), |at| self.limit.elapsed_at(at));
         let cause = if expired.is_some() { Cause::LeaseExpired } else { cause };
         let seen = if taken { None } else { self.look() };
-        self.placement.remove_tables();
-        let backend = self.placement.backend();
+        self.impairment.remove_tables();
+        let backend = self.impairment.backend();
         let account = self.account();
         match self.kernel.remove_seen(self.unmarked, seen).await {
             Ok(_) => Ok(Removed {
                 cause,
-                interface: self.placement.target().link.name.clone(),
+                interface: self.impairment.target().link.name.clone(),
                 backend,
                 asked: asked(self.args),
                 predicted: self.args.model.predicted(),
@@ -347,7 +347,7 @@ impl<'a> Session<'a> {
                 lines_dropped: 0,
             }),
             Err(left) => {
-                let message = format!("the loss on {} could not be removed completely: delete the pod", self.placement.target().link.name);
+                let message = format!("the loss on {} could not be removed completely: delete the pod", self.impairment.target().link.name);
                 Err(Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) })
             }
         }
@@ -363,13 +363,13 @@ async fn undo(kernel: &mut Kernel, unmarked: Unmarked, mut failure: Failed) -> F
     failure
 }
 
-fn not_brought(error: &NotBrought) -> Failed {
+fn not_applied(error: &ApplyError) -> Failed {
     let (stage, exit) = match error {
-        NotBrought::Step(step) => (Stage::Apply, step.exit()),
-        NotBrought::Guard(_) | NotBrought::Ended => (Stage::Apply, ExitCode::Failed),
-        NotBrought::Over => (Stage::Apply, ExitCode::DeadlinePassed),
-        NotBrought::NoSeed => (Stage::Verify, ExitCode::Unsupported),
-        NotBrought::Unreadable(_) | NotBrought::Different(_) => (Stage::Verify, ExitCode::Failed),
+        ApplyError::Step(step) => (Stage::Apply, step.exit()),
+        ApplyError::Guard(_) | ApplyError::Ended => (Stage::Apply, ExitCode::Failed),
+        ApplyError::Over => (Stage::Apply, ExitCode::DeadlinePassed),
+        ApplyError::NoSeed => (Stage::Verify, ExitCode::Unsupported),
+        ApplyError::Unreadable(_) | ApplyError::Different(_) => (Stage::Verify, ExitCode::Failed),
     };
     failed(stage, exit, error.to_string())
 }

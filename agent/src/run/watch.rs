@@ -1,12 +1,12 @@
 //! What somebody else has done to the loss, or to the interface below it, and what is done about that.
 
-use super::{Session, not_brought};
+use super::{Session, not_applied};
 use crate::{
     backend::{self, Unmarked},
     clock::Moment,
     control::ANSWER_LIMIT,
     guard::LEASE,
-    placement::{NotBrought, Plan, Terms, Trial},
+    impairment::{ApplyError, Plan, Terms, Trial},
     prepare::{self, failed},
 };
 use netloss_contract::{Backend, BackendChoice, Cause, ExitCode, Failed, Stage};
@@ -41,10 +41,10 @@ impl Session<'_> {
     /// Something has changed in the namespace, perhaps by ourselves.
     pub(super) async fn follow(&mut self) -> Result<Option<Cause>, Failed> {
         let gone = self.changes.take().map_err(|error| {
-            self.placement.disarm();
+            self.impairment.disarm();
             failed(Stage::Hold, ExitCode::Failed, format!("cannot watch over the loss any more: {error}"))
         })?;
-        self.inspect(gone.contains(&self.placement.target().link.index)).await
+        self.inspect(gone.contains(&self.impairment.target().link.index)).await
     }
 
     /// Looks whether all is as applied, and brings again what is not, once. `gone`: the interface was deleted, and what has its index
@@ -53,7 +53,7 @@ impl Session<'_> {
         let Some(snapshot) = self.look() else { return Ok(None) };
         // It may have been stopped while it looked.
         self.pulse.beat(Moment::now());
-        let link = &self.placement.target().link;
+        let link = &self.impairment.target().link;
         if gone || snapshot.link(link.index).is_none() {
             // Another interface may get its index.
             self.unmarked = Unmarked::default();
@@ -66,13 +66,13 @@ impl Session<'_> {
         if self.drift.is_empty() {
             return Ok(None);
         }
-        let changed = !self.placement.changed(&snapshot).is_empty();
-        if changed && self.repaired.is_empty() && !self.pulse.hung && self.placement.can_be_brought_again(&snapshot, self.unmarked) {
+        let changed = !self.impairment.changed(&snapshot).is_empty();
+        if changed && self.repaired.is_empty() && !self.pulse.hung && self.impairment.can_be_brought_again(&snapshot, self.unmarked) {
             self.bring_again().await?;
             return Ok(None);
         }
         // A rate that is not what was asked for is reported; a pod that is cut off is none that loses packets.
-        Ok(self.placement.receives_nothing(&snapshot).then_some(Cause::Drift))
+        Ok(self.impairment.receives_nothing(&snapshot).then_some(Cause::Drift))
     }
 
     /// Takes away what is left of the loss and puts it in place again, for the time that remains.
@@ -81,34 +81,34 @@ impl Session<'_> {
     /// element before is right that the loss is over.
     async fn bring_again(&mut self) -> Result<(), Failed> {
         let (limit, until) = (self.limit, Moment::now().after(LEASE));
-        let choice = match self.placement.backend() {
+        let choice = match self.impairment.backend() {
             Backend::Guarded => BackendChoice::Guarded,
             Backend::Tc => BackendChoice::Tc,
         };
         // It is to end, or has ended: that comes next.
-        if !self.placement.suspend() || self.ending.has_come() {
+        if !self.impairment.suspend() || self.ending.has_come() {
             return Ok(());
         }
         let kept = self.account().unwrap_or_default();
-        self.placement.remove_tables();
+        self.impairment.remove_tables();
         let (_, before) = self.kernel.remove(self.unmarked).await.map_err(|left| {
             let message = "somebody changed the loss, and what is left of it cannot be removed: delete the pod";
             Failed { left, ..failed(Stage::Remove, ExitCode::Incomplete, message) }
         })?;
-        let mut target = self.placement.target().clone();
+        let mut target = self.impairment.target().clone();
         // Its transmit queue may have another length than was seen first.
         target.link = before.link(target.link.index).cloned().unwrap_or(target.link);
         let plan = Plan::make(choice, &before, target, Trial::Creation).map_err(|error| prepare::not_planned(&error))?;
         self.unmarked = plan.unmarked();
         let terms = Terms { ending: &self.ending, begun: None, until: Some(until) };
-        let (placement, _, after) = match plan.bring(&self.kernel, &mut self.changes, || limit, &terms) {
+        let (impairment, _, after) = match plan.bring(&self.kernel, &mut self.changes, || limit, &terms) {
             // The same.
-            Err(NotBrought::Over | NotBrought::Ended) => return Ok(()),
-            brought => brought.map_err(|error| not_brought(&error))?,
+            Err(ApplyError::Over | ApplyError::Ended) => return Ok(()),
+            brought => brought.map_err(|error| not_applied(&error))?,
         };
-        self.meter.rebase(&after, (placement.backend(), placement.guard()));
+        self.meter.rebase(&after, (impairment.backend(), impairment.guard()));
         self.kept_before = kept;
-        self.placement = placement;
+        self.impairment = impairment;
         self.repaired = std::mem::take(&mut self.drift);
         Ok(())
     }

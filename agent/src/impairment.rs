@@ -9,7 +9,7 @@ use crate::{
     },
     clock::{Limit, Moment},
     ending::Ending,
-    guard::{Account, Armable, Guard, LEASE, NotArmed},
+    guard::{Account, ArmError, Armable, Guard, LEASE},
     marks,
     netlink::{self, Changes, Qdisc},
     nft::{self, EgressHook, Ends, Ruleset, Socket},
@@ -55,13 +55,13 @@ pub struct Terms<'a> {
 const SOON: Duration = Duration::from_secs(4);
 
 impl Terms<'_> {
-    fn allow(&self) -> Result<(), NotBrought> {
+    fn allow(&self) -> Result<(), ApplyError> {
         let now = Moment::now();
         if self.begun.is_none_or(|begun| now.since(begun) >= SOON) && self.ending.has_come() {
-            return Err(NotBrought::Ended);
+            return Err(ApplyError::Ended);
         }
         if self.until.is_some_and(|until| now >= until) {
-            return Err(NotArmed::Slept.into());
+            return Err(ArmError::Slept.into());
         }
         Ok(())
     }
@@ -117,24 +117,24 @@ pub enum NoGuard {
     },
 }
 
-impl From<NotArmed> for NotBrought {
-    fn from(error: NotArmed) -> Self {
+impl From<ArmError> for ApplyError {
+    fn from(error: ArmError) -> Self {
         match error {
-            NotArmed::Over => Self::Over,
-            NotArmed::Kernel(_) | NotArmed::Slept => Self::Guard(error),
+            ArmError::Over => Self::Over,
+            ArmError::Kernel(_) | ArmError::Slept => Self::Guard(error),
         }
     }
 }
 
 /// Why the loss could not be brought.
 #[derive(Debug, thiserror::Error)]
-pub enum NotBrought {
+pub enum ApplyError {
     /// The kernel did not take a step.
     #[error(transparent)]
     Step(#[from] StepFailed),
     /// The kernel did not take the guard.
     #[error("cannot arm the guard: {0}")]
-    Guard(NotArmed),
+    Guard(ArmError),
     /// Nothing was left of the time of the loss.
     #[error("its time ended while the loss was put in place")]
     Over,
@@ -235,7 +235,7 @@ impl Plan {
         changes: &mut Changes,
         limit: impl Fn() -> Limit,
         terms: &Terms<'_>,
-    ) -> Result<(Placement, Limit, Snapshot), NotBrought> {
+    ) -> Result<(Impairment, Limit, Snapshot), ApplyError> {
         // With plain tc a packet may be lost from the first step on.
         let unguarded = self.guard.is_none().then(&limit);
         let ruleset = self.guard.as_ref().map(|probed| (probed.variant, guarded::ruleset(&self.target, probed.variant)));
@@ -243,9 +243,9 @@ impl Plan {
             let tables = Armable::new(socket, ruleset.clone(), made);
             (tables, variant, ruleset)
         });
-        let may = |tables: Option<&mut Armable>| -> Result<(), NotBrought> {
+        let may = |tables: Option<&mut Armable>| -> Result<(), ApplyError> {
             if unguarded.unwrap_or_else(&limit).remaining().is_zero() {
-                return Err(NotBrought::Over);
+                return Err(ApplyError::Over);
             }
             terms.allow()?;
             Ok(tables.map_or(Ok(()), Armable::keep)?)
@@ -257,12 +257,12 @@ impl Plan {
             None => None,
             Some((tables, variant, ruleset)) => Some(Guarded { guard: tables.arm(limit, terms.ending.clone())?, variant, ruleset }),
         };
-        let placement = Placement { target: self.target, guard };
-        match placement.verify(kernel, changes) {
-            Ok(after) => Ok((placement, limit, after)),
+        let impairment = Impairment { target: self.target, guard };
+        match impairment.verify(kernel, changes) {
+            Ok(after) => Ok((impairment, limit, after)),
             Err(error) => {
-                placement.disarm();
-                placement.remove_tables();
+                impairment.disarm();
+                impairment.remove_tables();
                 Err(error)
             }
         }
@@ -271,7 +271,7 @@ impl Plan {
 
 /// The loss in its place. Dropped, it lets a guard end the loss.
 #[derive(Debug)]
-pub struct Placement {
+pub struct Impairment {
     target: Target,
     guard: Option<Guarded>,
 }
@@ -283,7 +283,7 @@ struct Guarded {
     ruleset: Ruleset,
 }
 
-impl Placement {
+impl Impairment {
     /// What was asked for.
     #[must_use]
     pub fn target(&self) -> &Target {
@@ -317,20 +317,20 @@ impl Placement {
     }
 
     /// Reads back what was brought.
-    fn verify(&self, kernel: &Kernel, changes: &mut Changes) -> Result<Snapshot, NotBrought> {
+    fn verify(&self, kernel: &Kernel, changes: &mut Changes) -> Result<Snapshot, ApplyError> {
         // What was changed by now the look shows, but for an interface that has the place of another.
-        let gone = changes.take().map_err(|error| NotBrought::Unreadable(error.into()))?;
-        let after = Snapshot::take(&kernel.netlink).map_err(NotBrought::Unreadable)?;
+        let gone = changes.take().map_err(|error| ApplyError::Unreadable(error.into()))?;
+        let after = Snapshot::take(&kernel.netlink).map_err(ApplyError::Unreadable)?;
         let unseeded = |netem: &Qdisc| netem.netem.as_ref().is_some_and(|netem| netem.seed.is_none());
         let netem = after.egress_netem(self.target.link.index).or_else(|| after.ingress_netem());
         if self.target.netem.seed.is_some() && netem.is_some_and(unseeded) {
-            return Err(NotBrought::NoSeed);
+            return Err(ApplyError::NoSeed);
         }
         let mut drift = self.drift(&after);
         if drift.is_empty() && gone.contains(&self.target.link.index) {
             drift.push(backend::replaced(&self.target.link));
         }
-        if drift.is_empty() { Ok(after) } else { Err(NotBrought::Different(drift)) }
+        if drift.is_empty() { Ok(after) } else { Err(ApplyError::Different(drift)) }
     }
 
     /// When the lease ran out because it was not renewed, if it did. The loss is over then.
