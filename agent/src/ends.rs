@@ -1,6 +1,6 @@
 //! Which packets are lost, of what was asked for and what is there. Pure.
 
-use crate::{netlink::DefaultRoute, nft::Ends};
+use crate::{netlink::DefaultRoute, nft::PeerFilter};
 use netloss_contract::{Endpoint, Filtered, Filters};
 use std::net::IpAddr;
 
@@ -9,13 +9,13 @@ use std::net::IpAddr;
 /// The kubelet's probes come from one of the node's addresses, or, where the node is a router of the pod's own subnet (a bridge), from the
 /// address that is the pod's default gateway: who spares the node spares that too.
 #[must_use]
-pub fn resolve(filters: &Filters, routes: &[DefaultRoute], ifindex: u32) -> Ends {
+pub fn resolve(filters: &Filters, routes: &[DefaultRoute], ifindex: u32) -> PeerFilter {
     let spares = filters
         .spares
         .iter()
         .cloned()
         .chain(filters.spare_node.iter().copied().chain(gateways(filters, routes, ifindex)).map(Endpoint::of_address));
-    Ends { targets: filters.targets.clone(), spares: spares.collect(), spare_neighbour: filters.spare_neighbour }
+    PeerFilter { targets: filters.targets.clone(), spares: spares.collect(), spare_neighbour: filters.spare_neighbour }
 }
 
 /// The same, in words.
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn who_does_not_spares_nothing_unasked() {
         let filters = Filters { spare_neighbour: true, ..Filters::default() };
-        assert_eq!(resolve(&filters, &routes(), 2), Ends { spare_neighbour: true, ..Ends::default() });
+        assert_eq!(resolve(&filters, &routes(), 2), PeerFilter { spare_neighbour: true, ..PeerFilter::default() });
         assert_eq!(describe(&filters, &routes(), 2).spared, ["ARP and NDP"]);
         assert!(describe(&Filters::default(), &routes(), 2).is_empty());
     }

@@ -599,7 +599,8 @@ mod tests {
 
     /// A keeper whose lease was taken that long ago, and will not be renewed.
     fn refused(errno: Errno, ago: Duration, remaining: Duration) -> Keeper<Refusing> {
-        let ruleset = Ruleset { owned: true, interface: "eth0".to_owned(), ingress: Some(7), egress: None, ends: nft::Ends::default() };
+        let ruleset =
+            Ruleset { owned: true, interface: "eth0".to_owned(), ingress: Some(7), egress: None, ends: nft::PeerFilter::default() };
         let limit = Limit::new(Moment::now(), "1h".parse().unwrap(), Some(jiff::Timestamp::now() + remaining));
         let now = Moment::now().since(Moment::at(Duration::ZERO));
         let mut account = Account::default();

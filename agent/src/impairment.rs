@@ -12,7 +12,7 @@ use crate::{
     guard::{Account, ArmError, Armable, Guard, LEASE},
     marks,
     netlink::{self, Changes, Qdisc},
-    nft::{self, EgressHook, Ends, Ruleset, Socket},
+    nft::{self, EgressHook, PeerFilter, Ruleset, Socket},
     snapshot::Snapshot,
 };
 use netloss_contract::{Backend, BackendChoice, PerDirection};
@@ -170,7 +170,7 @@ impl Plan {
                 }
                 Err(failed @ NoGuard::Failed { .. }) => return Err(NoPlan::GuardFailed(failed)),
                 Err(NoGuard::Unsupported(why)) if choice == BackendChoice::Guarded => return Err(NoPlan::NoGuard(why)),
-                Err(NoGuard::Unsupported(why)) if target.ends != Ends::default() => return Err(NoPlan::NoFilters(why)),
+                Err(NoGuard::Unsupported(why)) if target.ends != PeerFilter::default() => return Err(NoPlan::NoFilters(why)),
                 Err(NoGuard::Unsupported(why)) if target.per_segment => return Err(NoPlan::NoSegments(why)),
                 Err(NoGuard::Unsupported(why)) => (None, format!("the guarded backend does not work here ({why})")),
             },

@@ -3,7 +3,7 @@
 //! Both numbers of an interval count the same packets, or the interval is left out of both: counters that cannot be read now are read with the next ones, and where an
 //! object was recreated in between nobody knows what it had counted.
 
-use crate::{backend::Target, netem::Netem, netlink::Qdisc, nft::Ends, snapshot::Snapshot};
+use crate::{backend::Target, netem::Netem, netlink::Qdisc, nft::PeerFilter, snapshot::Snapshot};
 use netloss_contract::{Backend, Expectation, Guard, PerDirection, Traffic};
 use std::collections::BTreeMap;
 
@@ -45,7 +45,7 @@ impl Count {
             return [Self::Interface; 2];
         }
         // On IP's postrouting hook a datagram has not been fragmented yet, and netem drops its fragments one by one. With filters other packets leave the interface too.
-        let fragmented = guard.is_some_and(|guard| guard.only_ip_egress) && target.ends == Ends::default();
+        let fragmented = guard.is_some_and(|guard| guard.only_ip_egress) && target.ends == PeerFilter::default();
         [if fragmented { Self::Netem } else { Self::Rules }, Self::Rules]
     }
 }
@@ -215,7 +215,7 @@ mod tests {
     use crate::{
         marks,
         netlink::{Link, ROOT},
-        nft::Ends,
+        nft::PeerFilter,
     };
     use netloss_contract::Direction;
 
@@ -233,7 +233,7 @@ mod tests {
             direction: Direction::Egress,
             netem: Netem::default(),
             per_segment: false,
-            ends: Ends::default(),
+            ends: PeerFilter::default(),
         }
     }
 
@@ -246,7 +246,7 @@ mod tests {
                 direction: Direction::Egress,
                 netem: Netem::default(),
                 per_segment: false,
-                ends: Ends::default(),
+                ends: PeerFilter::default(),
             },
             10.0,
         )
@@ -351,7 +351,7 @@ mod tests {
         meter.update(&behind(1540, 540, 60), counted);
         assert_eq!(meter.traffic().egress, Some(Traffic::new(600, 60, 10.0)));
         // With filters the interface has other packets too: the rules' count stands, and a share is never above all.
-        let filtered = Target { ends: Ends { spare_neighbour: true, ..Ends::default() }, ..guarded_target() };
+        let filtered = Target { ends: PeerFilter { spare_neighbour: true, ..PeerFilter::default() }, ..guarded_target() };
         let mut meter = Meter::start(&snapshot(1000, 0), (Backend::Guarded, Some(postrouting)), &filtered, 10.0);
         meter.update(&snapshot(1540, 240), counted);
         assert_eq!(meter.traffic().egress.unwrap().observed_percentage, Some(100.0));
@@ -398,7 +398,7 @@ mod tests {
             direction: Direction::Egress,
             netem: Netem::default(),
             per_segment: false,
-            ends: Ends::default(),
+            ends: PeerFilter::default(),
         };
         // What is lost before the first look is lost already.
         let mut meter = Meter::start(&snapshot(1000, 2), (Backend::Guarded, None), &target, 10.0);

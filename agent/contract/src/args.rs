@@ -92,7 +92,7 @@ impl Filters {
 /// Which run is meant, and until when: what `stop` and `cleanup` of another run, or too late, leave alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 #[group(skip)]
-pub struct Meant {
+pub struct RunSelector {
     /// Do nothing to an agent of another run
     #[arg(long, value_name = "ID")]
     pub run: Option<RunId>,
@@ -102,7 +102,7 @@ pub struct Meant {
     pub deadline: Option<Timestamp>,
 }
 
-impl Meant {
+impl RunSelector {
     fn to_argv(&self) -> impl Iterator<Item = String> {
         let run = self.run.as_ref().map(|run| format!("--run={run}"));
         run.into_iter().chain(self.deadline.map(|deadline| format!("--deadline={deadline}")))
@@ -114,7 +114,7 @@ impl Meant {
 pub struct StopArgs {
     /// Which agent
     #[command(flatten)]
-    pub meant: Meant,
+    pub meant: RunSelector,
 
     /// How long to wait for its end: 1s to 168h
     #[arg(long, value_name = "DURATION", default_value_t = Ttl::STOP)]
@@ -135,7 +135,7 @@ impl StopArgs {
 pub struct CleanupArgs {
     /// Which agent
     #[command(flatten)]
-    pub meant: Meant,
+    pub meant: RunSelector,
 
     /// Also where an agent works here that does not answer: one that hangs
     #[arg(long)]
@@ -302,8 +302,8 @@ mod tests {
     }
 
     prop_compose! {
-        fn meant()(run in option::of("[A-Za-z0-9._/-]{1,128}"), deadline in option::of(0..=4_000_000_000i64)) -> Meant {
-            Meant { run: run.map(|run| run.parse().unwrap()), deadline: deadline.map(|at| Timestamp::from_second(at).unwrap()) }
+        fn meant()(run in option::of("[A-Za-z0-9._/-]{1,128}"), deadline in option::of(0..=4_000_000_000i64)) -> RunSelector {
+            RunSelector { run: run.map(|run| run.parse().unwrap()), deadline: deadline.map(|at| Timestamp::from_second(at).unwrap()) }
         }
     }
 

@@ -30,7 +30,7 @@ mod run_id;
 mod span;
 mod text;
 
-pub use args::{BackendChoice, CleanupArgs, Direction, Filters, Meant, RunArgs, StopArgs};
+pub use args::{BackendChoice, CleanupArgs, Direction, Filters, RunArgs, RunSelector, StopArgs};
 pub use container::{CONTAINER_PREFIX, container_name, repair_container_name, stop_container_name};
 pub use control::{REQUEST_LIMIT, Request};
 pub use effect::Predicted;

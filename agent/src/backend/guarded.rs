@@ -118,7 +118,7 @@ mod tests {
     use crate::{
         netem::Netem,
         netlink::{Link, QDISC_NETEM, Qdisc, ROOT},
-        nft::Ends,
+        nft::PeerFilter,
     };
     use netloss_contract::Direction;
 
@@ -134,7 +134,7 @@ mod tests {
             direction: Direction::Ingress,
             netem: Netem::default(),
             per_segment: false,
-            ends: Ends::default(),
+            ends: PeerFilter::default(),
         };
         let cases = [
             (ifb(marks::IFB_INDEX, marks::IFB, true), false, false),

@@ -12,7 +12,7 @@ use crate::{
     marks,
     netem::Netem,
     netlink::{Handle, Link, Qdisc, ROOT},
-    nft::Ends,
+    nft::PeerFilter,
     snapshot::Snapshot,
 };
 use netloss_contract::Direction;
@@ -30,7 +30,7 @@ pub struct Target {
     /// Whether super-packets are taken apart before they meet the loss. Only the guarded backend does that.
     pub per_segment: bool,
     /// Which packets.
-    pub ends: Ends,
+    pub ends: PeerFilter,
 }
 
 impl Target {

@@ -3,7 +3,7 @@ use crate::{
     backend::{Unmarked, removal, without_ours},
     netem::Netem,
     netlink::{Filter, Handle, INGRESS_PARENT, Link, QDISC_CLSACT, QDISC_INGRESS, QDISC_PRIO, Qdisc},
-    nft::Ends,
+    nft::PeerFilter,
 };
 use netloss_contract::{Correlation, Direction, LossModel};
 use proptest::{collection, prelude::*, sample};
@@ -62,7 +62,7 @@ fn lossy() -> Snapshot {
 }
 
 fn target(direction: Direction) -> Target {
-    Target { link: eth0(), direction, netem: netem(), per_segment: false, ends: Ends::default() }
+    Target { link: eth0(), direction, netem: netem(), per_segment: false, ends: PeerFilter::default() }
 }
 
 fn words(steps: &[Step]) -> Vec<String> {

@@ -9,7 +9,7 @@ use crate::{
     interface::{self, Choice, NoInterface},
     netem::Netem,
     netlink::{Netlink, QDISC_NETEM, QDISC_PRIO, QDISC_TBF},
-    nft::{EgressHook, Ends},
+    nft::{EgressHook, PeerFilter},
     prepare::unreadable,
     reporter::Reporter,
     signals::Signals,
@@ -63,7 +63,7 @@ fn look(named: Option<&str>, signals: &Signals) -> Result<Seen, Failed> {
                 direction: Direction::Both,
                 netem: Netem::default(),
                 per_segment: false,
-                ends: Ends::default(),
+                ends: PeerFilter::default(),
             };
             Some(impairment::probe(&target, Trial::Rehearsal).map(|probed| probed.variant))
         }

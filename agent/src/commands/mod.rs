@@ -18,7 +18,7 @@ use crate::{
     run::not_locked,
     signals::Signals,
 };
-use netloss_contract::{Cleaned, CleanupArgs, Event, ExitCode, Failed, Holder, Meant, Request, Stage, Status, Stopped};
+use netloss_contract::{Cleaned, CleanupArgs, Event, ExitCode, Failed, Holder, Request, RunSelector, Stage, Status, Stopped};
 use nix::errno::Errno;
 use std::{
     io,
@@ -63,7 +63,7 @@ pub fn status(watch: bool, signals: &Signals, reporter: &mut Reporter) -> ExitCo
 }
 
 /// Asks the agent that works here to end, and waits for that.
-pub fn stop(meant: &Meant, limit: Duration, signals: &Signals, reporter: &mut Reporter) -> ExitCode {
+pub fn stop(meant: &RunSelector, limit: Duration, signals: &Signals, reporter: &mut Reporter) -> ExitCode {
     match try_stop(meant, limit, signals, reporter) {
         Ok(stopped) => {
             let exit = stopped.exit.filter(|exit| *exit == ExitCode::Incomplete).unwrap_or(ExitCode::Done);
@@ -74,7 +74,7 @@ pub fn stop(meant: &Meant, limit: Duration, signals: &Signals, reporter: &mut Re
     }
 }
 
-fn try_stop(meant: &Meant, limit: Duration, signals: &Signals, reporter: &mut Reporter) -> Result<Stopped, Failed> {
+fn try_stop(meant: &RunSelector, limit: Duration, signals: &Signals, reporter: &mut Reporter) -> Result<Stopped, Failed> {
     in_time(meant.deadline)?;
     let begun = Instant::now();
     let mut answers = match control::ask(&Request::Stop { run: meant.run.clone() }, signals).map_err(|error| no_socket(&error))? {
@@ -173,7 +173,7 @@ enum Silenced {
 ///
 /// # Errors
 /// Where it runs after all and ends otherwise, where it could not be told, or where its lease is renewed all the same.
-fn silence(meant: &Meant, signals: &Signals) -> Result<Silenced, Failed> {
+fn silence(meant: &RunSelector, signals: &Signals) -> Result<Silenced, Failed> {
     let told = match control::ask(&Request::Stop { run: meant.run.clone() }, signals).map_err(|error| no_socket(&error))? {
         Asked::Nobody => return Ok(Silenced::Gone),
         Asked::Answers(mut answers) => {
@@ -247,7 +247,7 @@ fn holder(signals: &Signals) -> Result<(), Failed> {
 }
 
 /// Why a cleanup leaves an agent alone that works.
-fn at_work(holder: Holder, meant: &Meant) -> Failed {
+fn at_work(holder: Holder, meant: &RunSelector) -> Failed {
     let other = meant.run.is_some() && meant.run != holder.run;
     let exit = if other { ExitCode::OtherRun } else { ExitCode::AlreadyRunning };
     let message = LockError::Held(Some(Box::new(holder.clone()))).to_string();

@@ -4,7 +4,7 @@
 //! Compared are the trees of attributes, and of a rule the expressions in their order. Attributes of one level have no order. Each difference that is
 //! meant is named below, with its reason; any other one fails.
 
-use super::ruleset::{Egress, EgressHook, Element, Ends, Message, Ruleset};
+use super::ruleset::{Egress, EgressHook, Element, Message, PeerFilter, Ruleset};
 use crate::netlink::Handle;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NlaBuffer, NlasIterator};
 use std::time::Duration;
@@ -189,7 +189,7 @@ fn ends(ends: &[&str]) -> Vec<netloss_contract::Endpoint> {
 /// Everything in both directions with the device's hooks, as in golden/device.nft.
 fn device() -> Ruleset {
     let egress = Some(Egress { hook: EgressHook::Device, class: Handle(0x7a11_0004) });
-    Ruleset { owned: true, interface: "eth0".to_owned(), ingress: Some(7), egress, ends: Ends::default() }
+    Ruleset { owned: true, interface: "eth0".to_owned(), ingress: Some(7), egress, ends: PeerFilter::default() }
 }
 
 #[test]
@@ -200,14 +200,14 @@ fn creates_the_tables_hooks_lease_and_rules_of_nft() {
 #[test]
 fn creates_the_postrouting_hook_of_nft() {
     let egress = Some(Egress { hook: EgressHook::Postrouting, class: Handle(0x7a15_0002) });
-    let ends = Ends { targets: ends(&["10.128.0.0/9"]), ..Ends::default() };
+    let ends = PeerFilter { targets: ends(&["10.128.0.0/9"]), ..PeerFilter::default() };
     let ruleset = Ruleset { owned: false, egress, ends, ..device() };
     same(&by_kind(agent(ruleset.creation(Duration::from_millis(1500)))), &by_kind(nft(include_str!("golden/postrouting.hex"))));
 }
 
 #[test]
 fn creates_the_filters_of_nft_in_both_directions() {
-    let ends = Ends {
+    let ends = PeerFilter {
         targets: ends(&[
             "10.128.0.0/9",
             "192.0.2.7:8000-8999/tcp",

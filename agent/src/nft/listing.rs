@@ -138,7 +138,7 @@ fn is(value: &[u8], text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ruleset::{Egress, EgressHook, Element, Ends, Message, Ruleset};
+    use super::super::ruleset::{Egress, EgressHook, Element, Message, PeerFilter, Ruleset};
     use super::*;
     use crate::netlink::Handle;
     use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
@@ -162,7 +162,7 @@ mod tests {
     fn what_we_make_is_ours() {
         for owned in [true, false] {
             let egress = Some(Egress { hook: EgressHook::Device, class: Handle(0x7a11_0004) });
-            let ruleset = Ruleset { owned, interface: "eth0".to_owned(), ingress: Some(7), egress, ends: Ends::default() };
+            let ruleset = Ruleset { owned, interface: "eth0".to_owned(), ingress: Some(7), egress, ends: PeerFilter::default() };
             let made: Vec<_> =
                 ruleset.creation(std::time::Duration::from_secs(1)).into_iter().map(|message| read(&bytes(message))).collect();
             let (table, family) = (Listed::Table { family: NetfilterProtoFamily::NetDev, owned }, Listed::Other);
@@ -174,7 +174,7 @@ mod tests {
     /// What fills a lease is what lists it.
     #[test]
     fn a_lease_that_is_not_empty_is_listed() {
-        let ruleset = Ruleset { owned: true, interface: "eth0".to_owned(), ingress: Some(7), egress: None, ends: Ends::default() };
+        let ruleset = Ruleset { owned: true, interface: "eth0".to_owned(), ingress: Some(7), egress: None, ends: PeerFilter::default() };
         let read_all = |messages: Vec<Message>| messages.into_iter().map(|message| read(&bytes(message))).collect::<Vec<_>>();
         let second = std::time::Duration::from_secs(1);
         for element in [Element::Armed, Element::Ready, Element::Ticket] {

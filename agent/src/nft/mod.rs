@@ -15,5 +15,5 @@ mod ruleset;
 mod socket;
 mod wire;
 
-pub use ruleset::{Egress, EgressHook, Element, Ends, Message, Ruleset, SHORTEST_LEASE, TABLE};
+pub use ruleset::{Egress, EgressHook, Element, Message, PeerFilter, Ruleset, SHORTEST_LEASE, TABLE};
 pub use socket::{Error, Socket, Told};

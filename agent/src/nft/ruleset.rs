@@ -71,7 +71,7 @@ pub struct Egress {
 
 /// Which packets are lost, by their remote ends.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Ends {
+pub struct PeerFilter {
     /// These alone; empty for all.
     pub targets: Vec<Endpoint>,
     /// Never these, whatever the targets say.
@@ -80,7 +80,7 @@ pub struct Ends {
     pub spare_neighbour: bool,
 }
 
-impl Ends {
+impl PeerFilter {
     /// The rules of a chain that `strike` the packets that are to be lost, in their order.
     fn rules(&self, remote: Remote, interface: MetaKey, strike: &[Expression]) -> Vec<Vec<Expression>> {
         let neighbours = self.spare_neighbour.then(matching::neighbours).into_iter().flatten();
@@ -107,7 +107,7 @@ pub struct Ruleset {
     /// Loss of what is sent.
     pub egress: Option<Egress>,
     /// Which packets.
-    pub ends: Ends,
+    pub ends: PeerFilter,
 }
 
 /// What an element of the lease means.
@@ -321,7 +321,7 @@ mod tests {
 
     fn ruleset(hook: EgressHook) -> Ruleset {
         let egress = Some(Egress { hook, class: Handle(0x7a11_0004) });
-        Ruleset { owned: true, interface: "eth0".to_owned(), ingress: Some(7), egress, ends: Ends::default() }
+        Ruleset { owned: true, interface: "eth0".to_owned(), ingress: Some(7), egress, ends: PeerFilter::default() }
     }
 
     const KEYS: [(Element, &str); 3] = [(Element::Armed, "eth0"), (Element::Ready, "netloss/ready"), (Element::Ticket, "netloss/ticket")];
@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn each_end_is_a_rule_or_two_in_each_direction() {
         let parse = |ends: &[&str]| ends.iter().map(|end| end.parse().unwrap()).collect();
-        let ends = Ends { targets: parse(&["10.0.0.0/8", "any:80"]), spares: parse(&["10.1.0.0/16/udp"]), spare_neighbour: true };
+        let ends = PeerFilter { targets: parse(&["10.0.0.0/8", "any:80"]), spares: parse(&["10.1.0.0/16/udp"]), spare_neighbour: true };
         let with = Ruleset { ends, ..ruleset(EgressHook::Device) };
         // Neighbours are two rules, the spared end is one, the targets are one and two; without any of them there is one.
         let lease = Duration::from_secs(10);

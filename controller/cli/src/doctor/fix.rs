@@ -20,7 +20,7 @@ use kube::{
 use netloss_api::{ChaosExperiment, FINALIZER, SentContainer};
 use netloss_cluster::agents::{self, Agent};
 use netloss_cluster::observe::is_cleaned_since;
-use netloss_contract::{CONTAINER_PREFIX, CleanupArgs, Event, Meant, Record};
+use netloss_contract::{CONTAINER_PREFIX, CleanupArgs, Event, Record, RunSelector};
 use netloss_core::{
     container::{image_to_send, repair_container},
     sanitize::line,
@@ -83,7 +83,7 @@ async fn clean(cluster: &Cluster, remains: &Remains, ours: Option<&str>) -> Resu
     let now = cluster.now().await;
     let until = now.saturating_add(SignedDuration::from_mins(2)).unwrap_or(now);
     // Whichever agent it was: what is removed carries netloss's marks, and one that works is left alone.
-    let argv = CleanupArgs { meant: Meant { run: None, deadline: Some(until) }, force: false }.to_argv();
+    let argv = CleanupArgs { meant: RunSelector { run: None, deadline: Some(until) }, force: false }.to_argv();
     let container = format!("{CONTAINER_PREFIX}-doctor-{}-cleanup", now.as_second());
     let sent = SentContainer { container: container.clone(), argv, deadline: Time(until), number: 1 };
     let entry = netloss_api::PodStatus { image, ..entry.clone() };

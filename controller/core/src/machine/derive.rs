@@ -15,7 +15,7 @@ use crate::{
 };
 use jiff::{SignedDuration, Timestamp};
 use netloss_api::{AskedLoss, ChaosExperimentStatus, PodStatus, SentContainer};
-use netloss_contract::{CleanupArgs, Meant, StopArgs, Ttl};
+use netloss_contract::{CleanupArgs, RunSelector, StopArgs, Ttl};
 use std::{collections::BTreeMap, net::IpAddr};
 
 /// How far the controller's clock may have been set back since a plan was made. The plan's deadline is then later than a new one would be.
@@ -123,12 +123,12 @@ fn is_same(one: &AskedLoss, other: &AskedLoss) -> bool {
 
 /// The arguments of what stops the agent of a run until then.
 pub(super) fn stop_arguments(uid: &str, run: u32, until: Timestamp) -> Vec<String> {
-    StopArgs { meant: Meant { run: run_id(uid, run).parse().ok(), deadline: Some(until) }, timeout: Ttl::STOP }.to_argv()
+    StopArgs { meant: RunSelector { run: run_id(uid, run).parse().ok(), deadline: Some(until) }, timeout: Ttl::STOP }.to_argv()
 }
 
 /// The arguments of what removes what the agent of a run may have left; `force` is for one that hangs.
 pub(super) fn repair_arguments(uid: &str, run: u32, until: Timestamp, force: bool) -> Vec<String> {
-    CleanupArgs { meant: Meant { run: run_id(uid, run).parse().ok(), deadline: Some(until) }, force }.to_argv()
+    CleanupArgs { meant: RunSelector { run: run_id(uid, run).parse().ok(), deadline: Some(until) }, force }.to_argv()
 }
 
 /// Whether the arguments of what is sent after an agent are those that this controller writes. The deadline is checked where the container
