@@ -48,13 +48,13 @@ impl Moment {
 
 /// When the loss ends, as a value.
 #[derive(Debug, Clone, Copy)]
-pub struct Limit {
+pub struct Expiry {
     applied: Moment,
     ttl: Duration,
     deadline: Option<Timestamp>,
 }
 
-impl Limit {
+impl Expiry {
     /// The earlier of `ttl` after `applied` and the deadline.
     #[must_use]
     pub fn new(applied: Moment, ttl: Ttl, deadline: Option<Timestamp>) -> Self {
@@ -102,7 +102,7 @@ impl Alarms {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn set(limit: &Limit) -> io::Result<Self> {
+    pub fn set(limit: &Expiry) -> io::Result<Self> {
         let ttl = alarm(ClockId::CLOCK_BOOTTIME, (limit.applied.0 + limit.ttl).into())?;
         let deadline = limit.deadline.map(|deadline| alarm(ClockId::CLOCK_REALTIME, time_spec(deadline))).transpose()?;
         Ok(Self { ttl, deadline })
@@ -162,7 +162,7 @@ mod tests {
 
     fn come(ttl: &str, deadline: Option<Timestamp>) -> Cause {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { Alarms::set(&Limit::new(Moment::now(), ttl.parse().unwrap(), deadline)).unwrap().come().await.unwrap() })
+        runtime.block_on(async { Alarms::set(&Expiry::new(Moment::now(), ttl.parse().unwrap(), deadline)).unwrap().come().await.unwrap() })
     }
 
     #[test]

@@ -72,9 +72,9 @@ const ANSWER_LENGTH: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Control {
     /// Those who ask for the end of this run.
-    pub stops: Visits,
+    pub stops: ClientRequests,
     /// Those who ask for anything else.
-    pub visits: Visits,
+    pub visits: ClientRequests,
     ending: Ending,
     /// Closed, it lets the thread end.
     _open: PipeWriter,
@@ -82,13 +82,13 @@ pub struct Control {
 
 /// Somebody who asked for something.
 #[derive(Debug)]
-pub struct Visit {
+pub struct ClientRequest {
     /// What.
     pub request: Request,
     stream: UnixStream,
 }
 
-impl Visit {
+impl ClientRequest {
     /// Answers, and goes on being able to. Never waits: an answer that the socket does not take at once is dropped. It takes more than the
     /// two that anybody gets.
     pub fn answer(&self, record: &Record) {
@@ -145,7 +145,7 @@ impl Control {
             let _until = until;
             wait_for_clients(&door);
         })?;
-        Ok(Self { stops: Visits(stops), visits: Visits(visits), ending, _open: open })
+        Ok(Self { stops: ClientRequests(stops), visits: ClientRequests(visits), ending, _open: open })
     }
 
     /// Sees when somebody asks for the end of this run, or a signal comes.
@@ -157,11 +157,11 @@ impl Control {
 
 /// Those who have asked for something.
 #[derive(Debug)]
-pub struct Visits(mpsc::Receiver<Visit>);
+pub struct ClientRequests(mpsc::Receiver<ClientRequest>);
 
-impl Visits {
+impl ClientRequests {
     /// The next one. Cancel safe.
-    pub async fn next(&mut self) -> Visit {
+    pub async fn next(&mut self) -> ClientRequest {
         match self.0.recv().await {
             Some(visit) => visit,
             // The thread that listens never ends.
@@ -178,8 +178,8 @@ struct Door {
     epoll: Arc<Epoll>,
     run: Option<RunId>,
     bell: Bell,
-    stops: mpsc::Sender<Visit>,
-    visits: mpsc::Sender<Visit>,
+    stops: mpsc::Sender<ClientRequest>,
+    visits: mpsc::Sender<ClientRequest>,
     /// Those who have not said what they want, the oldest first.
     silent: VecDeque<Client>,
     /// Whether the last attempt to accept found the system without a descriptor.
@@ -240,7 +240,7 @@ impl Door {
         listener: UnixListener,
         run: Option<RunId>,
         bell: Bell,
-        (stops, visits): (mpsc::Sender<Visit>, mpsc::Sender<Visit>),
+        (stops, visits): (mpsc::Sender<ClientRequest>, mpsc::Sender<ClientRequest>),
     ) -> io::Result<Self> {
         listen(&listener, Backlog::new(BACKLOG)?)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -313,7 +313,7 @@ impl Door {
         }
         let _ = self.epoll.delete(&stream);
         let visits = if stops { &self.stops } else { &self.visits };
-        drop(visits.try_send(Visit { request, stream }));
+        drop(visits.try_send(ClientRequest { request, stream }));
     }
 }
 
@@ -470,8 +470,8 @@ mod tests {
         door: Door,
         address: SocketAddr,
         rung: io::PipeReader,
-        stops: mpsc::Receiver<Visit>,
-        _visits: mpsc::Receiver<Visit>,
+        stops: mpsc::Receiver<ClientRequest>,
+        _visits: mpsc::Receiver<ClientRequest>,
     }
 
     fn room(name: &str) -> Room {

@@ -15,7 +15,7 @@ use std::{
 };
 use tracing::{
     Event, Level, Metadata, Subscriber,
-    field::{Field, Visit},
+    field::{Visit, Field},
     level_filters::LevelFilter,
     span,
 };

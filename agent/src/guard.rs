@@ -17,7 +17,7 @@
 //! by that.
 
 use crate::{
-    clock::{Limit, Moment},
+    clock::{Expiry, Moment},
     ending::Ending,
     nft::{self, Element, Message, Ruleset, SHORTEST_LEASE, Socket},
 };
@@ -149,7 +149,7 @@ impl Armable {
     /// # Errors
     /// Where the kernel refuses the first lease, it comes too late, or there is no thread to be had. Tables that have no owner are left to
     /// others then.
-    pub fn arm(mut self, limit: Limit, ending: Ending) -> Result<Guard, ArmError> {
+    pub fn arm(mut self, limit: Expiry, ending: Ending) -> Result<Guard, ArmError> {
         let (now, lease) = renew(&mut self.socket, &self.ruleset, Element::Ready, &limit)?.ok_or(ArmError::Over)?;
         let mut account = Account::default();
         account.renewed(now, lease);
@@ -167,7 +167,7 @@ impl Armable {
 
 /// Puts a lease in the place of an element, so that it does not reach past the end of the loss. Returns a moment before it began, and how long it
 /// is; none where too little is left of the loss for another.
-fn renew(tables: &mut impl Tables, ruleset: &Ruleset, old: Element, limit: &Limit) -> Result<Option<(Moment, Duration)>, NotRenewed> {
+fn renew(tables: &mut impl Tables, ruleset: &Ruleset, old: Element, limit: &Expiry) -> Result<Option<(Moment, Duration)>, NotRenewed> {
     for _ in 0..TICKETS {
         let now = Moment::now();
         if is_far(limit.remaining()) {
@@ -215,7 +215,7 @@ struct Keeper<T> {
     /// The owner of the tables; none once it was closed to end the loss.
     socket: Option<T>,
     ruleset: Ruleset,
-    limit: Limit,
+    limit: Expiry,
     account: Account,
     /// Whether the lease is to be renewed.
     holds: bool,
@@ -601,7 +601,7 @@ mod tests {
     fn refused(errno: Errno, ago: Duration, remaining: Duration) -> Keeper<Refusing> {
         let ruleset =
             Ruleset { owned: true, interface: "eth0".to_owned(), ingress: Some(7), egress: None, ends: nft::PeerFilter::default() };
-        let limit = Limit::new(Moment::now(), "1h".parse().unwrap(), Some(jiff::Timestamp::now() + remaining));
+        let limit = Expiry::new(Moment::now(), "1h".parse().unwrap(), Some(jiff::Timestamp::now() + remaining));
         let now = Moment::now().since(Moment::at(Duration::ZERO));
         let mut account = Account::default();
         account.renewed(Moment::at(now.saturating_sub(ago)), LEASE);

@@ -7,7 +7,7 @@ use crate::{
         guarded::{self, Variant},
         tc,
     },
-    clock::{Limit, Moment},
+    clock::{Expiry, Moment},
     ending::Ending,
     guard::{Account, ArmError, Armable, Guard, LEASE},
     marks,
@@ -233,9 +233,9 @@ impl Plan {
         self,
         kernel: &Kernel,
         changes: &mut Changes,
-        limit: impl Fn() -> Limit,
+        limit: impl Fn() -> Expiry,
         terms: &Terms<'_>,
-    ) -> Result<(Impairment, Limit, Snapshot), ApplyError> {
+    ) -> Result<(Impairment, Expiry, Snapshot), ApplyError> {
         // With plain tc a packet may be lost from the first step on.
         let unguarded = self.guard.is_none().then(&limit);
         let ruleset = self.guard.as_ref().map(|probed| (probed.variant, guarded::ruleset(&self.target, probed.variant)));

@@ -3,7 +3,7 @@
 use super::{fail, holder};
 use crate::{
     backend::{self, Unmarked},
-    clock::{Limit, Moment},
+    clock::{Expiry, Moment},
     impairment::Trial,
     netlink::Netlink,
     prepare::{self, Prepared, asked, failed, unreadable},
@@ -46,7 +46,7 @@ fn try_plan(args: &RunArgs, signals: &Signals) -> Result<Planned, Failed> {
         asked: asked(args),
         predicted: args.model.predicted(),
         filtered,
-        ends_at: Limit::new(Moment::now(), args.ttl, args.deadline).at(),
+        ends_at: Expiry::new(Moment::now(), args.ttl, args.deadline).at(),
         steps,
         warnings: args.model.warning().into_iter().collect(),
     })

@@ -5,8 +5,8 @@ mod watch;
 use crate::{
     apply::Kernel,
     backend::Unmarked,
-    clock::{self, Alarms, Limit, Moment},
-    control::{Control, LockError, Visit},
+    clock::{self, Alarms, Expiry, Moment},
+    control::{ClientRequest, Control, LockError},
     ending::Ending,
     guard::{self, Account},
     impairment::{ApplyError, Impairment, Terms, Trial},
@@ -49,7 +49,7 @@ async fn whole(args: &RunArgs, signals: &Signals, reporter: &mut Reporter) -> Ex
 /// What is left when the loss is gone: the lock, those who wait for the end, and sockets that it takes a while to close (see [`guard::Guard`]).
 struct Door<'a> {
     control: Option<Control>,
-    waiting: Vec<Visit>,
+    waiting: Vec<ClientRequest>,
     ended: Option<Session<'a>>,
 }
 
@@ -80,7 +80,7 @@ struct Session<'a> {
     /// What this session changed without a mark.
     unmarked: Unmarked,
     meter: Meter,
-    limit: Limit,
+    limit: Expiry,
     alarms: Alarms,
     ending: Ending,
     changes: Changes,
@@ -145,7 +145,7 @@ impl<'a> Session<'a> {
         };
         let (unmarked, backend_reason) = (plan.unmarked(), plan.reason().to_owned());
         let terms = Terms { ending: &ending, begun: Some(begun), until: None };
-        let brought = plan.bring(&kernel, &mut changes, || Limit::new(Moment::now(), args.ttl, args.deadline), &terms);
+        let brought = plan.bring(&kernel, &mut changes, || Expiry::new(Moment::now(), args.ttl, args.deadline), &terms);
         let set = brought.map_err(|error| not_applied(&error)).and_then(|(impairment, limit, after)| match Alarms::set(&limit) {
             Ok(alarms) => Ok((impairment, limit, after, alarms)),
             Err(error) => {
@@ -205,7 +205,7 @@ impl<'a> Session<'a> {
         &mut self,
         signals: &Watch<'_>,
         control: &mut Control,
-        waiting: &mut Vec<Visit>,
+        waiting: &mut Vec<ClientRequest>,
         reporter: &mut Reporter,
     ) -> Result<(Cause, bool), Failed> {
         let mut beats = ticks(self.args.heartbeat.duration());
@@ -268,7 +268,7 @@ impl<'a> Session<'a> {
     }
 
     /// Answers one who asks. Returns the one who asked for the end of this run, and waits for it.
-    fn attend(&mut self, visit: Visit, reporter: &Reporter) -> Option<Visit> {
+    fn attend(&mut self, visit: ClientRequest, reporter: &Reporter) -> Option<ClientRequest> {
         let stops = visit.request.stops(self.args.run.as_ref());
         if let (false, Request::Stop { run: Some(meant) }) = (stops, &visit.request) {
             let message = format!("the agent that works here is not that of run {meant}, so it was not stopped");
