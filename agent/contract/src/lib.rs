@@ -43,8 +43,8 @@ pub use netem::{NetemLoss, Probability};
 pub use percentage::{Correlation, LossPercentage, Share};
 pub use plan::{Checked, Finding, Planned, Verdict};
 pub use report::{
-    Applied, Cause, Cleaned, Event, Failed, Heartbeat, Holder, Kept, LINE_LIMIT, PerDirection, Record, Removed, SCHEMA, Stage, Status,
-    Stopped,
+    Applied, Cause, Cleaned, Event, Failed, Heartbeat, Holder, LINE_LIMIT, LeaseStats, PerDirection, Record, Removed, SCHEMA, Stage,
+    Status, Stopped,
 };
 pub use run_id::RunId;
 pub use span::{HeartbeatInterval, Ttl, parse_duration};

@@ -82,7 +82,7 @@ pub struct PerDirection<T> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
-pub struct Kept {
+pub struct LeaseStats {
     /// Seconds for which packets were lost. Less than the elapsed ones where the lease ran out before it was renewed.
     pub armed_seconds: f64,
     /// How often it did.
@@ -95,8 +95,8 @@ pub struct Kept {
     pub trouble: Option<String>,
 }
 
-impl Kept {
-    /// Share of the time for which packets have to be lost, in percent, so that the loss is not [`Kept::degraded`]. A judgement: the observed rate is
+impl LeaseStats {
+    /// Share of the time for which packets have to be lost, in percent, so that the loss is not [`LeaseStats::degraded`]. A judgement: the observed rate is
     /// then within a twentieth of the requested one, less than the 95 % interval of a thousand packets at 10 % (a fifth).
     pub const WELL: f64 = 95.0;
 }
@@ -194,7 +194,7 @@ pub struct Heartbeat {
     pub traffic: PerDirection<Traffic>,
     /// How well the lease has been kept, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kept: Option<Kept>,
+    pub kept: Option<LeaseStats>,
     /// Whether everything is as it was applied.
     pub intact: bool,
     /// What is not as it was applied, in words.
@@ -268,7 +268,7 @@ pub struct Removed {
     pub traffic: PerDirection<Traffic>,
     /// How well the lease was kept, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kept: Option<Kept>,
+    pub kept: Option<LeaseStats>,
     /// What somebody else had changed when the removal began, in words; none where everything was as applied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
@@ -448,7 +448,7 @@ fn shorten_heartbeat(heartbeat: &mut Heartbeat, bytes: usize) {
     }
 }
 
-fn shorten_kept(kept: &mut Kept, bytes: usize) {
+fn shorten_kept(kept: &mut LeaseStats, bytes: usize) {
     kept.trouble.iter_mut().for_each(|trouble| truncate(trouble, bytes));
 }
 

@@ -92,7 +92,7 @@ fn whole() -> Vec<Record> {
         too_few_packets: true,
     };
     let traffic = || PerDirection { egress: Some(traffic()), ingress: Some(traffic()) };
-    let kept = || Some(Kept { armed_seconds: 604_799.999, lapses: u32::MAX, degraded: true, trouble: Some(text()) });
+    let kept = || Some(LeaseStats { armed_seconds: 604_799.999, lapses: u32::MAX, degraded: true, trouble: Some(text()) });
     let predicted = Some(Predicted { loss_percentage: 0.333_333, mean_burst: Some(3.333_333) });
     let guard = Some(Guard { ends_with_agent: true, lease_seconds: 10, only_ip_egress: true });
     let filtered = || Filtered { targets: vec![text()], spared: vec![text()] };

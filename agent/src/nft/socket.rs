@@ -3,7 +3,7 @@
 
 use super::listing::{Listed, NFNL_SUBSYS_NFTABLES, Way};
 use super::ruleset::{Message, Ruleset, TABLE, delete_table, list_lease, list_rules, list_tables};
-use super::wire::{Wire, take};
+use super::wire::{NetlinkSocket, take};
 use crate::netlink::{self, Answers, stable};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily, none::ControlMessage};
@@ -31,7 +31,7 @@ pub type Error = netlink::Error;
 /// Close-on-exec, so that no child keeps the loss alive.
 #[derive(Debug)]
 pub struct Socket {
-    wire: Wire,
+    wire: NetlinkSocket,
 }
 
 impl Socket {
@@ -40,7 +40,7 @@ impl Socket {
     /// # Errors
     /// Where the kernel has no nfnetlink, or no socket is to be had.
     pub fn open() -> Result<Self, Error> {
-        let wire = Wire::open(NETLINK_NETFILTER, TIME_LIMIT)?;
+        let wire = NetlinkSocket::open(NETLINK_NETFILTER, TIME_LIMIT)?;
         setsockopt(wire.socket(), SndBuf, &SEND_BUFFER).map_err(io::Error::from)?;
         Ok(Self { wire })
     }

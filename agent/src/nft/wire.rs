@@ -26,13 +26,13 @@ const ANSWER: usize = 32 * 1024;
 
 /// A socket of one protocol. Close-on-exec.
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub(crate) struct NetlinkSocket {
     socket: Socket,
     sequence: u32,
     answers: Vec<u8>,
 }
 
-impl Wire {
+impl NetlinkSocket {
     /// Opens it.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use netloss_contract::{
-    Applied, Cause, Event, ExitCode, Failed, Heartbeat, Holder, Kept, Record, Removed, Request, RunArgs, Stage, Status,
+    Applied, Cause, Event, ExitCode, Failed, Heartbeat, Holder, LeaseStats, Record, Removed, Request, RunArgs, Stage, Status,
 };
 use std::{io, time::Duration};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -375,9 +375,9 @@ fn not_applied(error: &ApplyError) -> Failed {
 }
 
 /// The last renewal's lease has not been counted yet, so a single one that is missing is no degradation.
-fn kept(account: Account, elapsed: Duration) -> Kept {
-    let degraded = (account.armed + guard::RENEWAL).as_secs_f64() < elapsed.as_secs_f64() * Kept::WELL / 100.0;
-    Kept { armed_seconds: seconds(account.armed), lapses: account.lapses, degraded, trouble: account.trouble }
+fn kept(account: Account, elapsed: Duration) -> LeaseStats {
+    let degraded = (account.armed + guard::RENEWAL).as_secs_f64() < elapsed.as_secs_f64() * LeaseStats::WELL / 100.0;
+    LeaseStats { armed_seconds: seconds(account.armed), lapses: account.lapses, degraded, trouble: account.trouble }
 }
 
 /// To the millisecond.

@@ -3,7 +3,7 @@
 use super::{fixtures::*, *};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use netloss_api::{EXCLUDE_LABEL, Outcome, Phase, PodState, SentContainer};
-use netloss_contract::{Backend, Event, ExitCode, Failed, Kept, Stage, Ttl};
+use netloss_contract::{Backend, Event, ExitCode, Failed, LeaseStats, Stage, Ttl};
 
 #[path = "lifecycle_tests.rs"]
 mod lifecycle;
@@ -305,7 +305,7 @@ fn every_end_has_an_outcome_and_a_reason() {
     let degraded = || match removed() {
         Event::Removed(mut removed) => {
             removed.backend = Backend::Guarded;
-            removed.kept = Some(Kept { armed_seconds: 20.0, lapses: 2, degraded: true, trouble: None });
+            removed.kept = Some(LeaseStats { armed_seconds: 20.0, lapses: 2, degraded: true, trouble: None });
             Some(Event::Removed(removed))
         }
         _ => None,
@@ -408,7 +408,7 @@ fn what_may_have_died_unseen_is_repaired() {
 #[test]
 fn what_is_degraded_is_for_the_agent_to_say() {
     let Event::Removed(mut report) = removed() else { panic!() };
-    report.kept = Some(Kept { armed_seconds: 27.0, lapses: 0, degraded: false, trouble: None });
+    report.kept = Some(LeaseStats { armed_seconds: 27.0, lapses: 0, degraded: false, trouble: None });
     let (outcome, ..) = end(|entry| agent(entry, terminated(0, Some(Event::Removed(report.clone())))), at(40));
     assert_eq!(outcome, Outcome::Clean);
 }
