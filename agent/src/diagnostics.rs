@@ -15,7 +15,7 @@ use std::{
 };
 use tracing::{
     Event, Level, Metadata, Subscriber,
-    field::{Visit, Field},
+    field::{Field, Visit},
     level_filters::LevelFilter,
     span,
 };

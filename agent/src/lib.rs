@@ -6,7 +6,7 @@
 //!                   ├─ snapshot ── netlink/*     what the kernel shows
 //!                   ├─ prepare ─ host, interface, ends   whether, where and to whom
 //!                   ├─ backend/* ── netem, marks what to do, to expect and to take away (pure)
-//!                   ├─ placement ─┬ apply        the one place that changes the kernel
+//!                   ├─ impairment ┬ apply        the one place that changes the kernel
 //!                   │             └ guard, nft/* the lease that the kernel itself ends, in a thread of its own
 //!                   └─ meter, reporter, text     what it did, and saying so
 //! ```
