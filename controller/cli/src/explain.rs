@@ -18,6 +18,7 @@ use netloss_api::{
 };
 use netloss_contract::LossVerdict;
 use netloss_core::{
+    ephemeral,
     history::{failure_reason, result},
     sanitize::brief,
 };
@@ -103,9 +104,7 @@ async fn waiting(cluster: &Cluster, object: &ChaosExperiment) -> BTreeMap<String
     for entry in pods.take(10) {
         let pods = Api::<Pod>::namespaced(cluster.client.clone(), &entry.namespace);
         let Ok(Some(pod)) = pods.get_opt(&entry.name).await else { continue };
-        let statuses = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
-        let state = statuses.filter(|status| status.name == entry.container).find_map(|status| status.state.clone());
-        if let Some(waiting) = state.and_then(|state| state.waiting) {
+        if let Some(waiting) = ephemeral::state(&pod, &entry.container).and_then(|state| state.waiting.clone()) {
             let words: Vec<String> = [waiting.reason, waiting.message].into_iter().flatten().map(|words| brief(&words)).collect();
             reasons.insert(entry.uid.clone(), words.join(": "));
         }

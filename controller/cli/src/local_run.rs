@@ -22,6 +22,7 @@ use netloss_cluster::{
 };
 use netloss_core::{
     container::image_to_send,
+    ephemeral,
     machine::{Decision, EventRecord, Experiment, Needs, Observed, PodView, Pods, Preconditions, Protection, Settings},
 };
 use std::{
@@ -189,8 +190,7 @@ impl Store for LocalRun {
         }
         let pods = Api::<Pod>::namespaced(self.client.clone(), &entry.namespace);
         let pod = pods.get(&entry.name).await.map_err(executor::Error::api(format!("reading pod {}", entry.display_name())))?;
-        let mut containers = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
-        Ok(containers.find(|container| container.name == entry.container).and_then(|agent| agent.image.clone()).unwrap_or_default())
+        Ok(ephemeral::container(&pod, &entry.container).and_then(|agent| agent.image.clone()).unwrap_or_default())
     }
 
     async fn write_record(&mut self, _: &ChaosExperiment, _: &ChaosExperimentStatus) -> Result<(), executor::Error> {

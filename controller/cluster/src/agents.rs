@@ -2,11 +2,11 @@
 
 use crate::observe::is_cleaned_since;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ContainerState, EphemeralContainer, Pod};
+use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use kube::ResourceExt;
 use netloss_api::{ChaosExperiment, ChaosExperimentSpec, ChaosExperimentStatus, Phase, PodState, PodStatus};
 use netloss_contract::{CONTAINER_PREFIX, Event, Record, container_name};
-use netloss_core::targets;
+use netloss_core::{ephemeral, targets};
 use serde_json::json;
 
 /// The version digit of a direct run's uid (RFC 9562, section 5.8: UUIDs of the application's own making).
@@ -43,7 +43,7 @@ pub fn active_in(pod: &Pod, now: Timestamp) -> impl Iterator<Item = Agent> {
 #[must_use]
 pub fn ended_without_a_word(pods: &[Pod]) -> Vec<Agent> {
     let is_suspect = |pod: &Pod, agent: &Agent| {
-        let Some(ended) = state(pod, &agent.container).and_then(|state| state.terminated.as_ref()) else { return false };
+        let Some(ended) = ephemeral::state(pod, &agent.container).and_then(|state| state.terminated.as_ref()) else { return false };
         let mut said = ended.message.iter().flat_map(|text| text.lines()).filter_map(Record::from_line);
         let is_told = said.any(|record| matches!(&record.event, Event::Removed(_)));
         let since = ended.finished_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
@@ -55,8 +55,7 @@ pub fn ended_without_a_word(pods: &[Pod]) -> Vec<Agent> {
 /// All agents of a pod whose network is there.
 fn all(pod: &Pod) -> impl Iterator<Item = Agent> {
     let is_over = matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"));
-    let containers = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
-    containers.filter(move |container| is_agent(container) && !is_over).map(|container| Agent {
+    ephemeral::containers(pod).filter(move |container| is_agent(container) && !is_over).map(|container| Agent {
         namespace: pod.namespace().unwrap_or_default(),
         pod: pod.name_any(),
         pod_uid: pod.uid().unwrap_or_default(),
@@ -69,13 +68,6 @@ fn all(pod: &Pod) -> impl Iterator<Item = Agent> {
 fn is_agent(container: &EphemeralContainer) -> bool {
     let first = container.args.iter().flatten().next();
     container.name.starts_with(CONTAINER_PREFIX) && first.is_some_and(|word| word == "run")
-}
-
-/// What the kubelet says of an ephemeral container.
-#[must_use]
-pub fn state<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerState> {
-    let statuses = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
-    statuses.filter(|status| status.name == container).find_map(|status| status.state.as_ref())
 }
 
 impl Agent {

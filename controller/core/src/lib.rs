@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod container;
+pub mod ephemeral;
 pub mod history;
 pub mod machine;
 pub mod refusal;

@@ -1,6 +1,7 @@
 //! Which pods an experiment may act on, and which of them it takes.
 
 use crate::{
+    ephemeral,
     refusal::{Refusal, RefusalReason},
     sanitize::some_of,
     settings::Settings,
@@ -217,7 +218,7 @@ pub fn skip(pod: &Pod, now: Timestamp) -> Option<Skip> {
 /// How many containers of netloss a pod carries.
 #[must_use]
 pub fn containers(pod: &Pod) -> usize {
-    let all = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+    let all = ephemeral::containers(pod);
     all.filter(|container| container.name.starts_with(CONTAINER_PREFIX)).count()
 }
 
@@ -326,21 +327,16 @@ const LATE_START: SignedDuration = SignedDuration::from_mins(1);
 /// Containers of netloss's (or of k8s-chaos's, which names them alike) that have not ended. One without a state yet is about to start, unless its deadline has
 /// passed: then it changes nothing if it does (an image that cannot be pulled, a kubelet that created it and never started it).
 pub fn active_containers(pod: &Pod, now: Timestamp) -> impl Iterator<Item = &EphemeralContainer> {
-    let state = |name: &str| {
-        let mut statuses = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
-        statuses.find(|status| status.name == name).and_then(|status| status.state.as_ref())
-    };
     let deadline = |container: &EphemeralContainer| {
         let deadline = container.args.iter().flatten().find_map(|argument| argument.strip_prefix("--deadline="));
         deadline.and_then(|text| text.parse::<Timestamp>().ok())
     };
-    let is_active = move |container: &&EphemeralContainer| match state(&container.name) {
+    let is_active = move |container: &&EphemeralContainer| match ephemeral::state(pod, &container.name) {
         Some(ContainerState { terminated: Some(_), .. }) => false,
         Some(ContainerState { running: Some(_), .. }) => true,
         _ => deadline(container).is_none_or(|deadline| now.duration_since(deadline) <= LATE_START),
     };
-    let containers = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
-    containers.filter(|container| container.name.starts_with(CONTAINER_PREFIX)).filter(is_active)
+    ephemeral::containers(pod).filter(|container| container.name.starts_with(CONTAINER_PREFIX)).filter(is_active)
 }
 
 /// The name of an agent's container that has not ended.

@@ -23,6 +23,7 @@ use netloss_cluster::observe::is_cleaned_since;
 use netloss_contract::{CONTAINER_PREFIX, CleanupArgs, Event, Record, RunSelector};
 use netloss_core::{
     container::{image_to_send, repair_container},
+    ephemeral,
     sanitize::line,
 };
 use serde_json::json;
@@ -77,7 +78,9 @@ async fn clean(cluster: &Cluster, remains: &Remains, ours: Option<&str>) -> Resu
     let since = entry.ended_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
     let is_meant = |pod: &Pod| agents::is_same(pod, entry) && !is_cleaned_since(pod, since);
     let Some(pod) = pod.filter(is_meant) else { return Ok(()) };
-    let image = ours.map(|ours| image_to_send(&entry.image, ours).to_owned()).or_else(|| image_in(&pod, &entry.container));
+    let image = ours
+        .map(|ours| image_to_send(&entry.image, ours).to_owned())
+        .or_else(|| ephemeral::container(&pod, &entry.container)?.image.clone());
     let image = image.ok_or_else(|| Error::Failed(format!("pod {name}: the agent's image is not known: delete the pod instead")))?;
     // The agent's node goes by a clock that is nearer to the API server's than this machine's may be.
     let now = cluster.now().await;
@@ -94,11 +97,6 @@ async fn clean(cluster: &Cluster, remains: &Remains, ours: Option<&str>) -> Resu
     print(&format!("{name}: cleaned up: {}\n", line(&found)))
 }
 
-fn image_in(pod: &Pod, container: &str) -> Option<String> {
-    let containers = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
-    containers.into_iter().find(|there| there.name == container)?.image.clone()
-}
-
 /// Waits for a cleanup to end, and says what it found.
 async fn wait(pods: &Api<Pod>, namespace: &str, pod: &str, container: &str) -> Result<String, Error> {
     let name = format!("{namespace}/{pod}");
@@ -108,7 +106,7 @@ async fn wait(pods: &Api<Pod>, namespace: &str, pod: &str, container: &str) -> R
         let Some(found) = pods.get_opt(pod).await.map_err(Error::api(format!("reading pod {name}")))? else {
             return Ok("the pod is gone, and its network with it".to_owned());
         };
-        if let Some(ended) = agents::state(&found, container).and_then(|state| state.terminated.clone()) {
+        if let Some(ended) = ephemeral::state(&found, container).and_then(|state| state.terminated.clone()) {
             let message = ended.message.unwrap_or_default();
             return match (ended.exit_code, message.lines().rev().find_map(Record::from_line).map(|record| record.event)) {
                 (0, Some(Event::Cleaned(cleaned))) if cleaned.removed.is_empty() => Ok("nothing was left".to_owned()),

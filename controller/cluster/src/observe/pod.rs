@@ -3,12 +3,13 @@
 use super::report;
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{ContainerState, ContainerStatus, EphemeralContainer, Pod},
+    api::core::v1::{ContainerState, Pod},
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use netloss_api::{ChaosExperimentSpec, PodState, PodStatus};
 use netloss_contract::CONTAINER_PREFIX;
 use netloss_core::{
+    ephemeral,
     machine::{AgentLog, AgentState, AgentView, PodView},
     targets::{self, Skip},
 };
@@ -56,7 +57,7 @@ pub fn view(pod: Option<&Pod>, entry: &PodStatus, lookup: Lookup<'_>) -> PodView
     if pod.metadata.uid.as_deref() != Some(&entry.uid) {
         return PodView::Replaced;
     }
-    let agent = ephemeral(pod).find(|container| container.name == entry.container).map(|container| {
+    let agent = ephemeral::container(pod, &entry.container).map(|container| {
         Box::new(AgentView {
             args: container.args.clone().unwrap_or_default(),
             state: state(pod, &entry.container, run),
@@ -82,10 +83,10 @@ fn repair(pod: &Pod, entry: &PodStatus, run: &str) -> Option<AgentState> {
 /// Whether a container of netloss has looked for what an agent left in this pod and taken it away, after that time.
 #[must_use]
 pub fn is_cleaned_since(pod: &Pod, since: Timestamp) -> bool {
-    let cleaners = ephemeral(pod).filter(|container| {
+    let cleaners = ephemeral::containers(pod).filter(|container| {
         container.name.starts_with(CONTAINER_PREFIX) && container.args.iter().flatten().next().is_some_and(|word| word == "cleanup")
     });
-    let mut ends = cleaners.filter_map(|container| container_status(pod, &container.name)?.state.as_ref()?.terminated.as_ref());
+    let mut ends = cleaners.filter_map(|container| ephemeral::state(pod, &container.name)?.terminated.as_ref());
     ends.any(|end| end.exit_code == 0 && end.finished_at.as_ref().is_some_and(|at| at.0 >= since))
 }
 
@@ -114,7 +115,7 @@ fn new_sandbox(pod: &Pod, entry: &PodStatus) -> bool {
     // All by the node's clock. When the loss was brought says the agent's report, which somebody else in the pod may have written; that its
     // container had been started by then says the kubelet.
     let made_later = network_since.zip(entry.applied_at.as_ref()).is_some_and(|(since, applied)| {
-        let started = container_status(pod, &entry.container).and_then(|status| started_at(status.state.as_ref()?));
+        let started = ephemeral::state(pod, &entry.container).and_then(started_at);
         since.0 > applied.0 && started.is_none_or(|started| since.0 > started.0)
     });
     other_address || made_later
@@ -125,22 +126,12 @@ fn started_at(state: &ContainerState) -> Option<&Time> {
     of_running.or(state.terminated.as_ref().and_then(|ended| ended.started_at.as_ref()))
 }
 
-/// What the kubelet says of an ephemeral container.
-fn container_status<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerStatus> {
-    let mut statuses = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
-    statuses.find(|status| status.name == container)
-}
-
-fn ephemeral(pod: &Pod) -> impl Iterator<Item = &EphemeralContainer> {
-    pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten())
-}
-
 fn has(pod: &Pod, container: &str) -> bool {
-    ephemeral(pod).any(|there| there.name == container)
+    ephemeral::container(pod, container).is_some()
 }
 
 fn state(pod: &Pod, container: &str, run: &str) -> AgentState {
-    let status = container_status(pod, container);
+    let status = ephemeral::status(pod, container);
     let made = status.is_some_and(|status| status.container_id.as_ref().is_some_and(|id| !id.is_empty()));
     match status.and_then(|status| status.state.as_ref()) {
         Some(ContainerState { terminated: Some(ended), .. }) => {
