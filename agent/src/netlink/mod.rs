@@ -21,6 +21,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_proto::Connection;
 use nix::errno::Errno;
 use socket::Socket;
+pub(crate) use socket::{ANSWER, open, receive};
 use std::{
     cell::RefCell,
     fmt,

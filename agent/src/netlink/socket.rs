@@ -18,10 +18,48 @@ use std::{
     cell::{Cell, RefCell},
     io,
     task::{Context, Poll},
+    time::Duration,
 };
 
 /// As much as the kernel answers at once (`netlink_recvmsg`), in bytes.
-const ANSWER: usize = 32 * 1024;
+pub(crate) const ANSWER: usize = 32 * 1024;
+
+/// Opens a socket of a protocol that waits so long for each answer. Close-on-exec.
+///
+/// # Errors
+/// Where the kernel has no such protocol, or no socket is to be had.
+pub(crate) fn open(protocol: isize, limit: Duration) -> io::Result<netlink_sys::Socket> {
+    let mut socket = netlink_sys::Socket::new(protocol)?;
+    socket.bind_auto()?;
+    // Nobody but the kernel may answer.
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.set_ext_ack(true)?;
+    socket.set_cap_ack(true)?;
+    let limit = TimeVal::milliseconds(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX));
+    setsockopt(&socket, ReceiveTimeout, &limit)?;
+    Ok(socket)
+}
+
+/// Waits for one datagram of answers to a request. `overran` says whether some were lost, in this one or before it: a transaction that fails has an error for
+/// each of its messages, which may be more than the socket's buffer holds. The kernel says so before it hands out what it kept, and the first error among that
+/// is the one that counts. All of that is there already, so there is nothing to wait for then.
+///
+/// # Errors
+/// [`Error::TimedOut`] where none came in time, [`Error::Unstable`] where nothing is left of those that did, and what else the socket says.
+pub(crate) fn receive<B: BufMut>(socket: &netlink_sys::Socket, buffer: &mut B, overran: &mut bool) -> Result<(), Error> {
+    loop {
+        let flags = if *overran { MsgFlags::MSG_DONTWAIT } else { MsgFlags::empty() };
+        match socket.recv(buffer, flags.bits()) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => *overran = true,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                return Err(if *overran { Error::Unstable } else { Error::TimedOut });
+            }
+            Err(error) => return Err(Error::Socket(error)),
+        }
+    }
+}
 
 /// Close-on-exec.
 #[derive(Debug)]
@@ -68,22 +106,14 @@ impl Socket {
         if !self.awaits.replace(false) {
             return Poll::Pending;
         }
-        loop {
-            // All that the kernel kept of a lot of answers is there already. It says that there were more before it hands out what it kept, and an error
-            // among that is the one that counts.
-            let flags = if self.overran.get() { MsgFlags::MSG_DONTWAIT } else { MsgFlags::empty() };
-            match self.inner.recv(buffer, flags.bits()) {
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => self.overran.set(true),
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    self.fail(if self.overran.get() { Error::Unstable } else { Error::TimedOut });
-                    return Poll::Pending;
-                }
-                Err(error) => {
-                    self.fail(Error::Socket(error));
-                    return Poll::Pending;
-                }
+        let mut overran = self.overran.get();
+        let received = receive(&self.inner, buffer, &mut overran);
+        self.overran.set(overran);
+        match received {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(error) => {
+                self.fail(error);
+                Poll::Pending
             }
         }
     }
@@ -99,14 +129,7 @@ impl AsyncSocket for Socket {
     }
 
     fn new(protocol: isize) -> io::Result<Self> {
-        let mut socket = netlink_sys::Socket::new(protocol)?;
-        socket.bind_auto()?;
-        // Nobody but the kernel may answer.
-        socket.connect(&SocketAddr::new(0, 0))?;
-        socket.set_ext_ack(true)?;
-        socket.set_cap_ack(true)?;
-        let limit = TimeVal::milliseconds(i64::try_from(TIME_LIMIT.as_millis()).unwrap_or(i64::MAX));
-        setsockopt(&socket, ReceiveTimeout, &limit)?;
+        let socket = open(protocol, TIME_LIMIT)?;
         Ok(Self { inner: socket, awaits: Cell::default(), overran: Cell::default(), failure: RefCell::default() })
     }
 

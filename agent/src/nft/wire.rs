@@ -3,26 +3,16 @@
 //! Not rtnetlink's, as that package knows no nf_tables, and its connection takes turns with whoever polls it. A lease is renewed from a thread of its own that
 //! waits for nothing else, so this is blocking, with a time limit for each answer.
 
-use crate::netlink::{Error, accepted};
+use crate::netlink::{ANSWER, Error, accepted, open, receive};
 use netlink_packet_core::{NetlinkBuffer, NetlinkDeserializable, NetlinkMessage, NetlinkPayload, NetlinkSerializable};
-use netlink_sys::{Socket, SocketAddr};
-use nix::{
-    errno::Errno,
-    sys::{
-        socket::{MsgFlags, setsockopt, sockopt::ReceiveTimeout},
-        time::{TimeVal, TimeValLike},
-    },
-};
-use std::{fmt::Debug, io, os::fd::AsFd, time::Duration};
+use netlink_sys::Socket;
+use std::{fmt::Debug, os::fd::AsFd, time::Duration};
 
 /// `NLMSG_ALIGNTO`: where the next message of a datagram begins.
 const NLMSG_ALIGNTO: usize = 4;
 
 /// `struct nlmsghdr` in bytes.
 const HEADER: usize = 16;
-
-/// As much as the kernel answers at once (`netlink_recvmsg`).
-const ANSWER: usize = 32 * 1024;
 
 /// A socket of one protocol. Close-on-exec.
 #[derive(Debug)]
@@ -38,15 +28,7 @@ impl NetlinkSocket {
     /// # Errors
     /// Where the kernel has no such protocol, or no socket is to be had.
     pub(crate) fn open(protocol: isize, limit: Duration) -> Result<Self, Error> {
-        let mut socket = Socket::new(protocol)?;
-        socket.bind_auto()?;
-        // Nobody but the kernel may answer.
-        socket.connect(&SocketAddr::new(0, 0))?;
-        socket.set_ext_ack(true)?;
-        socket.set_cap_ack(true)?;
-        let limit = TimeVal::milliseconds(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX));
-        setsockopt(&socket, ReceiveTimeout, &limit).map_err(io::Error::from)?;
-        Ok(Self { socket, sequence: 0, answers: Vec::with_capacity(ANSWER) })
+        Ok(Self { socket: open(protocol, limit)?, sequence: 0, answers: Vec::with_capacity(ANSWER) })
     }
 
     /// The socket itself, for its options.
@@ -79,22 +61,12 @@ impl NetlinkSocket {
         mut is_last: impl FnMut(u16, NetlinkPayload<I>) -> bool,
     ) -> Result<(), Error> {
         let own = self.sequence.wrapping_sub(first);
-        // A transaction that fails has an error for each of its messages, which may be more than the socket's buffer holds. The kernel says so before it
-        // hands out what it kept, and the first of those is the error that counts. All were written within the send, so there is nothing to wait for.
         let mut overran = false;
         loop {
             self.answers.clear();
-            match self.socket.recv(&mut self.answers, if overran { MsgFlags::MSG_DONTWAIT.bits() } else { 0 }) {
-                Ok(_) => {
-                    if take(&self.answers, first, own, &mut is_last)? {
-                        return if overran { Err(Error::Unstable) } else { Ok(()) };
-                    }
-                }
-                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => overran = true,
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    return Err(if overran { Error::Unstable } else { Error::TimedOut });
-                }
-                Err(error) => return Err(Error::Socket(error)),
+            receive(&self.socket, &mut self.answers, &mut overran)?;
+            if take(&self.answers, first, own, &mut is_last)? {
+                return if overran { Err(Error::Unstable) } else { Ok(()) };
             }
         }
     }
